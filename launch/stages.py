@@ -120,20 +120,19 @@ def sample(run: Run) -> None:
     return
   with run.stage("sample"), verifier(run) as judge, open_store(run) as store:
     policy = models.load_policy(run, policy_directory(run))
+    reasoners = {
+      name: models.engine(run, models.load_reasoner(run, name))
+      for name in run.config.reasoners
+    }
     prompts = run.section(Prompts, "prompts")
-    reasoners = {}
-    for difficulty in run.config.reasoners:
-      reasoner = models.load_reasoner(run, difficulty)
-      asking = Asking(
-        policy=policy.renderer,
-        reasoner=reasoner.renderer,
-        caption=prompts.caption,
-        reason=prompts.reason,
-        captioning=run.section(Sampling, "captioning"),
-        reasoning=run.section(Sampling, "reasoning"),
-        seed=run.seed,
-      )
-      reasoners[difficulty] = models.engine(run, reasoner), asking
+    asking = Asking(
+      policy=policy.renderer,
+      caption=prompts.caption,
+      reason=prompts.reason,
+      captioning=run.section(Sampling, "captioning"),
+      reasoning=run.section(Sampling, "reasoning"),
+      seed=run.seed,
+    )
     config = run.section(RolloutConfig, "rollout")
     asked = problems(run)
     total = len(asked) * config.captions * config.trajectories
@@ -141,7 +140,13 @@ def sample(run: Run) -> None:
     right = sum(t.reward for t in store.trajectories.values())
     with Progress("sample", total, "trajectory", done) as progress:
       for trajectory in collect(
-        asked, models.engine(run, policy), reasoners, judge, store, config
+        asked,
+        models.engine(run, policy),
+        reasoners,
+        asking,
+        judge,
+        store,
+        config,
       ):
         right, done = right + trajectory.reward, done + 1
         progress.advance(1, reward=right / done)

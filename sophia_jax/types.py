@@ -116,6 +116,20 @@ class Prompt:
 
 
 @host
+class Chat:
+  """A question in words: the model that answers it renders it as its own.
+
+  For a model whose vocabulary is not ours to know. No images.
+
+  Example: Chat(text="Visual information: Two apples.\\nHow many?")
+  """
+
+  text: str
+  system: str | None = None
+  """None: whatever the model's own template says."""
+
+
+@host
 class Sampling:
   """How to draw tokens. temperature 0 is greedy.
 
@@ -135,7 +149,7 @@ class Request:
   """One generation. Its tokens depend on nothing but itself and the weights."""
 
   id: str
-  prompt: Prompt
+  prompt: Prompt | Chat
   sampling: Sampling
 
 

@@ -41,7 +41,8 @@ class RolloutConfig:
 def collect(
   problems: Sequence[Problem],
   policy: Engine,
-  reasoners: Mapping[str, tuple[Engine, Asking]],
+  reasoners: Mapping[str, Engine],
+  asking: Asking,
   verifier: Verifier,
   store: Store,
   config: RolloutConfig,
@@ -49,7 +50,7 @@ def collect(
   """Samples what the store lacks; yields each trajectory once it is stored.
 
   Args:
-    reasoners: difficulty -> who thinks about such problems, and how it is asked.
+    reasoners: difficulty -> who thinks about such problems.
 
   Raises:
     SophiaError: a problem's difficulty names no reasoner.
@@ -60,7 +61,7 @@ def collect(
         f"problem {problem.id}: difficulty {problem.difficulty!r} names no "
         f"reasoner; config.reasoners has {', '.join(sorted(reasoners))}"
       )
-  for difficulty, (reasoner, asking) in reasoners.items():
+  for difficulty, reasoner in reasoners.items():
     mine = {p.id: p for p in problems if p.difficulty == difficulty}
     captions = _captions(mine, policy, asking, store, config.captions)
     requests = _reasoning(mine, captions, asking, store, config.trajectories)

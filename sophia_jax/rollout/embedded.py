@@ -25,11 +25,13 @@ from sophia_jax.data.chat import Renderer
 from sophia_jax.models.internvl import InternVL, KVCache, init_cache
 from sophia_jax.rollout import sampling
 from sophia_jax.types import (
+  Chat,
   Completion,
   FinishReason,
   Prompt,
   Request,
   Role,
+  Sampling,
   SophiaError,
 )
 
@@ -66,6 +68,15 @@ class Slots:
   top_k: Int[Array, "S"]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """A request in the tokens of this engine's model."""
+
+  id: str
+  prompt: Prompt
+  sampling: Sampling
+
+
 class EmbeddedEngine:
   """Serves a vision-language policy, or a text-only reasoner.
 
@@ -95,9 +106,9 @@ class EmbeddedEngine:
     Raises:
       SophiaError: a request that does not fit `config.length`.
     """
-    waiting = map(self._checked, requests)
+    waiting = map(self._admit, requests)
     slots = self._empty()
-    running: list[Request | None] = [None] * self.config.slots
+    running: list[_Job | None] = [None] * self.config.slots
     while True:
       free = [i for i, r in enumerate(running) if r is None]
       new = list(itertools.islice(waiting, len(free)))
@@ -129,16 +140,19 @@ class EmbeddedEngine:
         assert finished is not None
         yield self._completion(finished, tokens[i, :n], logps[i, :n])
 
-  def _checked(self, request: Request) -> Request:
-    need = len(request.prompt) + request.sampling.max_new_tokens
+  def _admit(self, request: Request) -> _Job:
+    prompt = request.prompt
+    if isinstance(prompt, Chat):
+      prompt = self.renderer.prompt(prompt.text, system=prompt.system)
+    need = len(prompt) + request.sampling.max_new_tokens
     if need > self.config.length:
       raise SophiaError(
-        f"request {request.id}: a prompt of {len(request.prompt)} tokens and "
+        f"request {request.id}: a prompt of {len(prompt)} tokens and "
         f"{request.sampling.max_new_tokens} new ones do not fit "
         f"length={self.config.length}; raise the engine's length or lower "
         "max_new_tokens"
       )
-    return request
+    return _Job(request.id, prompt, request.sampling)
 
   def _completion(self, request, tokens, logps) -> Completion:
     stopped = len(tokens) > 0 and tokens[-1] == self.renderer.end_id
@@ -166,9 +180,9 @@ class EmbeddedEngine:
       top_k=jnp.zeros(s, jnp.int32),
     )
 
-  def _prefill_groups(self, new: Sequence[Request]) -> Iterator[list[Request]]:
+  def _prefill_groups(self, new: Sequence[_Job]) -> Iterator[list[_Job]]:
     """Splits requests so that each group has at most `prefill_rows` prompts."""
-    group: list[Request] = []
+    group: list[_Job] = []
     prompts: set[bytes] = set()
     for request in new:
       key = _prompt_key(request.prompt)
@@ -180,9 +194,7 @@ class EmbeddedEngine:
     if group:
       yield group
 
-  def _fill(
-    self, slots: Slots, group: list[Request], places: list[int]
-  ) -> Slots:
+  def _fill(self, slots: Slots, group: list[_Job], places: list[int]) -> Slots:
     """Prefills the group's distinct prompts and starts its requests."""
     rows: dict[bytes, int] = collections.OrderedDict()
     prompts: list[Prompt] = []

@@ -7,18 +7,18 @@ import hashlib
 from collections.abc import Callable
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.types import Caption, Problem, Request, Sampling
+from sophia_jax.types import Caption, Chat, Problem, Request, Sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-  """How requests are made; the renderers belong to the models that answer.
+  """How requests are made.
 
-  `reason(question, caption)` is the simulated-vision prompt f(x_q, c).
+  The policy is asked in its own tokens, which training needs to know exactly;
+  a reasoner in words. `reason(question, caption)` is the simulated-vision prompt f(x_q, c).
   """
 
   policy: Renderer
-  reasoner: Renderer
   caption: str
   reason: Callable[[str, str], str]
   captioning: Sampling
@@ -54,6 +54,6 @@ def reasoning_request(
   text = asking.reason(problem.text, caption.completion.text)
   return Request(
     id=name,
-    prompt=asking.reasoner.prompt(text),
+    prompt=Chat(text=text),
     sampling=_seeded(asking.reasoning, asking.seed, name),
   )
