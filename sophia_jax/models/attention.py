@@ -7,11 +7,11 @@ heads that share one are an axis of their own.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-MASKED = -1e30
+from sophia_jax.models import kernels
+from sophia_jax.models.kernels import MASKED
 
 
 def full_attention(
@@ -20,7 +20,7 @@ def full_attention(
   v: Float[Array, "B T M H"],
 ) -> Float[Array, "B T N H"]:
   """Every token attends to every token."""
-  return _attend(q, k, v, None)
+  return kernels.dot_product(q, k, v)
 
 
 def causal_attention(
@@ -28,15 +28,14 @@ def causal_attention(
   k: Float[Array, "B T M H"],
   v: Float[Array, "B T M H"],
   segment_ids: Int[Array, "B T"],
-  implementation: str = "xla",
+  implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
-  """A token attends to itself and to earlier tokens of its own segment."""
-  if implementation != "xla":
-    raise ValueError(f"attention {implementation!r}: known: 'xla'")
-  t = q.shape[1]
-  mask = segment_ids[:, :, None] == segment_ids[:, None, :]
-  mask &= jnp.tri(t, dtype=bool)
-  return _attend(q, k, v, mask)
+  """A token attends to itself and to earlier tokens of its own segment.
+
+  Args:
+    implementation: a name of models/kernels.py.
+  """
+  return kernels.attend(implementation, q, k, v, segment_ids)
 
 
 def cached_attention(
@@ -66,22 +65,3 @@ def cached_attention(
   old, new = (old / total).astype(q.dtype), (new / total).astype(q.dtype)
   out = jnp.einsum("bmgc,bcmh->bmgh", old, v_cache) + new * v[:, :, None]
   return out.reshape(b, n, h)
-
-
-def _attend(
-  q: Float[Array, "B T N H"],
-  k: Float[Array, "B S M H"],
-  v: Float[Array, "B S M H"],
-  mask: Bool[Array, "B T S"] | None,
-) -> Float[Array, "B T N H"]:
-  b, t, n, h = q.shape
-  m = k.shape[2]
-  q = q.reshape(b, t, m, n // m, h)
-  scores = jnp.einsum(
-    "btmgh,bsmh->bmgts", q, k, preferred_element_type=jnp.float32
-  )
-  scores = scores * h**-0.5
-  if mask is not None:
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum("bmgts,bsmh->btmgh", weights, v).reshape(b, t, n, h)

@@ -91,8 +91,8 @@ class InternVLConfig:
   or whole blocks."""
   scan_unroll: int = 1
   """Layers per scan iteration."""
-  attention: str = "xla"
-  """Implementation of causal attention."""
+  attention: str = "auto"
+  """Implementation of causal attention (models/kernels.py)."""
 
   def __post_init__(self) -> None:
     if self.pixel_shuffle not in ("v1", "v2"):

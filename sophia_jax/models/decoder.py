@@ -18,7 +18,7 @@ from sophia_jax.models.layers import (
   rotate,
 )
 
-ACTIVATION = ("act_batch", "act_length", "act_embed")
+ACTIVATION = ("act_batch", "act_residual", "act_embed")
 REMAT_POLICIES = {
   "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
   "block": jax.checkpoint_policies.nothing_saveable,

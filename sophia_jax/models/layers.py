@@ -8,7 +8,8 @@ Every parameter and every constrained activation carries logical axis names;
   vision_embed, vision_heads, vision_mlp  the vision encoder's
   None                                    norms, biases of them, positions
   act_tiles                               activations: tiles,
-  act_batch, act_length, act_embed        and rows, tokens, width
+  act_batch, act_length, act_heads        and rows, tokens, heads,
+  act_residual, act_embed                 tokens and width between blocks
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ PARAM_AXES = (
   "vision_heads",
   "vision_mlp",
 )
-ACTIVATION_AXES = ("act_tiles", "act_batch", "act_length", "act_embed")
+ACTIVATION_AXES = (
+  "act_tiles",
+  "act_batch",
+  "act_length",
+  "act_heads",
+  "act_residual",
+  "act_embed",
+)
 
 constrain = nn.with_logical_constraint
 

@@ -20,6 +20,8 @@ AXES = ("data", "fsdp", "context", "tensor")
 RULES: tuple[tuple[str, Any], ...] = (
   ("act_batch", ("data", "fsdp")),
   ("act_length", "context"),
+  ("act_heads", "tensor"),
+  ("act_residual", "context"),
   ("act_embed", None),
   ("act_tiles", AXES),
   ("layers", None),

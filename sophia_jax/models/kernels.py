@@ -1,0 +1,309 @@
+"""Implementations of causal attention over packed rows, by name.
+
+  xla        scores of the whole row at once; anywhere, any shape
+  blockwise  skips what causality and segments exclude; what a CPU is fast with
+  splash     jax's splash attention; TPU
+  pallas     jax's fused attention in Triton; NVIDIA GPU
+
+All are the same function of (q, k, v, segment_ids). "auto" is what suits the
+platform that the program is traced for; what does not fit a shape gives way to
+"xla", with one line in the log.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+MASKED = -1e30
+LANES = 128
+"""Tokens and head widths that TPU and GPU kernels count in."""
+KERNEL_BLOCK = 1024
+"""Queries, and keys, that a TPU kernel holds at a time, at most."""
+RESIDUALS = "attention"
+"""Name of what a rematerialisation policy may keep of attention."""
+
+BY_PLATFORM = {"cpu": "blockwise", "tpu": "splash", "gpu": "pallas"}
+
+_log = logging.getLogger(__name__)
+
+Q = Float[Array, "B T N H"]
+KV = Float[Array, "B T M H"]
+Segments = Int[Array, "B T"]
+
+
+def attend(
+  name: str, q: Q, k: KV, v: KV, segment_ids: Segments
+) -> Float[Array, "B T N H"]:
+  """A token attends to itself and to earlier tokens of its own segment.
+
+  Raises:
+    ValueError: there is no such implementation.
+  """
+  name = BY_PLATFORM.get(_platform(), "xla") if name == "auto" else name
+  if name not in IMPLEMENTATIONS:
+    raise ValueError(
+      f"attention {name!r}: known: auto, {', '.join(IMPLEMENTATIONS)}"
+    )
+  if obstacle := _obstacle(name, q, k):
+    _say_once(f"attention: xla instead of {name}: {obstacle}")
+    name = "xla"
+  return checkpoint_name(IMPLEMENTATIONS[name](q, k, v, segment_ids), RESIDUALS)
+
+
+def _obstacle(name: str, q: Q, k: KV) -> str:
+  """Why the implementation cannot compute this shape; "" if it can."""
+  _, t, n, h = q.shape
+  m, sharded = k.shape[2], _shards("act_length")
+  if name in ("blockwise", "pallas") and sharded > 1:
+    return "rows are sharded over the context axis"
+  if name in ("splash", "pallas") and t % (LANES * sharded):
+    return f"{t} tokens are no multiple of {LANES * sharded}"
+  if name == "pallas" and h not in (64, 128):
+    return f"a head width of {h} is neither 64 nor 128"
+  if name == "splash" and h % 64:
+    return f"a head width of {h} is no multiple of 64"
+  heads = _shards("act_heads")
+  if name != "xla" and (n % heads or m % heads):
+    return f"{n} and {m} heads do not divide among {heads} devices"
+  return ""
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+  _log.info(line)
+
+
+# -------------------------------------------------------------------- anywhere
+def xla(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+  """The reference: every score is computed, most are masked."""
+  index = jnp.arange(q.shape[1])
+  return dot_product(q, k, v, _visible(segment_ids, index, segment_ids, index))
+
+
+def dot_product(
+  q: Float[Array, "B T N H"],
+  k: Float[Array, "B S M H"],
+  v: Float[Array, "B S M H"],
+  mask: Any = None,
+) -> Float[Array, "B T N H"]:
+  """Softmax attention, scores in fp32; `mask` [B, T, S] or None for all."""
+  b, t, n, h = q.shape
+  m = k.shape[2]
+  q = q.reshape(b, t, m, n // m, h)
+  scores = jnp.einsum(
+    "btmgh,bsmh->bmgts", q, k, preferred_element_type=jnp.float32
+  )
+  scores = scores * h**-0.5
+  if mask is not None:
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  return jnp.einsum("bmgts,bsmh->btmgh", weights, v).reshape(b, t, n, h)
+
+
+def _visible(
+  q_segments: Int[Array, "B T"],
+  q_index: Int[Array, "T"],
+  k_segments: Int[Array, "B S"],
+  k_index: Int[Array, "S"],
+) -> Any:
+  """Which keys a query may see: earlier ones of its own segment, and itself."""
+  same = q_segments[:, :, None] == k_segments[:, None, :]
+  return same & (q_index[:, None] >= k_index[None, :])
+
+
+def blockwise(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+  """Blocks of queries against no more keys than causality and segments leave.
+
+  Later keys are cut off statically. How far back a block must look depends on
+  where its first segment begins, which is data: a few windows, each half as
+  long as the next, are compiled, and the shortest that reaches is run.
+  """
+  t = q.shape[1]
+  size = max(LANES, -(-t // 16))
+  index = jnp.arange(t)
+  new = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
+  begins = jax.lax.cummax(jnp.where(new, index, 0), axis=1)
+
+  def window(
+    block: int, blocks: int, q: Q, k: KV, v: KV, segment_ids: Segments
+  ) -> Q:
+    """Block number `block` of queries against the last `blocks` of keys."""
+    end = min((block + 1) * size, t)
+    rows = slice(block * size, end)
+    seen = slice((block + 1 - blocks) * size, end)
+    mask = _visible(
+      segment_ids[:, rows], index[rows], segment_ids[:, seen], index[seen]
+    )
+    return dot_product(q[:, rows], k[:, seen], v[:, seen], mask)
+
+  out = []
+  for block in range(-(-t // size)):
+    lengths = _windows(block + 1)
+    need = block + 1 - jnp.min(begins[:, block * size]) // size
+    branches = [functools.partial(window, block, n) for n in lengths]
+    # Only the branch taken is computed again; kept, the residuals of all
+    # branches would be allocated.
+    run = jax.checkpoint(
+      lambda need, *args, branches=branches, lengths=lengths: jax.lax.switch(
+        jnp.searchsorted(jnp.asarray(lengths), need), branches, *args
+      )
+    )
+    args = q, k, v, segment_ids
+    out.append(run(need, *args) if len(lengths) > 1 else branches[0](*args))
+  return jnp.concatenate(out, axis=1)
+
+
+def _windows(blocks: int, least: int = 4) -> list[int]:
+  """16 -> [4, 8, 16]: shorter windows would save less than their choice costs."""
+  lengths = [blocks]
+  while lengths[0] > least:
+    lengths.insert(0, max(least, -(-lengths[0] // 2)))
+  return lengths
+
+
+# --------------------------------------------------------- kernels of a platform
+def splash(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+  """jax.experimental.pallas.ops.tpu.splash_attention.
+
+  With a context axis every device holds a stretch of the queries and gathers
+  all keys and values of its rows.
+  """
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernels,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  _, t, n, h = q.shape
+  context, tensor = _shards("act_length"), _shards("act_heads")
+  block = math.gcd(t // context, KERNEL_BLOCK)
+  sizes = kernels.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_kv_compute=min(block, 512),
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_kv_dkv_compute=min(block, 512),
+    use_fused_bwd_kernel=True,
+  )
+  kernel = kernels.make_splash_mha(
+    masks.MultiHeadMask([masks.CausalMask((t, t))] * n),
+    block_sizes=sizes,
+    head_shards=tensor,
+    q_seq_shards=context,
+    residual_checkpoint_name=RESIDUALS,
+    interpret=_platform() == "cpu",
+  )
+
+  def local(kernel, q, k, v, q_segments, k_segments):
+    q, k, v = (x.swapaxes(1, 2) for x in (q * h**-0.5, k, v))
+    one = lambda q, k, v, a, b: kernel(q, k, v, kernels.SegmentIds(q=a, kv=b))
+    return jax.vmap(one)(q, k, v, q_segments, k_segments).swapaxes(1, 2)
+
+  args = q, k, v, segment_ids, segment_ids
+  mesh = _mesh()
+  if mesh is None:
+    return local(kernel, *args)
+  place = jax.sharding.NamedSharding(mesh, _spec("act_heads", "act_length"))
+  return _per_device(
+    local, mesh, kernel.manual_sharding_spec(place), kernel, *args
+  )
+
+
+def pallas(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+  """jax.experimental.pallas.ops.gpu.attention: one head of keys per query head."""
+  from jax.experimental.pallas.ops.gpu import attention
+
+  def local(q, k, v, q_segments, _):
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    sizes = attention.BlockSizes(
+      block_q=64,
+      block_k=64,
+      block_q_dkv=64,
+      block_kv_dkv=64,
+      block_q_dq=64,
+      block_kv_dq=64,
+    )
+    return attention.mha(
+      q,
+      k,
+      v,
+      q_segments,
+      sm_scale=q.shape[-1] ** -0.5,
+      causal=True,
+      block_sizes=sizes,
+      interpret=_platform() == "cpu",
+    )
+
+  args = q, k, v, segment_ids, segment_ids
+  mesh = _mesh()
+  return local(*args) if mesh is None else _per_device(local, mesh, *args)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
+  "xla": xla,
+  "blockwise": blockwise,
+  "splash": splash,
+  "pallas": pallas,
+}
+
+
+# ------------------------------------------------------------------------- mesh
+def _per_device(local: Callable[..., Q], mesh: Any, *args: Any) -> Q:
+  """Runs a kernel on each device's part; keys and values are whole rows.
+
+  Args:
+    args: (kernel's own spec, kernel)? q, k, v, segments of q, segments of k.
+  """
+  queries = _spec("act_batch", "act_length", "act_heads", None)
+  keys = _spec("act_batch", None, "act_heads", None)
+  specs: tuple[Any, ...] = (
+    queries,
+    keys,
+    keys,
+    _spec("act_batch", "act_length"),
+    _spec("act_batch", None),
+  )
+  if len(args) > len(specs):
+    specs, args = (args[0], *specs), args[1:]
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=specs, out_specs=queries, check_vma=False
+  )(*args)
+
+
+def _spec(*names: str | None) -> PartitionSpec:
+  return nn.logical_to_mesh_axes(names) or PartitionSpec()
+
+
+def _mesh() -> Any:
+  """The mesh of `jax.set_mesh`, or None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty else mesh
+
+
+def _platform() -> str:
+  """Of the devices that are computed for; they need not be attached."""
+  mesh = _mesh()
+  return mesh.abstract_device.platform if mesh else jax.default_backend()
+
+
+def _shards(name: str) -> int:
+  """How many devices share an activation axis."""
+  mesh = _mesh()
+  if mesh is None:
+    return 1
+  axes = _spec(name)[0] if len(_spec(name)) else None
+  axes = (axes,) if isinstance(axes, str) else axes or ()
+  return math.prod(mesh.shape[axis] for axis in axes)
