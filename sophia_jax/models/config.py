@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
+
+Remat = Literal["none", "dots", "attention", "block", "offload"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,10 @@ class InternVLConfig:
   dtype: str = "bfloat16"
   """Of activations and matmuls; norms, softmax and logits are fp32 inside."""
   param_dtype: str = "float32"
-  remat: Literal["none", "dots", "block"] = "none"
+  remat: Remat = "none"
   """What the decoder's backward pass recomputes: nothing, all but the matmuls,
-  or whole blocks."""
+  all but attention, whole blocks, or whole blocks whose inputs wait in the
+  host's memory."""
   scan_unroll: int = 1
   """Layers per scan iteration."""
   attention: str = "auto"
@@ -97,8 +100,9 @@ class InternVLConfig:
   def __post_init__(self) -> None:
     if self.pixel_shuffle not in ("v1", "v2"):
       raise ValueError(f"pixel_shuffle {self.pixel_shuffle!r}: v1 or v2")
-    if self.remat not in ("none", "dots", "block"):
-      raise ValueError(f"remat {self.remat!r}: none, dots or block")
+    if self.remat not in get_args(Remat):
+      known = ", ".join(get_args(Remat))
+      raise ValueError(f"remat {self.remat!r}: known: {known}")
     if self.vision is not None and self.vision.grid % self.shuffle:
       raise ValueError(f"{self.vision.grid} patches a side do not shuffle")
 

@@ -6,10 +6,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from sophia_jax.models.attention import cached_attention, causal_attention
 from sophia_jax.models.config import InternVLConfig
+from sophia_jax.models.kernels import RESIDUALS
 from sophia_jax.models.layers import (
   Dense,
   RMSNorm,
@@ -19,9 +21,19 @@ from sophia_jax.models.layers import (
 )
 
 ACTIVATION = ("act_batch", "act_residual", "act_embed")
+RESIDUAL = "residual"
+"""Name of what flows between blocks."""
+_policies = jax.checkpoint_policies
 REMAT_POLICIES = {
-  "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-  "block": jax.checkpoint_policies.nothing_saveable,
+  "dots": _policies.checkpoint_dots_with_no_batch_dims,
+  "attention": _policies.save_only_these_names(RESIDUALS),
+  "block": _policies.nothing_saveable,
+  "offload": _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[RESIDUAL],
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
 }
 
 
@@ -112,7 +124,7 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, "B T D"], KVCache | None]:
     eps = self.cfg.decoder.norm_eps
     types = (self.cfg.dtype, self.cfg.param_dtype)
-    x = constrain(x, ACTIVATION)
+    x = checkpoint_name(constrain(x, ACTIVATION), RESIDUAL)
     y = RMSNorm(eps, *types, name="attn_norm")(x)
     y, kv = Attention(self.cfg, name="attn")(y, ctx, cache)
     x = x + y

@@ -21,7 +21,7 @@ from sophia_jax.train import sharding
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.train.metrics import MetricsFile
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sophia_jax.train.state import Params, create
+from sophia_jax.train.state import Params, create, layout
 from sophia_jax.train.step import jit_train_step, make_train_step
 from sophia_jax.types import Batch
 
@@ -94,8 +94,9 @@ def fit(
       _log.info("resumed at update %d", int(state.step))
     done = int(state.step)
     metrics = MetricsFile(directory / "metrics.jsonl", done, loader.steps)
+    where = layout(state)
     step = jit_train_step(
-      make_train_step(model, terms, tx, config.block), state
+      make_train_step(model, terms, tx, where, config.block), where
     )
     with _sigterm() as arrived:
       for batch, waited in _timed(batches):

@@ -16,21 +16,22 @@ from sophia_jax.types import Batch, SophiaError
 AXES = ("data", "fsdp", "context", "tensor")
 
 # Logical axis (models/layers.py) -> mesh axes. The vision encoder's tiles are
-# spread over every device, whatever rows they belong to.
+# spread over every device, whatever rows they belong to. Between blocks a row's
+# tokens are spread over the tensor axis too, where norms would be done twice.
 RULES: tuple[tuple[str, Any], ...] = (
   ("act_batch", ("data", "fsdp")),
   ("act_length", "context"),
   ("act_heads", "tensor"),
-  ("act_residual", "context"),
+  ("act_residual", ("context", "tensor")),
   ("act_embed", None),
   ("act_tiles", AXES),
   ("layers", None),
-  ("embed", "fsdp"),
+  ("embed", ("fsdp", "context")),
   ("heads", "tensor"),
   ("kv_heads", "tensor"),
   ("mlp", "tensor"),
   ("vocab", "tensor"),
-  ("vision_embed", "fsdp"),
+  ("vision_embed", ("fsdp", "context")),
   ("vision_heads", "tensor"),
   ("vision_mlp", "tensor"),
 )
@@ -74,7 +75,7 @@ def check_shape(rows: int, length: int, tiles: int, mesh: Mesh) -> None:
   """
   for name, size, axes in (
     ("rows", rows, ("data", "fsdp")),
-    ("length", length, ("context",)),
+    ("length", length, ("context", "tensor")),
     ("tiles", tiles, AXES),
   ):
     devices = _devices(axes, mesh)

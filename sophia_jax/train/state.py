@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from sophia_jax.types import SophiaError
@@ -57,6 +58,37 @@ def create(
     opt_state=opt_state,
     frozen={k: v for k, v in params.items() if k not in trained},
   )
+
+
+def abstract(
+  params: Params, tx: optax.GradientTransformation, trained: tuple[str, ...]
+) -> TrainState:
+  """The state that `create` would make, of shapes that say where they lie.
+
+  Args:
+    params: a `jax.ShapeDtypeStruct` with a NamedSharding for each parameter.
+  """
+  live = {k: v for k, v in params.items() if k in trained}
+  mesh = jax.tree.leaves(params)[0].sharding.mesh
+  everywhere = NamedSharding(mesh, PartitionSpec())
+
+  def placed(leaf: Any, sharding: NamedSharding | None) -> Any:
+    return jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding or everywhere
+    )
+
+  shapes = jax.eval_shape(tx.init, live)
+  return TrainState(
+    step=placed(jax.ShapeDtypeStruct((), jnp.int32), None),
+    params=live,
+    opt_state=jax.tree.map(placed, shapes, _layout(tx, live)),
+    frozen={k: v for k, v in params.items() if k not in trained},
+  )
+
+
+def layout(state: TrainState) -> TrainState:
+  """Where every array of the state lies."""
+  return jax.tree.map(lambda x: x.sharding, state)
 
 
 def _layout(tx: optax.GradientTransformation, params: Params) -> optax.OptState:

@@ -37,12 +37,17 @@ def make_train_step(
   model: nn.Module,
   terms: Sequence[Term],
   tx: optax.GradientTransformation,
+  layout: TrainState,
   block: int = 1024,
 ) -> StepFn:
   """Builds (state, batch) -> (state, metrics); batch fields are [A, B, T].
 
   The A microbatches are accumulated. Every term is divided by its count over
   the whole step, so A changes memory and nothing else.
+
+  Args:
+    layout: where the state lies (`state.layout`). Gradients and their sum lie
+      as their parameters do: left alone, XLA keeps them whole on every device.
   """
 
   def objective(params: Params, frozen: Params, batch: Batch, counts: Metrics):
@@ -57,6 +62,9 @@ def make_train_step(
     loss = sum(sums.values())
     return loss, {**sums, "loss": loss, "logp": logp}
 
+  def laid_out(grads: Params) -> Params:
+    return jax.lax.with_sharding_constraint(grads, layout.params)
+
   def train_step(state: TrainState, batch: Batch):
     counts = {t.name: jnp.sum(batch.streams[t.normaliser]) for t in terms}
     counts["tokens"] = jnp.sum(batch.streams[terms[0].weights] > 0)
@@ -65,12 +73,14 @@ def make_train_step(
 
     def accumulate(total, micro: Batch):
       part = gradient(state.params, state.frozen, micro, counts)
-      return jax.tree.map(jnp.add, total, part), None
+      grads, metrics = jax.tree.map(jnp.add, total, part)
+      return (laid_out(grads), metrics), None
 
     first = jax.tree.map(lambda x: x[0], batch)
     shapes = jax.eval_shape(gradient, state.params, state.frozen, first, counts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (grads, metrics), _ = jax.lax.scan(accumulate, zeros, batch)
+    zeros, none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start = laid_out(zeros), none
+    (grads, metrics), _ = jax.lax.scan(accumulate, start, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics["grad_norm"] = optax.global_norm(grads)
     metrics["tokens"] = counts["tokens"]
@@ -84,7 +94,6 @@ def make_train_step(
   return train_step
 
 
-def jit_train_step(step: StepFn, state: TrainState) -> StepFn:
+def jit_train_step(step: StepFn, layout: TrainState) -> StepFn:
   """Compiles once: the new state takes the place and the layout of the old."""
-  layout = jax.tree.map(lambda x: x.sharding, state)
   return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))

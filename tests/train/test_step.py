@@ -17,7 +17,7 @@ from sophia_jax.data.packing import PackConfig
 from sophia_jax.models import SIZES, InternVL, abstract_params, logical_axes
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sophia_jax.train.state import create
+from sophia_jax.train.state import create, layout
 from sophia_jax.train.step import (
   jit_train_step,
   make_train_step,
@@ -133,8 +133,8 @@ def test_released_models_can_be_laid_out(size):
   found = sharding.param_shardings(shapes, logical_axes(cfg), mesh)
   layers = found["language"]["layers"]
   up = layers["mlp"]["up"]["kernel"].spec
-  assert tuple(up) == (None, "fsdp", "tensor")
-  assert tuple(found["language"]["head"].spec) == ("fsdp", None)
+  assert tuple(up) == (None, ("fsdp", "context"), "tensor")
+  assert tuple(found["language"]["head"].spec) == (("fsdp", "context"), None)
   for leaf, where in zip(jax.tree.leaves(shapes), jax.tree.leaves(found)):
     where.shard_shape(leaf.shape)  # raises where it does not divide
 
@@ -182,8 +182,9 @@ def ragged(tmp_path_factory, quick_to_compile):
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     params = sharding.place(toy.fresh_params(), logical_axes(toy.CFG), mesh)
     state = create(params, tx, ("language",))
-    update = make_train_step(InternVL(toy.CFG), sophia.TERMS, tx, 16)
-    step = jit_train_step(update, state)
+    where = layout(state)
+    update = make_train_step(InternVL(toy.CFG), sophia.TERMS, tx, where, 16)
+    step = jit_train_step(update, where)
     batches = list(loader)
     for batch in batches:
       state, metrics = step(state, sharding.to_mesh(batch, mesh))

@@ -26,7 +26,7 @@ from sophia_jax.models import (
 )
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sophia_jax.train.state import create
+from sophia_jax.train.state import create, layout
 from sophia_jax.train.step import jit_train_step, make_train_step
 from sophia_jax.types import Role, TokenSequence
 
@@ -167,9 +167,9 @@ def _ready(mesh, block):
   tx = optax.chain(_keep_gradient(), make_optimizer(config, 2))
   placed = sharding.place(fresh_params(), logical_axes(CFG), mesh)
   state = create(placed, tx, ALL)
-  update = make_train_step(InternVL(CFG), sophia.TERMS, tx, block)
-  layout = jax.tree.map(lambda x: x.sharding, state)
-  return jax.device_get(state), layout, jit_train_step(update, state)
+  where = layout(state)
+  update = make_train_step(InternVL(CFG), sophia.TERMS, tx, where, block)
+  return jax.device_get(state), where, jit_train_step(update, where)
 
 
 def update_twice(rows, length, tiles, block=1024, mesh=None):
@@ -182,8 +182,8 @@ def update_twice(rows, length, tiles, block=1024, mesh=None):
   mesh = mesh or one_device()
   fresh_params()  # outside of the mesh: shapes have no place
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    host, layout, step = _ready(mesh, block)
-    state = jax.device_put(host, layout)
+    host, where, step = _ready(mesh, block)
+    state = jax.device_put(host, where)
     placed = sharding.to_mesh(batch(rows, length, tiles), mesh)
     state, first = step(state, placed)
     gradient = jax.device_get(state.opt_state[0])
