@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import logging
 import os
@@ -27,7 +28,12 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 # What may differ between two commands on one workdir: none of it changes what
 # was, or will be, written there.
-FREE = ("eval", "engine", "reward", "mesh", "report")
+# A section stands for all its keys.
+FREE = (
+  *("eval", "engine", "reward", "mesh", "report", "client", "serve"),
+  *(f"policy.{key}" for key in ("engine", "urls", "served")),
+  *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
+)
 
 
 class Run:
@@ -78,8 +84,12 @@ class Run:
     logging.getLogger("sophia_jax").info("--- %s", name)
     start = time.monotonic()
     yield
-    seconds = {**self.seconds(), name: round(time.monotonic() - start, 2)}
-    write_text(self.workdir / "stages.json", json.dumps(seconds, indent=1))
+    self.mark(name, time.monotonic() - start)
+
+  def mark(self, stage: str, seconds: float) -> None:
+    """Marks a stage as done."""
+    done = {**self.seconds(), stage: round(seconds, 2)}
+    write_text(self.workdir / "stages.json", json.dumps(done, indent=1))
 
 
 def _same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -90,19 +100,23 @@ def _same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in tree.items():
       yield from leaves(value, f"{prefix}.{key}")
 
-  before = dict(leaves({k: v for k, v in old.items() if k not in FREE}, ""))
-  after = dict(leaves({k: v for k, v in new.items() if k not in FREE}, ""))
+  before, after = dict(leaves(old, "")), dict(leaves(new, ""))
   for key in sorted(before | after):
-    if before.get(key) != after.get(key):
+    if before.get(key) != after.get(key) and not _is_free(key):
       raise SophiaError(
         f"{path}: this workdir was made with another config: config{key} was "
         f"{before.get(key)!r}, is {after.get(key)!r}; use another --workdir"
       )
 
 
+def _is_free(key: str) -> bool:
+  """Whether ".policy.engine" or ".eval.limit" may change."""
+  return any(fnmatch.fnmatchcase(f"{key}.", f".{name}.*") for name in FREE)
+
+
 def write_text(path: Path, text: str) -> None:
-  """Whole or not at all."""
-  partial = path.with_name(f".{path.name}.partial")
+  """Whole or not at all, and likewise if several processes write it at once."""
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
   partial.write_text(text, encoding="utf-8")
   partial.replace(path)
 
@@ -111,8 +125,8 @@ def write_text(path: Path, text: str) -> None:
 def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
   """Runs a command whose flags are defined; never returns.
 
-  Exit codes: 0 success (SIGTERM during training included: everything is saved
-  and a restart goes on), 1 an error that was explained in one line.
+  Exit codes: 0 success (SIGTERM during sampling and training included: what is
+  done is saved and a restart goes on), 1 an error that was explained in one line.
   """
 
   def parse(argv: list[str]) -> list[str]:
@@ -199,6 +213,16 @@ def define_run_flags() -> None:
   flags.DEFINE_string(
     "workdir", None, "Directory of everything the run writes."
   )
+
+
+def for_topology(config: ConfigDict, topology: str) -> ConfigDict:
+  """The config as it sets itself up for a topology, if it says how.
+
+  `config.topologies[topology]` holds what differs: {"train": {"rows": 64}}.
+  """
+  config = config.copy_and_resolve_references()
+  config.update(config.get("topologies", {}).get(topology, {}))
+  return config
 
 
 def run_of_flags() -> Run:

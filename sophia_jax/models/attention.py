@@ -20,7 +20,7 @@ def full_attention(
   v: Float[Array, "B T M H"],
 ) -> Float[Array, "B T N H"]:
   """Every token attends to every token."""
-  return kernels.dot_product(q, k, v)
+  return kernels.attend_all(q, k, v)
 
 
 def causal_attention(

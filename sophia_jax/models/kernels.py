@@ -12,6 +12,7 @@ platform that the program is traced for; what does not fit a shape gives way to
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -22,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 MASKED = -1e30
@@ -173,7 +174,35 @@ def _windows(blocks: int, least: int = 4) -> list[int]:
 
 
 # --------------------------------------------------------- kernels of a platform
-def splash(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+  """Logical axes of what is attended to: all of it, or the past, is seen."""
+
+  batch: str
+  length: str | None
+  heads: str | None
+  causal: bool
+
+  @property
+  def specs(self) -> tuple[PartitionSpec, ...]:
+    """Of q, k, v and their segments; keys and values are whole sequences."""
+    keys = _spec(self.batch, None, self.heads, None)
+    return (
+      _spec(self.batch, self.length, self.heads, None),
+      keys,
+      keys,
+      _spec(self.batch, self.length),
+      _spec(self.batch, None),
+    )
+
+
+_ROWS = _Layout("act_batch", "act_length", "act_heads", causal=True)
+_TILES = _Layout("act_tiles", None, None, causal=False)
+
+
+def splash(
+  q: Q, k: KV, v: KV, segment_ids: Segments, layout: _Layout = _ROWS
+) -> Q:
   """jax.experimental.pallas.ops.tpu.splash_attention.
 
   With a context axis every device holds a stretch of the queries and gathers
@@ -187,8 +216,8 @@ def splash(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
   )
 
   _, t, n, h = q.shape
-  context, tensor = _shards("act_length"), _shards("act_heads")
-  block = math.gcd(t // context, KERNEL_BLOCK)
+  shards = _shards(layout.length)
+  block = math.gcd(t // shards, KERNEL_BLOCK)
   sizes = kernels.BlockSizes(
     block_q=block,
     block_kv=block,
@@ -198,11 +227,12 @@ def splash(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
     block_kv_dkv_compute=min(block, 512),
     use_fused_bwd_kernel=True,
   )
+  mask = masks.CausalMask if layout.causal else masks.FullMask
   kernel = kernels.make_splash_mha(
-    masks.MultiHeadMask([masks.CausalMask((t, t))] * n),
+    masks.MultiHeadMask([mask((t, t))] * n),
     block_sizes=sizes,
-    head_shards=tensor,
-    q_seq_shards=context,
+    head_shards=_shards(layout.heads),
+    q_seq_shards=shards,
     residual_checkpoint_name=RESIDUALS,
     interpret=_platform() == "cpu",
   )
@@ -216,13 +246,15 @@ def splash(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
   mesh = _mesh()
   if mesh is None:
     return local(kernel, *args)
-  place = jax.sharding.NamedSharding(mesh, _spec("act_heads", "act_length"))
-  return _per_device(
-    local, mesh, kernel.manual_sharding_spec(place), kernel, *args
+  place = NamedSharding(mesh, _spec(layout.heads, layout.length))
+  return _per_device(local, mesh, layout)(
+    (kernel.manual_sharding_spec(place),), (kernel, *args)
   )
 
 
-def pallas(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
+def pallas(
+  q: Q, k: KV, v: KV, segment_ids: Segments, layout: _Layout = _ROWS
+) -> Q:
   """jax.experimental.pallas.ops.gpu.attention: one head of keys per query head."""
   from jax.experimental.pallas.ops.gpu import attention
 
@@ -242,14 +274,16 @@ def pallas(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
       v,
       q_segments,
       sm_scale=q.shape[-1] ** -0.5,
-      causal=True,
+      causal=layout.causal,
       block_sizes=sizes,
       interpret=_platform() == "cpu",
     )
 
   args = q, k, v, segment_ids, segment_ids
   mesh = _mesh()
-  return local(*args) if mesh is None else _per_device(local, mesh, *args)
+  if mesh is None:
+    return local(*args)
+  return _per_device(local, mesh, layout)((), args)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
@@ -260,27 +294,38 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-# ------------------------------------------------------------------------- mesh
-def _per_device(local: Callable[..., Q], mesh: Any, *args: Any) -> Q:
-  """Runs a kernel on each device's part; keys and values are whole rows.
+def attend_all(q: Q, k: Q, v: Q) -> Q:
+  """Every token of a tile attends to every other.
 
-  Args:
-    args: (kernel's own spec, kernel)? q, k, v, segments of q, segments of k.
+  A kernel counts in lanes: tokens are padded, and the padding is a segment of
+  its own.
   """
-  queries = _spec("act_batch", "act_length", "act_heads", None)
-  keys = _spec("act_batch", None, "act_heads", None)
-  specs: tuple[Any, ...] = (
-    queries,
-    keys,
-    keys,
-    _spec("act_batch", "act_length"),
-    _spec("act_batch", None),
-  )
-  if len(args) > len(specs):
-    specs, args = (args[0], *specs), args[1:]
-  return jax.shard_map(
-    local, mesh=mesh, in_specs=specs, out_specs=queries, check_vma=False
-  )(*args)
+  name, h = BY_PLATFORM.get(_platform(), "xla"), q.shape[-1]
+  if name not in ("splash", "pallas") or h not in (64, 128):
+    return dot_product(q, k, v)
+  b, t = q.shape[:2]
+  padding = ((0, 0), (0, -t % LANES), (0, 0), (0, 0))
+  q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
+  ids = jnp.broadcast_to(jnp.arange(q.shape[1]) < t, (b, q.shape[1]))
+  return IMPLEMENTATIONS[name](q, k, v, ids.astype(jnp.int32), _TILES)[:, :t]
+
+
+# ------------------------------------------------------------------------- mesh
+def _per_device(
+  local: Callable[..., Q], mesh: Any, layout: _Layout
+) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Q]:
+  """Runs a kernel on each device's part: (specs of its own, all arguments)."""
+
+  def run(own: tuple[Any, ...], args: tuple[Any, ...]) -> Q:
+    return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(*own, *layout.specs),
+      out_specs=layout.specs[0],
+      check_vma=False,
+    )(*args)
+
+  return run
 
 
 def _spec(*names: str | None) -> PartitionSpec:
@@ -299,11 +344,11 @@ def _platform() -> str:
   return mesh.abstract_device.platform if mesh else jax.default_backend()
 
 
-def _shards(name: str) -> int:
+def _shards(name: str | None) -> int:
   """How many devices share an activation axis."""
   mesh = _mesh()
-  if mesh is None:
+  if mesh is None or name is None:
     return 1
-  axes = _spec(name)[0] if len(_spec(name)) else None
+  axes = _spec(name)[0]
   axes = (axes,) if isinstance(axes, str) else axes or ()
   return math.prod(mesh.shape[axis] for axis in axes)

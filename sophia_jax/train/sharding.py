@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sophia_jax.types import Batch, SophiaError
@@ -47,24 +49,29 @@ class MeshConfig:
   tensor: int = 1
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """Builds the mesh over all devices.
+
+  Args:
+    devices: other devices than this process's own, attached or not.
 
   Raises:
     SophiaError: the axes do not multiply to the number of devices.
   """
   sizes = [getattr(config, axis) for axis in AXES]
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
   known = int(np.prod([s for s in sizes if s != -1]))
-  sizes = [devices // known if s == -1 else s for s in sizes]
-  if int(np.prod(sizes)) != devices or 0 in sizes:
+  sizes = [len(devices) // known if s == -1 else s for s in sizes]
+  if int(np.prod(sizes)) != len(devices) or 0 in sizes:
     shape = " x ".join(f"{a}={s}" for a, s in zip(AXES, sizes))
     raise SophiaError(
-      f"config.mesh: {shape} is not {devices} devices; set one axis to -1"
+      f"config.mesh: {shape} is not {len(devices)} devices; set one axis to -1"
     )
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  # An axis may have to be folded over several dimensions of a torus.
+  grid = mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
   )
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_shape(rows: int, length: int, tiles: int, mesh: Mesh) -> None:

@@ -94,6 +94,6 @@ def make_train_step(
   return train_step
 
 
-def jit_train_step(step: StepFn, layout: TrainState) -> StepFn:
+def jit_train_step(step: StepFn, layout: TrainState) -> jax.stages.Wrapped:
   """Compiles once: the new state takes the place and the layout of the old."""
   return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))

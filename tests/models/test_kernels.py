@@ -92,6 +92,15 @@ def test_a_platforms_kernel_is_the_reference(name):
   )
 
 
+@pytest.mark.parametrize("name", ["splash", "pallas"])
+def test_a_kernel_attends_to_all_of_a_tile_and_to_no_padding(name, monkeypatch):
+  monkeypatch.setitem(kernels.BY_PLATFORM, "cpu", name)
+  q, k, v, _ = drawn(65, 2, 2, 64, 3)  # 64 patches and [CLS]
+  np.testing.assert_allclose(
+    kernels.attend_all(q, k, v), kernels.dot_product(q, k, v), atol=2e-6
+  )
+
+
 @pytest.mark.parametrize(
   "name, shape, why",
   [

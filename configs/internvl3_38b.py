@@ -1,0 +1,29 @@
+"""SOPHIA on InternVL3-38B, as the paper sets it.
+
+Paper:     arXiv 2507.16814, App. B.1 and Table 1, row "InternVL3.0-38B + SOPHIA":
+           average of the eight benchmarks 47.01 -> 55.51, MathVision 32.93 ->
+           49.08, OlympiadBench 25.50 -> 49.95
+Run:       as configs/internvl3_8b.py, with --config=configs/internvl3_38b.py and
+           --config.policy.path=/models/InternVL3-38B-hf
+Hardware:  a pod: 64 chips of v5p, 64 of v6e, or four nodes of 8 H100
+Expect:    not run at this size yet; the rows above are the paper's
+"""
+
+from ml_collections import ConfigDict
+
+from configs import internvl3_8b
+from configs.internvl3_8b import layout
+
+
+def get_config() -> ConfigDict:
+  c = internvl3_8b.get_config()
+  c.size = "internvl3_38b"
+  c.topologies = {
+    "v5p:4x4x4": layout(64, 8, "block", fsdp=64),
+    "v5p:4x4x8": layout(128, 4, "block", fsdp=128),
+    # A row of 32,768 tokens does not fit one chip of 31 GiB.
+    "v6e:8x8": layout(16, 32, "block", fsdp=16, tensor=4),
+    "v6e:16x16": layout(64, 8, "block", fsdp=64, tensor=4),
+    "h100:32": layout(8, 64, "block", fsdp=8, tensor=4),
+  }
+  return c

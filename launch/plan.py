@@ -1,0 +1,166 @@
+"""Memory, collectives and estimated MFU of a training step on absent devices.
+
+Compiles the true train step of a config for a TPU topology without a TPU (it
+needs `pip install libtpu`), or for a number of CPU devices. The last line is
+JSON. Several meshes are compared in one call.
+
+Example:
+  python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4
+  python -m launch.plan --config=configs/internvl3_38b.py --topology=v6e:16x16 \\
+    --mesh=fsdp=64,tensor=4 --mesh=fsdp=64,context=4
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+from launch.models import RuntimeConfig
+from launch.planning import Assumptions, Plan, plan
+from sophia_jax.checkpoints.config import read_config
+from sophia_jax.config import section
+from sophia_jax.models import SIZES, InternVLConfig
+from sophia_jax.progress import Progress
+from sophia_jax.train.devices import ACCELERATORS, Accelerator
+from sophia_jax.train.loop import TrainConfig
+from sophia_jax.train.sharding import AXES, MeshConfig
+from sophia_jax.types import SophiaError
+
+EXAMPLE = (
+  "python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4"
+)
+
+
+def main() -> None:
+  topology = flags.FLAGS.topology
+  accelerator = _accelerator(topology)
+  config = cli.for_topology(flags.FLAGS.config, topology)
+  train = section(TrainConfig, config.train.to_dict(), "train")
+  model = _model(config)
+  candidates = [_mesh(text) for text in flags.FLAGS.mesh or ()]
+  if not candidates:
+    candidates = [section(MeshConfig, config.mesh.to_dict(), "mesh")]
+  assumptions = Assumptions(
+    flags.FLAGS.segment_length or 0, flags.FLAGS.attention_efficiency
+  )
+  plans, refused = [], []
+  with Progress("plan", len(candidates), "mesh") as progress:
+    for mesh in candidates:
+      try:
+        plans.append(
+          plan(model, train, mesh, topology, accelerator, assumptions)
+        )
+      except SophiaError as e:
+        refused.append(f"{_shown(dataclasses.asdict(mesh))}: {e}")
+      progress.advance()
+  if not plans:
+    raise SophiaError("; ".join(refused))
+  for line in refused:
+    print(line)
+  plans.sort(key=lambda p: (not p.fits, p.estimated_seconds))
+  for one in plans:
+    print(table(one, assumptions))
+  values = json.dumps([dataclasses.asdict(p) for p in plans], indent=1)
+  if flags.FLAGS.out:
+    cli.write_text(Path(flags.FLAGS.out), values)
+  print(json.dumps(dataclasses.asdict(plans[0])))
+
+
+def table(one: Plan, assumptions: Assumptions) -> str:
+  """A plan for people."""
+  rows = [
+    f"{one.topology}  {_shown(one.mesh)}  "
+    f"{'fits' if one.fits else 'DOES NOT FIT'}: {one.peak_gib:.1f} of "
+    f"{one.hbm_gib:.1f} GiB a device",
+    *(f"  {name:18} {gib:9.2f} GiB" for name, gib in one.memory_gib.items()),
+    *(
+      f"  {kind:18} {gib:9.2f} GiB moved an update"
+      for kind, gib in one.collectives_gib.items()
+    ),
+    *(f"  {name:18} {s:9.2f} s" for name, s in one.seconds.items()),
+    f"  an update: {one.tokens_per_step:,} tokens, "
+    f"{one.model_flops / 1e15:,.0f} PFLOP, about {one.estimated_seconds:,.1f} s"
+    f" = {one.estimated_tokens_per_s:,.0f} tokens/s, MFU "
+    f"{one.estimated_mfu:.1%}",
+    "  (the compiler's cost model, not a timing; attention at "
+    f"{assumptions.attention_efficiency:.0%} of the peak; "
+    f"{assumptions.segment or 'whole-row'} tokens a sequence)",
+  ]
+  return "\n".join(rows + ([f"  advice: {one.advice}"] if one.advice else []))
+
+
+def _accelerator(topology: str) -> Accelerator:
+  """Figures of the topology's devices; prepares JAX to compile for them."""
+  kind, _, size = topology.partition(":")
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  if kind == "cpu":
+    count = f"--xla_force_host_platform_device_count={size}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+    return Accelerator(flops=1e11, memory=float(2**33), bandwidth=1e10)
+  if kind not in ACCELERATORS or not size:
+    raise SophiaError(
+      f"--topology={topology}: known kinds are cpu, "
+      f"{', '.join(ACCELERATORS)}; write v5p:4x4x4, v6e:16x16 or cpu:8"
+    )
+  return ACCELERATORS[kind]
+
+
+def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
+  """The policy's shapes: its own config.json, or the released size by name."""
+  runtime = section(RuntimeConfig, config.policy.to_dict(), "policy")
+  directory = Path(runtime.path)
+  if directory.is_dir():
+    cfg = read_config(directory)
+  elif config.get("size") in SIZES:
+    cfg = SIZES[config.size]
+  else:
+    raise SophiaError(
+      f"{directory}: no such checkpoint; give --config.policy.path, or set "
+      f"config.size to one of {', '.join(SIZES)}"
+    )
+  return dataclasses.replace(
+    cfg,
+    dtype=runtime.dtype,
+    param_dtype=runtime.param_dtype,
+    remat=runtime.remat,  # type: ignore[arg-type]
+  )
+
+
+def _mesh(text: str) -> MeshConfig:
+  """ "fsdp=16,tensor=4" -> MeshConfig(fsdp=16, tensor=4).
+
+  Raises:
+    SophiaError: it is not written so.
+  """
+  sizes = dict(part.partition("=")[::2] for part in text.split(","))
+  if set(sizes) - set(AXES) or not all(
+    size.removeprefix("-").isdecimal() for size in sizes.values()
+  ):
+    raise SophiaError(
+      f"--mesh={text}: write axis=devices of {', '.join(AXES)}, as in "
+      "fsdp=16,tensor=4"
+    )
+  return MeshConfig(**{"fsdp": 1, **{a: int(n) for a, n in sizes.items()}})
+
+
+def _shown(mesh: dict[str, int]) -> str:
+  return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size != 1)
+
+
+if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+  flags.DEFINE_string("topology", None, "v5p:4x4x4, v6e:16x16, cpu:8, ...")
+  flags.DEFINE_multi_string("mesh", None, "fsdp=16,tensor=4; may be repeated.")
+  flags.DEFINE_integer(
+    "segment_length", None, "Tokens of a packed sequence; a row's if absent."
+  )
+  flags.DEFINE_float(
+    "attention_efficiency", 0.5, "Of the peak, in the attention kernel."
+  )
+  flags.DEFINE_string("out", None, "JSON of all plans.")
+  cli.start(main, EXAMPLE, ("config", "topology"))

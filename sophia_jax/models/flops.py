@@ -1,0 +1,71 @@
+"""Model FLOPs: what the mathematics needs, whatever is computed again or masked.
+
+Two per multiply-add. Norms, activations and rotary positions are left out; so
+is every query-key pair that causality or a segment's border excludes, which is
+why packed rows are counted by their pairs and never by their length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sophia_jax.models.config import DecoderConfig, InternVLConfig, VisionConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a pass has to do.
+
+  Example: one row of 32,768 tokens in two segments that shows 13 tiles:
+    Work(tokens=32768, pairs=2 * 16384 * 16385 // 2, tiles=13)
+  """
+
+  tokens: float
+  pairs: float
+  """Query-key pairs: the sum of n (n + 1) / 2 over segments of n tokens."""
+  tiles: float
+
+
+def forward(cfg: InternVLConfig, work: Work) -> dict[str, float]:
+  """FLOPs of one forward pass by top-level part; the head is the language's."""
+  parts = {"language": _decoder(cfg.decoder, work)}
+  if cfg.vision is not None:
+    width = cfg.vision.width * cfg.shuffle**2
+    matrices = width * cfg.decoder.width + cfg.decoder.width**2
+    image_tokens = work.tiles * cfg.tokens_per_tile
+    parts["vision"] = _encoder(cfg.vision, work.tiles)
+    parts["projector"] = 2.0 * matrices * image_tokens
+  return parts
+
+
+def update(cfg: InternVLConfig, work: Work, trained: tuple[str, ...]) -> float:
+  """FLOPs of one forward and backward pass that trains the parts `trained`.
+
+  A trained part costs its forward pass thrice, with the gradients of its input
+  and of its weights (of its input even where nobody asks for it: 6 N per token
+  is how the field counts). A frozen part between a trained one and the loss
+  costs it twice, any other frozen part once.
+  """
+  costs, total, below = forward(cfg, work), 0.0, False
+  for part in ("vision", "projector", "language"):  # the way of the data
+    times = 3 if part in trained else 2 if below else 1
+    below |= part in trained
+    total += times * costs.get(part, 0.0)
+  return total
+
+
+def _decoder(cfg: DecoderConfig, work: Work) -> float:
+  heads = cfg.heads * cfg.head_dim
+  attention = cfg.width * (2 * heads + 2 * cfg.kv_heads * cfg.head_dim)
+  block = attention + 3 * cfg.width * cfg.mlp
+  matrices = cfg.depth * block + cfg.width * cfg.vocab
+  scores = 2 * cfg.depth * heads  # q k and weights v
+  return 2.0 * (matrices * work.tokens + scores * work.pairs)
+
+
+def _encoder(cfg: VisionConfig, tiles: float) -> float:
+  tokens = cfg.grid**2 + 1
+  block = 4 * cfg.width**2 + 2 * cfg.width * cfg.mlp
+  patches = 3 * cfg.patch_size**2 * cfg.width
+  scores = 2 * cfg.depth * cfg.width * tokens**2
+  return 2.0 * tiles * ((cfg.depth * block + patches) * tokens + scores)

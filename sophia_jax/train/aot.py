@@ -1,0 +1,265 @@
+"""Programs compiled ahead of time, for devices that need not be attached."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sophia_jax.algorithms.losses import Term
+from sophia_jax.models import (
+  InternVL,
+  InternVLConfig,
+  abstract_params,
+  logical_axes,
+)
+from sophia_jax.train import sharding, state
+from sophia_jax.train.step import jit_train_step, make_train_step
+from sophia_jax.types import Batch, SophiaError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """The shape of one update."""
+
+  rows: int
+  length: int
+  tiles: int
+  microbatches: int
+  block: int = 1024
+
+
+def devices(topology: str) -> Sequence[Any]:
+  """The devices of "v5p:4x4x4", "v6e:16x16", or "cpu:8" (this process's own).
+
+  Raises:
+    SophiaError: libtpu is not installed, or it knows no such topology.
+  """
+  kind, _, size = topology.partition(":")
+  if kind == "cpu":
+    found = jax.devices("cpu")
+    if str(len(found)) != size:
+      raise SophiaError(
+        f"--topology={topology}: this process has {len(found)} CPU devices; "
+        f"set XLA_FLAGS=--xla_force_host_platform_device_count={size}"
+      )
+    return found
+  try:
+    return topologies.get_topology_desc(topology, platform="tpu").devices
+  except RuntimeError as e:
+    if "libtpu" in str(e) and "not" in str(e).lower():
+      raise SophiaError(
+        f"--topology={topology}: compiling for a TPU needs its compiler: "
+        "pip install libtpu"
+      ) from e
+    raise SophiaError(
+      f"--topology={topology}: {' '.join(str(e).split())[:200]}"
+    ) from e
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the compiler says of a program, per device. Bytes, FLOPs, seconds."""
+
+  arguments: int
+  temporaries: int
+  code: int
+  peak: int
+  flops: float
+  seconds: float
+  """By the compiler's cost model; the body of a loop is counted once."""
+  collectives: Mapping[str, float]
+  """Bytes that leave a device, by kind of collective."""
+
+
+def compile_step(
+  cfg: InternVLConfig,
+  terms: Sequence[Term],
+  streams: Sequence[str],
+  tx: optax.GradientTransformation,
+  trained: tuple[str, ...],
+  shape: Shape,
+  mesh: Mesh,
+  frozen_dtype: str = "bfloat16",
+) -> Program:
+  """Compiles the train step, the same that `train.loop.fit` runs.
+
+  Raises:
+    SophiaError: it does not fit the devices' memory, with the compiler's words.
+  """
+  params = placed_params(cfg, mesh, trained, frozen_dtype)
+  begin = state.abstract(params, tx, trained)
+  batch = abstract_batch(cfg, streams, shape, mesh)
+  where = state.layout(begin)
+  step = make_train_step(InternVL(cfg), terms, tx, where, shape.block)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+    return _summary(jit_train_step(step, where).lower(begin, batch))
+
+
+def compile_encoder(cfg: InternVLConfig, tiles: int, mesh: Mesh) -> Program:
+  """Compiles the vision encoder and projector alone, without a gradient."""
+  assert cfg.vision is not None
+  params = placed_params(cfg, mesh, (), "bfloat16")
+  side = cfg.vision.image_size
+  where = NamedSharding(mesh, PartitionSpec(sharding.AXES))
+  pixels = jax.ShapeDtypeStruct(
+    (tiles, side, side, 3), jnp.uint8, sharding=where
+  )
+
+  def encode(params: Any, pixels: Any) -> Any:
+    return InternVL(cfg).apply({"params": params}, pixels, method="encode")
+
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+    return _summary(jax.jit(encode).lower(params, pixels))
+
+
+def placed_params(
+  cfg: InternVLConfig,
+  mesh: Mesh,
+  trained: tuple[str, ...],
+  frozen_dtype: str,
+) -> Any:
+  """Shapes of the parameters where they will lie; frozen ones are narrower."""
+  shapes = abstract_params(cfg)  # outside of the mesh: shapes have no place
+  where = sharding.param_shardings(shapes, logical_axes(cfg), mesh)
+
+  def placed(part: str, leaf: Any, sharding: NamedSharding) -> Any:
+    dtype = leaf.dtype if part in trained else jnp.dtype(frozen_dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+  return {
+    part: jax.tree.map(
+      lambda leaf, at, part=part: placed(part, leaf, at),
+      shapes[part],
+      where[part],
+    )
+    for part in shapes
+  }
+
+
+def abstract_batch(
+  cfg: InternVLConfig, streams: Sequence[str], shape: Shape, mesh: Mesh
+) -> Batch:
+  """A batch of shapes that say where they lie."""
+  rows = (shape.microbatches, shape.rows, shape.length)
+  side = cfg.vision.image_size if cfg.vision else 1
+  ids: Any = jax.ShapeDtypeStruct(rows, jnp.int32)
+  weights: Any = jax.ShapeDtypeStruct(rows, jnp.float32)
+  pixels: Any = jax.ShapeDtypeStruct(
+    (shape.microbatches, shape.tiles, side, side, 3), jnp.uint8
+  )
+  batch = Batch(
+    tokens=ids,
+    targets=ids,
+    segment_ids=ids,
+    positions=ids,
+    tile_slots=ids,
+    tiles=pixels,
+    streams=dict.fromkeys(streams, weights),
+  )
+  return jax.tree.map(
+    lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+    batch,
+    sharding.batch_shardings(batch, mesh),
+  )
+
+
+def _summary(lowered: Any) -> Program:
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as e:
+    if "RESOURCE_EXHAUSTED" not in str(e):
+      raise
+    raise SophiaError(_exhausted(str(e))) from e
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  return Program(
+    arguments=memory.argument_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    peak=memory.peak_memory_in_bytes,
+    flops=cost.get("flops", 0.0),
+    seconds=cost.get("optimal_seconds", 0.0),
+    collectives=collectives(compiled.as_text()),
+  )
+
+
+def _exhausted(message: str) -> str:
+  """The compiler's sizes in one line: "needs 43.25G of 31.24G"."""
+  sizes = re.search(r"\(?([\d.]+\w)\)? exceeds.*?\(?([\d.]+\w)\)", message)
+  if sizes:
+    return f"does not fit: temporaries need {sizes[1]} of {sizes[2]}"
+  return "does not fit: " + " ".join(message.split())[:200]
+
+
+# ----------------------------------------------------------------- collectives
+KINDS = (
+  "all-gather",
+  "reduce-scatter",
+  "all-reduce",
+  "all-to-all",
+  "collective-permute",
+)
+_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "f64": 8}
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLEES = re.compile(r"(?:body|calls|to_apply)=%?([\w.-]+)")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([\w-]+)\((.*)$")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+
+
+def collectives(text: str) -> dict[str, float]:
+  """Bytes of the results of every collective, loops counted by their trips.
+
+  On a TPU many collectives live inside fusions; those are followed too.
+  """
+  computations, entry = _computations(text)
+  total = dict.fromkeys(KINDS, 0.0)
+
+  def visit(name: str, times: float) -> None:
+    for result, op, rest in computations.get(name, ()):
+      kind = op.removesuffix("-start")
+      if kind in total:
+        total[kind] += times * _bytes(result)
+      trips = _TRIPS.search(rest)
+      for callee in _CALLEES.findall(rest):
+        visit(callee, times * int(trips[1]) if trips else times)
+
+  visit(entry, 1.0)
+  return total
+
+
+def _computations(
+  text: str,
+) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
+  """name -> its (result type, operation, rest of the line), and the entry."""
+  found: dict[str, list[tuple[str, str, str]]] = {}
+  entry, current = "", ""
+  for line in text.splitlines():
+    if header := _HEADER.match(line):
+      current = header[2]
+      found[current] = []
+      entry = current if header[1] else entry
+    elif instruction := _INSTRUCTION.match(line):
+      found[current].append((instruction[1], instruction[2], instruction[3]))
+  return found, entry
+
+
+def _bytes(result: str) -> float:
+  """Of the largest array of a result: an async start repeats its operands."""
+  return max(_sizes(result), default=0.0)
+
+
+def _sizes(result: str) -> Iterator[float]:
+  for dtype, dims in _ARRAY.findall(result):
+    count = 1.0
+    for size in filter(None, dims.split(",")):
+      count *= int(size)
+    yield count * _WIDTHS.get(dtype, 4)

@@ -1,0 +1,50 @@
+"""What accelerators can do: the figures that MFU and plans are relative to."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+  """One device as JAX sees it, from its vendor's data sheet."""
+
+  flops: float
+  """Dense bf16 FLOP/s."""
+  memory: float
+  """Bytes that a program may use."""
+  bandwidth: float
+  """Bytes/s of that memory."""
+
+
+GIB = 1 << 30
+ACCELERATORS = {
+  "v4": Accelerator(275e12, 31.25 * GIB, 1228e9),
+  "v5e": Accelerator(197e12, 15.75 * GIB, 819e9),
+  "v5p": Accelerator(459e12, 95.0 * GIB, 2765e9),
+  "v6e": Accelerator(918e12, 31.24 * GIB, 1640e9),
+  "a100": Accelerator(312e12, 79.0 * GIB, 2039e9),
+  "h100": Accelerator(989.5e12, 79.0 * GIB, 3350e9),
+  "h200": Accelerator(989.5e12, 140.0 * GIB, 4800e9),
+}
+
+# What jax calls them (Device.device_kind).
+_KINDS = {
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",
+  "TPU v5p": "v5p",
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+}
+
+
+def accelerator(kind: str) -> Accelerator | None:
+  """The figures of a `Device.device_kind`; None where they are not known."""
+  if kind in _KINDS:
+    return ACCELERATORS[_KINDS[kind]]
+  for name in ("h200", "h100", "a100"):
+    if name in kind.lower():
+      return ACCELERATORS[name]
+  return None

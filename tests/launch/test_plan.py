@@ -1,0 +1,105 @@
+"""launch.plan as a user types it, for devices that every machine has."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sophia_jax.checkpoints.config_writer import write_config
+from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+
+MODEL = InternVLConfig(
+  vision=VisionConfig(width=32, depth=2, heads=2, mlp=64, image_size=56),
+  decoder=DecoderConfig(
+    vocab=128, width=64, depth=3, heads=4, kv_heads=2, mlp=96, head_dim=16
+  ),
+  image_token_id=3,
+)
+
+CONFIG = """
+from configs import internvl3_8b
+
+def get_config():
+  c = internvl3_8b.get_config()
+  c.policy.path = {path!r}
+  c.train.length, c.train.block, c.train.rows = 256, 64, 4
+  c.train.tiles, c.train.microbatches = 8, 2
+  c.topologies = {{"cpu:4": {{"policy": {{"remat": "block"}}}}}}
+  return c
+"""
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.run(
+    [sys.executable, "-m", "launch.plan", *arguments],
+    capture_output=True,
+    text=True,
+    env={**environment, "JAX_PLATFORMS": "cpu"},
+  )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("plan")
+  values = write_config(MODEL, "float32")
+  (directory / "config.json").write_text(json.dumps(values))
+  # No weight is read; whether there is a head says if it is tied.
+  head = {"lm_head.weight": np.zeros((1, 1), np.float32)}
+  save_file(head, directory / "model.safetensors")
+  path = directory / "small.py"
+  path.write_text(CONFIG.format(path=str(directory)))
+  return path
+
+
+def test_two_meshes_are_planned_and_compared(config, tmp_path):
+  out = tmp_path / "plans.json"
+  done = plan(
+    f"--config={config}",
+    "--topology=cpu:4",
+    "--mesh=fsdp=4",
+    "--mesh=fsdp=2,tensor=2",
+    f"--out={out}",
+  )
+  assert done.returncode == 0, done.stderr
+  best = json.loads(done.stdout.splitlines()[-1])
+  both = json.loads(out.read_text())
+  assert best == both[0]
+  assert [p["fits"] for p in both] == [True, True]
+  assert {(p["mesh"]["fsdp"], p["mesh"]["tensor"]) for p in both} == {
+    (4, 1),
+    (2, 2),
+  }
+  assert best["tokens_per_step"] == 2 * 4 * 256
+  assert 0 < best["peak_gib"] < best["hbm_gib"]
+  assert set(best) >= {"topology", "estimated_mfu", "memory_gib", "advice"}
+  for one in both:
+    # A tensor axis sums what its devices hold; every mesh gathers weights.
+    assert sum(one["collectives_gib"].values()) >= 0
+    assert one["memory_gib"]["optimizer"] == pytest.approx(
+      2 * one["memory_gib"]["parameters"], abs=0.02
+    )
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--topology=v9:2x2"], "--topology=v9:2x2: known kinds are cpu, v4"),
+    (["--topology=cpu:4", "--mesh=rows=4"], "write axis=devices of data, fsdp"),
+    (["--topology=cpu:4", "--mesh=fsdp=3"], "is not 4 devices"),
+    (
+      ["--topology=cpu:4", "--config.policy.path=/none", "--config.size=x"],
+      "/none: no such checkpoint; give --config.policy.path",
+    ),
+  ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(config, arguments, said):
+  done = plan(f"--config={config}", *arguments)
+  assert done.returncode == 1
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith("error: ") and said in last
+  assert "Traceback" not in done.stderr
