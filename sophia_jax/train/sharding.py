@@ -135,6 +135,34 @@ def batch_shardings(batch: Batch, mesh: Mesh) -> Any:
   return dataclasses.replace(shardings, tiles=tiles)
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+  """Which share of every batch this process holds, and how many there are.
+
+  Rows go to devices in the order of the mesh, which need not be that of the
+  processes.
+
+  Raises:
+    SophiaError: a row would be spread over several processes.
+  """
+  rows = mesh.devices.reshape(_devices(("data", "fsdp"), mesh), -1)
+  owners = [{device.process_index for device in row} for row in rows]
+  order = list(dict.fromkeys(min(owner) for owner in owners))
+  each = len(owners) // len(order)
+  whole = [{p} for p in order for _ in range(each)]
+  if owners != whole or len(order) != jax.process_count():
+    raise SophiaError(
+      f"config.mesh: context={mesh.shape['context']} x tensor="
+      f"{mesh.shape['tensor']} spreads a row over several of the "
+      f"{jax.process_count()} processes; their product must divide the "
+      f"{jax.local_device_count()} devices of one"
+    )
+  return order.index(jax.process_index()), len(order)
+
+
 def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
-  """Puts a host batch onto the mesh."""
-  return jax.device_put(batch, batch_shardings(batch, mesh))
+  """Puts this process's share of a batch onto the mesh."""
+  return jax.tree.map(
+    lambda x, where: jax.make_array_from_process_local_data(where, x),
+    batch,
+    batch_shardings(batch, mesh),
+  )

@@ -33,6 +33,17 @@ def response_logps(
   return apply(hidden, batch.targets, block, method="token_logps")
 
 
+def work(batch: Batch) -> Metrics:
+  """What a batch asks of the model: the terms of models.flops.Work."""
+  live = batch.segment_ids > 0
+  shown = jnp.max(batch.tile_slots, axis=(1, 2)) + 1  # of each microbatch
+  return {
+    "fill_rate": jnp.mean(live),
+    "pairs": jnp.sum(jnp.where(live, batch.positions + 1.0, 0.0)),
+    "image_tokens": jnp.sum(shown),
+  }
+
+
 def make_train_step(
   model: nn.Module,
   terms: Sequence[Term],
@@ -84,7 +95,7 @@ def make_train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics["grad_norm"] = optax.global_norm(grads)
     metrics["tokens"] = counts["tokens"]
-    metrics["fill_rate"] = jnp.mean(batch.segment_ids > 0)
+    metrics |= work(batch)
     params = optax.apply_updates(state.params, updates)
     new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state

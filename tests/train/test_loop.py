@@ -15,10 +15,16 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from sophia_jax.train import metrics
 from sophia_jax.train.metrics import MetricsFile
+from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
 from tests.train import toy, training
 
-CLOCK = ("seconds", "tokens_per_s", "input_wait")
+CLOCK = (
+  "seconds",
+  "tokens_per_s",
+  "tokens_per_s_per_device",
+  *metrics.WAITS,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,6 +129,24 @@ def test_every_update_has_its_row(undisturbed):
   assert len(steps(run)) == training.CONFIG.keep
 
 
+def test_a_trace_and_event_files_on_request(tmp_path):
+  log = LogConfig(profile_at=2, profile_updates=1)
+  training.train(tmp_path, log=log)
+  run = tmp_path / "run"
+  assert list(run.glob("profile/**/*.trace.json.gz"))
+  (events,) = (run / "tensorboard").iterdir()
+  assert events.stat().st_size > 1000
+
+
+def test_utilisation_counts_what_is_there():
+  """No padding: half a batch of 1,000 places in 2 seconds."""
+  row = {"fill_rate": 0.5, "seconds": 2.0, "pairs": 9.0, "image_tokens": 0.0}
+  derived = metrics.utilisation(toy.CFG, ("language",), 1000)
+  assert derived(row) == {
+    "tokens_per_s_per_device": 250.0 / len(jax.devices())
+  }  # a CPU's peak is not known
+
+
 def test_rows_after_the_checkpoint_are_dropped(tmp_path):
   path = tmp_path / "metrics.jsonl"
   written = [json.dumps({"step": i, "loss": 1.0}) + "\n" for i in (1, 2, 3)]
@@ -145,6 +169,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   assert message.startswith(f"{path}: loss is nan at update 1; ")
   assert "config.train.learning_rate" in message and "\n" not in message
   assert not steps(tmp_path / "run"), "no checkpoint holds what came of it"
+  rows_of_it = tmp_path / "run" / "update-1.npz"
+  assert message.endswith(f"which is in {rows_of_it}")
+  with np.load(rows_of_it) as batch:
+    places = config.microbatches, config.rows, config.length
+    assert batch["tokens"].shape == batch["weights"].shape == places
+    assert batch["tiles"].any() and batch["segment_ids"].any()
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])

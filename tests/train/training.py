@@ -13,7 +13,7 @@ from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.models import InternVL, logical_axes
 from sophia_jax.train import sharding
-from sophia_jax.train.loop import Preempted, TrainConfig, fit
+from sophia_jax.train.loop import NO_LOG, Preempted, TrainConfig, fit
 from tests.train import toy
 
 CONFIG = TrainConfig(
@@ -37,7 +37,15 @@ class Slow(list):
     return super().__getitem__(index)
 
 
-def train(directory, config=CONFIG, kind=list, identity="toy", start=None):
+def train(
+  directory,
+  config=CONFIG,
+  kind=list,
+  identity="toy",
+  start=None,
+  shards=1,
+  log=NO_LOG,
+):
   """The trained parameters of DIR/run."""
   images = directory / "images"
   paths = toy.write_images(images, 3) if not images.exists() else None
@@ -45,6 +53,8 @@ def train(directory, config=CONFIG, kind=list, identity="toy", start=None):
   sequences = [
     toy.sequence(i, *[(paths[i % 3], 1)] * (i % 2)) for i in range(16)
   ]
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  index, count = sharding.share(mesh)
   loader = Loader(
     kind(sequences),
     PackConfig(
@@ -53,14 +63,16 @@ def train(directory, config=CONFIG, kind=list, identity="toy", start=None):
       tile_budget=config.tiles,
       microbatches=config.microbatches,
       open_rows=1,
+      shards=shards,
     ),
     LoaderConfig(epochs=config.epochs),
     streams=sophia.STREAMS,
     tokens_per_tile=toy.P,
     image=ImageConfig(tile_size=toy.SIDE, max_tiles=1),
     sizes=list(map(size_of, sequences)),
+    process_index=index,
+    process_count=count,
   )
-  mesh = sharding.make_mesh(sharding.MeshConfig())
   return fit(
     InternVL(toy.CFG),
     sharding.place(start or toy.fresh_params(), logical_axes(toy.CFG), mesh),
@@ -70,6 +82,7 @@ def train(directory, config=CONFIG, kind=list, identity="toy", start=None):
     directory / "run",
     {"model": {"name": identity}, "optimizer": {"trained": config.trained}},
     mesh,
+    log,
   )
 
 
