@@ -7,7 +7,7 @@ Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-from launch import cli, stages
+from launch import cli, evaluation, sampling, stages
 
 EXAMPLE = "python -m launch.run --config=configs/quickstart.py --workdir=W"
 
@@ -17,10 +17,10 @@ def main() -> None:
   stages.prepare(run)
   stages.check_data(run)
   stages.warm_up(run)
-  stages.evaluate_once(run, "before", stages.policy_directory(run))
-  stages.sample(run)
+  evaluation.evaluate_once(run, "before", sampling.policy_directory(run))
+  sampling.sample(run)
   stages.train(run)
-  stages.evaluate_once(run, "after", run.workdir / "export")
+  evaluation.evaluate_once(run, "after", run.workdir / "export")
   result = stages.report(run)
   for when in ("before", "after"):
     p = result["pass_at_1"][when]

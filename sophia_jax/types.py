@@ -53,10 +53,15 @@ class Problem:
   """One of rewards.verify.ANSWER_TYPES."""
   choices: tuple[str, ...] = ()
   """Texts of options A, B, C, ..."""
+  tolerance: tuple[float, ...] = ()
+  """How far a number may be off: one for all answers, or one for each of
+  several. None, or 0: as exact as the verifier asks for."""
   hint: str = ""
   difficulty: str = "easy"
   """Names the reasoner that thinks about it."""
   source: str = ""
+  tags: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  """What scores are split by: {"subject": "algebra", "level": "3"}."""
 
   @property
   def text(self) -> str:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import struct
 import threading
@@ -87,14 +88,16 @@ class ImageConfig:
 
 
 # --------------------------------------------------------------------- files
-def open_image(path: str, at_least: int | None = None) -> Image.Image:
+def open_image(
+  path: str | io.BytesIO, at_least: int | None = None
+) -> Image.Image:
   """Reads an image as upright RGB; alpha is dropped, not composited.
 
   Of an animation the first frame. 16-bit grey is scaled to 8 bits (Pillow alone
   would clip it to white).
 
   Args:
-    path: a file of any format that Pillow knows.
+    path: a file of any format that Pillow knows, or what one holds.
     at_least: enough pixels for both sides; a JPEG is then decoded at 1/2, 1/4
       or 1/8 of its size, which is not what tiles are cut from.
 
@@ -135,7 +138,7 @@ def _header_size(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def _opened(path: str | io.BytesIO) -> Iterator[Image.Image]:
   """The image with only its header read; Pillow's errors become ours."""
   try:
     with Image.open(path) as image:
@@ -157,7 +160,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     ) from None
 
 
-def _bomb(path: str, what: str) -> str:
+def _bomb(path: str | io.BytesIO, what: str) -> str:
   return f"{path}: too large ({what}); shrink it below {MAX_PIXELS} pixels"
 
 
@@ -262,7 +265,7 @@ def count_tiles(path: str, config: ImageConfig) -> int:
 
 
 def load_tiles(
-  path: str, count: int, config: ImageConfig
+  path: str | io.BytesIO, count: int, config: ImageConfig
 ) -> UInt8[np.ndarray, "n S S 3"]:
   """The tiles of an image that a prompt has given `count` tiles.
 

@@ -1,7 +1,8 @@
 """The loader: epochs of packed batches that resume exactly.
 
 Batch number n is a pure function of (sequences, config, seed, n), so the state
-of an iterator is a number, which counts for any number of processes. grain reads ahead with threads: they suffice, since
+of an iterator is a number, which counts for any number of processes. grain
+reads ahead with threads: they suffice, since
 Pillow releases the interpreter lock, and need no absl flags as grain's worker
 processes do.
 """

@@ -15,6 +15,7 @@ Other data sets are brought into this form by sophia_jax.data.importers:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ from sophia_jax.config import nearest
 from sophia_jax.data.schema import (
   ANSWER_TYPES,
   check_records,
+  numbered_lines,
+  parse_line,
+  record_errors,
   schema_of,
   write_jsonl,
 )
@@ -34,9 +38,11 @@ from sophia_jax.types import Example, Problem, SophiaError
 
 __all__ = [
   "ANSWER_TYPES",
+  "ProblemFile",
   "check",
   "load_examples",
   "load_problems",
+  "read_problems",
   "write_jsonl",
 ]
 
@@ -57,10 +63,39 @@ def _load(
   for line, record, errors in check_records(Path(path), examples, decode):
     if errors:
       raise SophiaError(f"{path}:{line}: {errors[0]}")
-    yield {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in record.items()
-    }
+    yield _plain(record)
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+  return {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in record.items()
+  }
+
+
+def read_problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
+  """As `load_problems`, one at a time."""
+  return (Problem(**record) for record in _load(path, False, False))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemFile:
+  """Problems that `read_problems` found no mistake in, for going through again.
+
+  Every iteration reads the file anew, which may be larger than the memory, and
+  opens no image.
+  """
+
+  path: Path
+
+  def __iter__(self) -> Iterator[Problem]:
+    for number, line in numbered_lines(self.path):
+      record, errors = parse_line(line)
+      if record is None or (errors := record_errors(record)):
+        raise SophiaError(f"{self.path}:{number}: {errors[0]}")
+      folder, images = self.path.parent, record.get("images", ())
+      record["images"] = [os.path.abspath(folder / name) for name in images]
+      yield Problem(**_plain(record))
 
 
 def load_problems(

@@ -19,7 +19,15 @@ from sophia_jax.config import nearest
 from sophia_jax.data.images import image_size, open_image
 from sophia_jax.types import SophiaError
 
-ANSWER_TYPES = ("auto", "number", "math", "choice", "list", "string")
+ANSWER_TYPES = (
+  "auto",
+  "number",
+  "math",
+  "olympiad",
+  "choice",
+  "list",
+  "string",
+)
 """What rewards.verify can judge (it may not be imported here: a test compares
 the two)."""
 
@@ -82,6 +90,26 @@ def _weight(value: Any) -> str | None:
   return None
 
 
+def _tolerance(value: Any) -> str | None:
+  if not isinstance(value, list):
+    return f"must be a list of numbers, not {_kind(value)}; for example [0.01]"
+  for item in value:
+    if isinstance(item, bool) or not isinstance(item, int | float):
+      return f"must hold numbers, not {_kind(item)}; for example [0.01]"
+    if not (math.isfinite(item) and item >= 0):
+      return f"has {item}; use finite numbers from 0"
+  return None
+
+
+def _tags(value: Any) -> str | None:
+  if not isinstance(value, dict):
+    return (
+      f'must be an object, not {_kind(value)}; for example {{"level": "3"}}'
+    )
+  problems = ((key, _text(key) or _text(item)) for key, item in value.items())
+  return next((f"{key!r} {what}" for key, what in problems if what), None)
+
+
 def _answer_type(value: Any) -> str | None:
   if value not in ANSWER_TYPES:
     hint = nearest(str(value), dict.fromkeys(ANSWER_TYPES))
@@ -108,9 +136,11 @@ _PROBLEM: dict[str, Check] = {
   "answer": _words,
   "answer_type": _answer_type,
   "choices": _list_of(_words),
+  "tolerance": _tolerance,
   "hint": _text,
   "difficulty": _name,
   "source": _text,
+  "tags": _tags,
 }
 _EXAMPLE: dict[str, Check] = {
   "id": _name,
@@ -234,6 +264,11 @@ def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
   if len(choices) > 26:
     yield f"{len(choices)} choices; there are only 26 letters"
   kind = record.get("answer_type", "auto")
+  if record.get("tolerance") and kind in ("math", "choice", "string"):
+    yield (
+      f"tolerance with answer_type {kind!r}, which takes none; use 'olympiad', "
+      "'number' or 'list'"
+    )
   if "answer" not in record or not (
     kind == "choice" or (kind == "auto" and choices)
   ):

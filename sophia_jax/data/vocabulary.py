@@ -158,8 +158,10 @@ def open_tokenizer(where: str) -> Any:
       # AutoTokenizer builds what the class named in the config would build:
       # for InternLM2 as a Llama tokenizer, with a space in front of all text.
       # The file itself says what the model was trained with.
+      # Nor may it name special tokens anew: in a form that only the version of
+      # transformers that wrote it reads. They are flagged in the file.
       return transformers.PreTrainedTokenizerFast.from_pretrained(
-        where, local_files_only=True
+        where, local_files_only=True, extra_special_tokens={}
       )
     if found[0] == "tokenizer.model" and _class_of(where).startswith("Intern"):
       return _internlm2(where)

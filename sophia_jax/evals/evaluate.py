@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.evals.stats import wilson
+from sophia_jax.evals.benchmarks.base import Mark, Rule, Scored
+from sophia_jax.evals.responses import Response, Responses, digest
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.requests import seed_of
-from sophia_jax.types import Engine, Problem, Request, Sampling, Status
+from sophia_jax.types import (
+  Engine,
+  FinishReason,
+  Problem,
+  Request,
+  Sampling,
+  Status,
+)
+
+Answered = tuple[Problem, str, FinishReason]
+"""A problem, a response to it, and why the response ended."""
+
+AT_ONCE = 256
+"""Problems whose responses are held while they are verified."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,80 +35,112 @@ class EvalConfig:
   top_p: float = 0.8
   top_k: int = 0
   max_new_tokens: int = 16384
+  samples: int = 1
+  """Responses to each problem; pass@1 is their mean."""
   limit: int = 0
-  """Problems to evaluate; 0: all."""
+  """Questions to evaluate; 0: all."""
   resize: str = "pil"
   """Of images, whatever training uses: figures are of the published pixels."""
 
 
-def ask(
-  problems: Sequence[Problem],
-  engine: Engine,
-  renderer: Renderer,
-  verifier: Verifier,
-  config: EvalConfig,
-  system: str | None,
-  seed: int,
-) -> list[dict[str, Any]]:
-  """One response to each problem, from pixels alone, with its verdict."""
-  chosen = problems[: config.limit or None]
-  requests = (
-    Request(
-      id=p.id,
-      prompt=renderer.prompt(p.text, p.images, system),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asker:
+  """How the policy is asked: always with the slow-thinking system prompt."""
+
+  engine: Engine
+  renderer: Renderer
+  config: EvalConfig
+  system: str | None
+  seed: int
+
+  def ask(
+    self,
+    problems: Sequence[Problem],
+    responses: Responses,
+    advance: Callable[[], None],
+  ) -> None:
+    """Asks for every response that is not there yet, and stores it."""
+    asked = {problem.id: digest(problem) for problem in problems}
+    wanted = (
+      self._request(problem, sample)
+      for problem, sample in missing(problems, self.config.samples, responses)
+    )
+    for completion in self.engine.generate(wanted):
+      name, _, sample = completion.request_id.rpartition("/")
+      response = Response(
+        id=name,
+        sample=int(sample),
+        text=completion.text,
+        finish=completion.finish_reason,
+        tokens=len(completion.token_ids),
+        asked=asked[name],
+      )
+      responses.append(response)
+      advance()
+
+  def _request(self, problem: Problem, sample: int) -> Request:
+    name = f"{problem.id}/{sample}"
+    return Request(
+      id=name,
+      prompt=self.renderer.prompt(problem.text, problem.images, self.system),
       sampling=Sampling(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_new_tokens=config.max_new_tokens,
-        seed=seed_of(seed, f"eval/{p.id}"),
+        temperature=self.config.temperature,
+        top_p=self.config.top_p,
+        top_k=self.config.top_k,
+        max_new_tokens=self.config.max_new_tokens,
+        seed=seed_of(self.seed, f"eval/{name}"),
       ),
     )
-    for p in chosen
-  )
-  answers = {c.request_id: c for c in engine.generate(requests)}
-  verdicts = verifier.verify(
-    (answers[p.id].text, p, answers[p.id].finish_reason) for p in chosen
-  )
+
+
+def missing(
+  problems: Sequence[Problem], samples: int, responses: Responses
+) -> Iterator[tuple[Problem, int]]:
+  """What is still to be asked, sample by sample: a part is a part of each."""
+  for sample, problem in itertools.product(range(samples), problems):
+    if not responses.has(problem, sample):
+      yield problem, sample
+
+
+def mark(
+  problems: Sequence[Problem],
+  samples: int,
+  responses: Responses,
+  marker: Callable[[Iterable[Answered]], list[Mark]],
+) -> Iterator[Scored]:
+  """Every problem with the marks of its samples, in order.
+
+  Args:
+    marker: marks responses that are read from the disk piece by piece:
+      `mark_each`, or `evals.judge.mark_read`, of a rule.
+  """
+  for start in range(0, len(problems), AT_ONCE):
+    chunk = problems[start : start + AT_ONCE]
+    marks = marker(
+      (problem, response.text, response.finish)
+      for problem, sample in itertools.product(chunk, range(samples))
+      for response in (responses.read(problem.id, sample),)
+    )
+    for i, problem in enumerate(chunk):
+      own = marks[i * samples : (i + 1) * samples]
+      yield Scored(problem=problem, marks=tuple(own))
+
+
+def mark_each(
+  answered: Iterable[Answered],
+  rule: Rule,
+  verifier: Verifier,
+) -> list[Mark]:
+  """A mark for each (problem, response, finish reason), in order."""
+  counts, items = [], []
+  for problem, text, finish in answered:
+    found = rule.items(problem, text) if finish is FinishReason.STOP else ()
+    counts.append(len(found))
+    items += [(answer, held, finish) for answer, held in found]
+  verdicts = iter(verifier.verify(items))
   return [
-    {
-      "id": p.id,
-      "source": p.source,
-      "answer": p.answer,
-      "response": answers[p.id].text,
-      "tokens": len(answers[p.id].token_ids),
-      "extracted": verdict.extracted,
-      "status": verdict.status.value,
-    }
-    for p, verdict in zip(chosen, verdicts)
+    rule.combine([*itertools.islice(verdicts, count)])
+    if count
+    else Mark(status=Status.TRUNCATED)
+    for count in counts
   ]
-
-
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """pass@1 with a Wilson interval, whole and by source, and all statuses."""
-  by_source = collections.defaultdict(list)
-  for row in rows:
-    by_source[row["source"]].append(row["status"] == Status.RIGHT)
-  statuses = collections.Counter(row["status"] for row in rows)
-  return {
-    "pass_at_1": _rate([r["status"] == Status.RIGHT for r in rows]),
-    "by_source": {s: _rate(r) for s, r in sorted(by_source.items())},
-    "status": {s.value: statuses[s.value] for s in Status},
-  }
-
-
-def _rate(right: Sequence[bool]) -> dict[str, float]:
-  low, high = wilson(sum(right), len(right))
-  value = sum(right) / len(right)
-  return {"value": value, "low": low, "high": high, "n": len(right)}
-
-
-def write(path: Path, summary: Mapping[str, Any], rows: Any) -> None:
-  """Writes a summary with every response, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".partial")
-  partial.write_text(
-    json.dumps({**summary, "responses": rows}, indent=1),
-    encoding="utf-8",
-  )
-  partial.replace(path)

@@ -8,7 +8,6 @@ cannot be encoded or that reorder text are replaced.
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
 import json
 import math
@@ -132,8 +131,8 @@ def write_report(
   page = render(plain, curves, samples)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.json", json.dumps(plain, indent=2) + "\n")
-    _write(folder / "report.html", page)
+    write_page(folder / "report.json", json.dumps(plain, indent=2) + "\n")
+    write_page(folder / "report.html", page)
   except OSError as e:
     raise SophiaError(f"{folder}: cannot write the report: {e}") from e
   return folder / "report.html"
@@ -172,21 +171,7 @@ def render(
   samples: Samples,
 ) -> str:
   """The page, as text that UTF-8 can encode."""
-  environment = jinja2.Environment(
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters["clip"] = clip
-  environment.filters["number"] = charts.number
-  environment.filters["duration"] = duration
-  environment.filters["image"] = image_uri
-  template = environment.from_string(
-    importlib.resources.files("sophia_jax.evals")
-    .joinpath("report.html.jinja")
-    .read_text(encoding="utf-8")
-  )
+  template = environment().get_template("report.html.jinja")
   lengths = samples.lengths or {}
   longest = max((max(v) for v in lengths.values() if v), default=0)
   status = report["counts"]["status"]
@@ -207,6 +192,22 @@ def render(
     open_captions=lambda group: _open_captions(group, samples.selected),
   )
   return clean(page)
+
+
+def environment() -> jinja2.Environment:
+  """Where the pages' templates are, all of which escape what they are given."""
+  found = jinja2.Environment(
+    loader=jinja2.PackageLoader("sophia_jax.evals", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  found.filters["clip"] = clip
+  found.filters["number"] = charts.number
+  found.filters["duration"] = duration
+  found.filters["image"] = image_uri
+  return found
 
 
 # -------------------------------------------------------------- what it displays
@@ -316,7 +317,7 @@ def _mapping(report: Mapping[str, Any], path: str) -> Mapping[str, Any]:
   return value
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
   """All or nothing: a reader never sees half a report."""
   fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
   try:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
+
+RESAMPLES = 10_000
+_CHUNK = 1 << 22
+"""Drawn numbers that are held at once."""
+
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
   """Wilson score interval of a proportion (Wilson 1927; z = 1.96: 95 %).
@@ -60,3 +67,63 @@ def mcnemar(
   changed = gained + lost
   tail = sum(math.comb(changed, i) for i in range(min(gained, lost) + 1))
   return gained, lost, min(1.0, 2 * tail / 2**changed)
+
+
+# -------------------------------------------------------------------- bootstrap
+def bootstrap(
+  totals: Sequence[float], sizes: Sequence[int], seed: int = 0
+) -> tuple[float, float]:
+  """95 % percentile interval of sum(totals) / sum(sizes) (Efron 1979).
+
+  Units (questions, with all their samples and variants) are drawn with
+  replacement, never single answers: answers to one question are alike.
+
+  Args:
+    totals: for each unit, what its problems score together.
+    sizes: for each unit, how many problems it has.
+  """
+  if not totals:
+    return 0.0, 1.0
+  means = _resampled(np.stack([totals, sizes], 1), seed)
+  low, high = np.quantile(means[:, 0] / means[:, 1], (0.025, 0.975))
+  value = math.fsum(totals) / sum(sizes)
+  # A percentile may lie on the wrong side of the value by rounding alone.
+  return min(float(low), value), max(float(high), value)
+
+
+def paired_bootstrap(
+  before: Sequence[float], after: Sequence[float], seed: int = 0
+) -> tuple[float, float, float]:
+  """(low, high, p) of mean(after - before) over units in the same order.
+
+  The interval is the 95 % percentile one; p is two-sided: twice the smaller
+  share of resampled means on either side of zero, (r + 1) / (R + 1).
+  """
+  if len(before) != len(after):
+    raise ValueError(f"{len(before)} units before, {len(after)} after")
+  change = np.asarray(after, float) - np.asarray(before, float)
+  if not change.any():
+    return 0.0, 0.0, 1.0
+  means = _resampled(change[:, None], seed)[:, 0]
+  low, high = np.quantile(means, (0.025, 0.975))
+  tail = min((means <= 0).sum(), (means >= 0).sum())
+  return float(low), float(high), min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
+
+
+def _resampled(
+  units: Float[np.ndarray, "n d"], seed: int
+) -> Float[np.ndarray, "resamples d"]:
+  """Means of RESAMPLES draws of n units each, with replacement."""
+  units = np.asarray(units, float)
+  rng = np.random.default_rng(seed)
+  rows = max(1, _CHUNK // len(units))
+  means = [
+    units[rng.integers(len(units), size=(size, len(units)))].mean(1)
+    for size in _sizes(RESAMPLES, rows)
+  ]
+  return np.concatenate(means)
+
+
+def _sizes(total: int, most: int) -> list[int]:
+  """`total` in pieces of at most `most`."""
+  return [min(most, total - start) for start in range(0, total, most)]

@@ -43,6 +43,22 @@ def write(tmp_path):
 
 
 # --------------------------------------------------------------------- reading
+def test_one_at_a_time_and_again_and_again(write, tmp_path):
+  path = write(
+    {**RIGHT, "images": ["a.png"], "choices": ["5", "6"], "answer": "B"},
+    "",
+    {**RIGHT, "id": "2", "hint": "Look."},
+  )
+  want = load_problems(path)
+  assert list(problems.read_problems(path)) == want
+  again = problems.ProblemFile(path)
+  (tmp_path / "a.png").unlink()  # it was there when the file was checked
+  assert list(again) == want == list(again)
+  write(RIGHT, {**RIGHT, "id": 2})
+  with pytest.raises(SophiaError, match=r"p\.jsonl:2: id must be a string"):
+    list(again)
+
+
 def test_problems_with_everything(write, tmp_path):
   path = write(
     {
@@ -151,6 +167,8 @@ def test_schemas_are_the_dataclasses():
     ({**RIGHT, "images": ["."]}, "cannot read"),
     ({**RIGHT, "images": ["p.jsonl"]}, r"p\.jsonl: cannot read this image"),
     ({**RIGHT, "answer_type": "numbr"}, "'numbr'.*did you mean 'number'"),
+    ({**RIGHT, "tags": ["a"]}, "tags must be an object, not a list; for"),
+    ({**RIGHT, "tags": {"level": 3}}, "tags 'level' must be a string, not a"),
     ({**RIGHT, "answer_type": ["number"]}, "answer_type is "),
     (
       {**RIGHT, "choices": ["x", "y"], "answer": "C"},

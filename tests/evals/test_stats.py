@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_jax.evals.stats import mcnemar, pass_at_1, pass_at_k, wilson
+from sophia_jax.evals.stats import (
+  bootstrap,
+  mcnemar,
+  paired_bootstrap,
+  pass_at_1,
+  pass_at_k,
+  wilson,
+)
 
 
 def test_wilson_by_hand():
@@ -80,3 +87,45 @@ def test_mcnemar_by_hand():
 def test_mcnemar_of_many():
   gained, lost, p = mcnemar([False] * 5000, [True] * 5000)
   assert (gained, lost) == (5000, 0) and 0 <= p < 1e-300
+
+
+def test_bootstrap_of_independent_answers_is_near_wilson():
+  right = [1.0] * 120 + [0.0] * 280
+  low, high = bootstrap(right, [1] * 400)
+  assert (low, high) == pytest.approx(wilson(120, 400), abs=0.01)
+  assert bootstrap(right, [1] * 400) == (low, high)  # no hidden state
+
+
+def test_bootstrap_draws_whole_units():
+  """Ten equal answers to a question tell no more than one of them."""
+  once = [1.0] * 12 + [0.0] * 28
+  low, high = bootstrap(once, [1] * 40)
+  tenfold = bootstrap([10 * value for value in once], [10] * 40)
+  assert tenfold == pytest.approx((low, high), abs=1e-12)
+  # Units of different sizes: the ratio of sums, not the mean of means.
+  low, high = bootstrap([9.0, 0.0], [9, 1])
+  assert low == 0.0 and high == 1.0
+
+
+def test_bootstrap_at_its_ends():
+  assert bootstrap([], []) == (0.0, 1.0)
+  assert bootstrap([1.0, 1.0], [1, 1]) == (1.0, 1.0)
+
+
+def test_paired_bootstrap():
+  before = [0.25, 0.5, 0.0, 1.0] * 25
+  after = [0.5, 0.5, 0.25, 1.0] * 25
+  low, high, p = paired_bootstrap(before, after)
+  assert 0 < low < 0.125 < high and p < 0.001
+  # The other way round: the mirror image.
+  assert paired_bootstrap(after, before) == pytest.approx((-high, -low, p))
+  assert paired_bootstrap(before, before) == (0.0, 0.0, 1.0)
+  with pytest.raises(ValueError, match="3 units before, 4 after"):
+    paired_bootstrap(before[:3], after[:4])
+
+
+def test_paired_bootstrap_calls_noise_noise():
+  before = [1.0, 0.0] * 50
+  after = [0.0, 1.0] * 50
+  low, high, p = paired_bootstrap(before, after)
+  assert low < 0 < high and p > 0.5

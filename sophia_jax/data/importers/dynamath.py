@@ -16,9 +16,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record
-from sophia_jax.data.importers.text import as_text, place_images
+from sophia_jax.data.importers.text import (
+  as_tags,
+  as_text,
+  place_images,
+)
 
-_TYPES = {"float": "number", "multiple choice": "choice", "text": "string"}
+_TYPES = {
+  "float": "number",
+  "int": "number",
+  "multiple choice": "choice",
+  "text": "string",
+}
 
 
 def convert(row: Mapping[str, Any], at: Context) -> Record:
@@ -33,6 +42,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": as_text(row.get("answer", row.get("ground_truth"))),
     "answer_type": _TYPES.get(str(row.get("answer_type")), "auto"),
     "images": [at.image(image)],
+    "tags": as_tags(subject=row.get("subject"), level=row.get("level")),
   }
 
 

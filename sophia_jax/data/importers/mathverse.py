@@ -15,7 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record, Skip
-from sophia_jax.data.importers.text import as_text, place_images
+from sophia_jax.data.importers.text import (
+  as_tags,
+  as_text,
+  place_images,
+)
 
 FILES = ("testmini.json", "**/testmini*.parquet", "**/*.parquet")
 
@@ -35,6 +39,7 @@ def convert_any(row: Mapping[str, Any], at: Context) -> Record:
   question = as_text(row.get("question")) or question.strip()
   choice = row.get("question_type") == "multi-choice"
   image = at.image(row.get("image"), "images", ".")
+  details = row.get("metadata") or {}
   return {
     "id": as_text(row.get("sample_index")),
     "question": place_images([question], 1)[0],
@@ -42,6 +47,9 @@ def convert_any(row: Mapping[str, Any], at: Context) -> Record:
     "answer": as_text(row.get("answer")),
     "answer_type": "choice" if choice else "math",
     "images": [image],
+    "tags": as_tags(
+      subject=details.get("subject"), subfield=details.get("subfield")
+    ),
   }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from sophia_jax.data.importers.base import Context, Importer, Record
 from sophia_jax.data.importers.text import (
   as_list,
+  as_tags,
   as_text,
   letters,
   place_images,
@@ -42,6 +43,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": (as_text(row.get("answer")) or "").replace("\x0crac", r"\frac"),
     "answer_type": "choice" if options else "math",
     "images": [at.image(image, ".", "..")],
+    "tags": as_tags(subject=row.get("subject"), level=row.get("level")),
   }
 
 

@@ -16,7 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record
-from sophia_jax.data.importers.text import as_list, as_text, place_images
+from sophia_jax.data.importers.text import (
+  as_list,
+  as_tags,
+  as_text,
+  place_images,
+)
 
 _TYPES = {"integer": "number", "float": "number", "list": "list"}
 
@@ -29,6 +34,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
   choices = as_list(row.get("choices"))
   image = row.get("decoded_image") or row.get("image")
   question, *choices = place_images([question, *choices], 1)
+  details = row.get("metadata") or {}
   kind = _TYPES.get(str(row.get("answer_type")), "auto")
   return {
     "id": as_text(row.get("pid")) or at.row.key or at.row.number,
@@ -38,6 +44,14 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": as_text(row.get("answer")),
     "answer_type": "choice" if choices else kind,
     "images": [at.image(image, ".", "data")],
+    "tags": as_tags(
+      task=details.get("task"),
+      context=details.get("context"),
+      grade=details.get("grade"),
+      category=details.get("category"),
+      language=details.get("language"),
+      decimals=row.get("precision"),
+    ),
   }
 
 

@@ -17,9 +17,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record, Skip
-from sophia_jax.data.importers.text import as_list, as_text, place_images
+from sophia_jax.data.importers.text import (
+  as_list,
+  as_tags,
+  as_text,
+  place_images,
+)
 
 _IMAGE = re.compile(r"image_(\d+)")
+_NAME = re.compile(r"[a-z]+_(.+)_\d+")
 
 
 def numbered_images(row: Mapping[str, Any]) -> list[Any]:
@@ -30,6 +36,12 @@ def numbered_images(row: Mapping[str, Any]) -> list[Any]:
     if (match := _IMAGE.fullmatch(key)) and row[key]
   }
   return [found[number] for number in sorted(found)]
+
+
+def subject_of(name: str | None) -> str | None:
+  """ "validation_Art_Theory_12" -> "Art Theory"."""
+  match = _NAME.fullmatch(name or "")
+  return match[1].replace("_", " ") if match else None
 
 
 def convert(row: Mapping[str, Any], at: Context) -> Record:
@@ -49,6 +61,11 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": answer,
     "answer_type": "choice" if choices else "auto",
     "images": images,
+    "tags": as_tags(
+      subject=row.get("subject") or subject_of(as_text(row.get("id"))),
+      difficulty=row.get("topic_difficulty"),
+      kind=row.get("question_type"),
+    ),
   }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record
 from sophia_jax.data.importers.mmmu import convert as convert_standard
-from sophia_jax.data.importers.text import as_text
+from sophia_jax.data.importers.text import as_tags, as_text
 
 _ASK = "Answer the multiple-choice question in the image."
 
@@ -32,6 +32,9 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": as_text(row.get("answer")),
     "answer_type": "choice",
     "images": [at.image(row.get("image"))],
+    "tags": as_tags(
+      subject=(as_text(row.get("subject")) or "").replace("_", " ")
+    ),
   }
 
 

@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.data.importers.base import Context, Importer, Record
-from sophia_jax.data.importers.text import as_list, as_text, place_images
+from sophia_jax.data.importers.text import (
+  as_list,
+  as_tags,
+  as_text,
+  place_images,
+)
 
 
 def convert(row: Mapping[str, Any], at: Context) -> Record:
@@ -32,6 +37,12 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "answer": answer,
     "answer_type": "choice" if letter else "auto",
     "images": images,
+    "tags": as_tags(
+      type=row.get("answer_type"),
+      subject=row.get("subject"),
+      difficulty=row.get("difficulty"),
+      grade=row.get("grade"),
+    ),
   }
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from sophia_jax.data.importers.media import Media
 from sophia_jax.data.importers.rows import find_files, read_rows
 from sophia_jax.data.schema import record_errors, schema_of, write_jsonl
 from sophia_jax.data.sources import EVALUATION_SOURCES, is_aime_2024
-from sophia_jax.types import SophiaError
+from sophia_jax.types import Problem, SophiaError
 
 MAX_SHOWN = 300
 """Characters of an error that are printed."""
@@ -110,6 +111,35 @@ def import_dataset(
   return report
 
 
+def read_answers(
+  name: str, src: Path, say: Callable[[str], None] = print
+) -> Iterator[Problem]:
+  """The problems of a data set without their images: enough to judge answers.
+
+  Nothing is written, and the images need not be there.
+
+  Args and errors as for `import_dataset`.
+  """
+  importer = find_importer(name)
+  report = Report(source=importer.source, kind="problems")
+  root = src if src.is_dir() else src.parent
+  media = Media(root / "unseen")
+  records = _records(importer, src, _Unseen(root, media, {}), report, say)
+  for record in _all_or_nothing(records, src, report, False, media):
+    values: dict[str, Any] = {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in record.items()
+    }
+    yield Problem(**{**values, "images": ()})
+
+
+class _Unseen(Context):
+  """Every image is there and none is looked at."""
+
+  def image(self, value: Any, *folders: str) -> str:
+    return "unseen.png"
+
+
 def _default_kind(importer: Importer, columns: Mapping[str, str]) -> str:
   return "examples" if "response" in columns else importer.kinds[0]
 
@@ -180,8 +210,10 @@ def _record(
   made["id"] = f"{report.source}/{made.get('id') or row.number}"
   if not examples and made.get("answer") in (None, ""):
     raise Skip("no final answer")
-  # None and [] are a data set's way to say that there is none.
-  record = {key: made[key] for key in schema if made.get(key) not in (None, [])}
+  # None, [] and {} are a data set's way to say that there is none.
+  record = {
+    key: made[key] for key in schema if made.get(key) not in (None, [], {})
+  }
   if errors := record_errors(record, examples):
     raise Broken(errors[0])
   if not report.evaluation and is_aime_2024(record["question"]):

@@ -68,6 +68,13 @@ def _literal(text: str) -> Any:
     return None
 
 
+def as_tags(**values: Any) -> dict[str, str]:
+  """What scores are split by, of what the data set says about it."""
+  texts = {key: as_text(value) for key, value in values.items()}
+  # One row of DynaMath says "analytic     geometry".
+  return {key: " ".join(text.split()) for key, text in texts.items() if text}
+
+
 def place_images(texts: Sequence[str], images: int) -> list[str]:
   """Texts with one `<image>` for each image, or with none.
 

@@ -1,11 +1,14 @@
 """Each benchmark in the layout it is published in becomes problems."""
 
+import dataclasses
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sophia_jax.data.importers import IMPORTERS, find_importer
+from sophia_jax.data.importers.run import read_answers
 from sophia_jax.data.sources import EVALUATION_SOURCES, refuse_evaluation
 from sophia_jax.types import SophiaError
 
@@ -142,7 +145,7 @@ def test_mathverse(run, put):
   assert problems[1] == only
 
 
-def test_dynamath(run, put):
+def test_dynamath(run, put, src):
   for trial in (1, 10):
     put(f"trial{trial}/image/image5.png")
     put(
@@ -161,15 +164,24 @@ def test_dynamath(run, put):
           "answer": "2.0944",
           "image": "image/image5.png",
           "answer_type": "float",
+          "subject": "analytic     geometry",
         },
       },
     )
   problems, _, _ = run("dynamath")
+  assert [p.tags for p in problems[:2]] == [
+    {"subject": "statistics", "level": "elementary school"},
+    {"subject": "analytic geometry"},
+  ]
   assert [p.id for p in problems] == [
     f"dynamath/trial{t}/{i}" for t in (1, 10) for i in (5, 6)
   ]
   assert [p.answer_type for p in problems] == ["choice", "number"] * 2
   assert problems[0].images != problems[2].images
+  # To mark answers the pictures need not be there.
+  shutil.rmtree(src / "trial10" / "image")
+  unseen = [dataclasses.replace(p, images=()) for p in problems]
+  assert [*read_answers("dynamath", src)] == unseen
 
 
 def test_mmmu(run, put, png):
@@ -314,7 +326,12 @@ def test_olympiadbench_from_the_hub(run, put, png):
         question="How <image_1>?",
         image_1={"bytes": png(1), "path": None},
       ),
-      olympiad(id=2232, final_answer=["1", "2"], is_multiple_answer=True),
+      olympiad(
+        id=2232,
+        final_answer=["1", "2"],
+        is_multiple_answer=True,
+        error="1e-1,",
+      ),
       olympiad(id=2233, question_type="Theorem proof", final_answer=None),
     ],
   )
@@ -323,7 +340,8 @@ def test_olympiadbench_from_the_hub(run, put, png):
   assert report.skipped == {"a proof": 1}
   assert problems[0].id == "olympiadbench/OE_MM_physics_en_COMP/2231"
   assert problems[0].question == "A ball.\nHow <image>?"
-  assert fields(problems[1], "answer", "answer_type") == ("1, 2", "list")
+  assert fields(problems[1], "answer", "answer_type") == ("1, 2", "olympiad")
+  assert [p.tolerance for p in problems] == [(), (0.1, 0.0)]
 
 
 def test_olympiadbench_as_first_published(run, put):

@@ -1,0 +1,59 @@
+"""W/evals/NAME.html: evaluations side by side, with samples of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.evals import paper, tables
+from sophia_jax.evals.report import clean, environment, write_page
+
+SAMPLES = 6
+"""Responses of each evaluation that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """One evaluation as the page shows it."""
+
+  name: str
+  summary: Mapping[str, Any]
+  """Of W/evals/NAME.json, without its responses."""
+  samples: Sequence[Mapping[str, Any]]
+  """Its first responses, with "question" and "images" of the problem."""
+
+  @property
+  def splits(self) -> Mapping[str, Any]:
+    """By tag; by source where the problems are no benchmark's."""
+    tags: Mapping[str, Any] = self.summary["splits"]
+    return tags or {"source": self.summary["by_source"]}
+
+  @property
+  def comparisons(self) -> list[str]:
+    return tables.comparison(self.summary.get("comparison"))
+
+
+def render(model: str, evaluations: Sequence[Evaluation]) -> str:
+  """The page, as text that UTF-8 can encode; whatever is in it is escaped."""
+  template = environment().get_template("evals.html.jinja")
+  rows = {
+    e.name: paper.rows(e.summary["benchmark"], model) for e in evaluations
+  }
+  differences = {
+    e.name: paper.differences(e.summary["settings"]) for e in evaluations
+  }
+  page = template.render(
+    model=model,
+    evaluations=evaluations,
+    papers=rows,
+    differences=differences,
+  )
+  return clean(page)
+
+
+def write(path: Path, model: str, evaluations: Sequence[Evaluation]) -> None:
+  """Writes the page, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_page(path, render(model, evaluations))

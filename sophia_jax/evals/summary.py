@@ -1,0 +1,129 @@
+"""What an evaluation comes to: W/evals/NAME.json."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Scored
+from sophia_jax.evals.rates import Rate, grouped, rate
+from sophia_jax.evals.responses import Responses
+from sophia_jax.evals.stats import pass_at_k
+from sophia_jax.types import Problem, Status
+
+PLAIN = Benchmark(
+  name="",
+  title="",
+  importer="",
+  needs="",
+  sizes={},
+  splits=(),
+)
+"""Problems of a JSONL of ours: no benchmark's."""
+
+
+def summarise(scored: Sequence[Scored], benchmark: Benchmark) -> dict[str, Any]:
+  """pass@1 with its interval, whole and split, pass@k, and all statuses."""
+  samples = len(scored[0].marks) if scored else 0
+  statuses = collections.Counter(m.status for s in scored for m in s.marks)
+  ks = [1 << i for i in range(samples.bit_length())]
+  return {
+    "pass_at_1": _score(scored, benchmark, _mean),
+    "by_source": _split(scored, benchmark, lambda p: p.source),
+    "status": {status.value: statuses[status] for status in Status},
+    "samples": samples,
+    "pass_at_k": {
+      str(k): _score(scored, benchmark, functools.partial(_at_k, k)) for k in ks
+    },
+    "splits": {
+      tag: _split(scored, benchmark, functools.partial(_tag, tag))
+      for tag in benchmark.splits
+    },
+    "metrics": benchmark.metrics(scored),
+  }
+
+
+def _tag(name: str, problem: Problem) -> str:
+  return problem.tags.get(name, "")
+
+
+def _mean(one: Scored) -> float:
+  return one.score
+
+
+def _at_k(k: int, one: Scored) -> float:
+  return pass_at_k(len(one.marks), sum(m.right for m in one.marks), k)
+
+
+def _score(
+  scored: Iterable[Scored],
+  benchmark: Benchmark,
+  value: Callable[[Scored], float],
+) -> Rate:
+  units = grouped(scored, lambda s: benchmark.unit(s.problem)).values()
+  return rate([[value(s) for s in unit] for unit in units])
+
+
+def _split(
+  scored: Iterable[Scored],
+  benchmark: Benchmark,
+  tag: Callable[[Problem], str],
+) -> dict[str, Rate]:
+  groups = grouped(scored, lambda s: tag(s.problem))
+  return {
+    name: _score(group, benchmark, _mean)
+    for name, group in sorted(groups.items())
+  }
+
+
+# ----------------------------------------------------------------------- writing
+def row(problem: Problem, sample: int, mark: Mark) -> dict[str, Any]:
+  """A verdict as it is written, without the response."""
+  steps = {"steps": [s.value for s in mark.steps]} if mark.steps else {}
+  return {
+    "id": problem.id,
+    "sample": sample,
+    "source": problem.source,
+    "answer": problem.answer,
+    "extracted": mark.extracted,
+    "status": mark.status.value,
+    **steps,
+  }
+
+
+def rows(
+  scored: Iterable[Scored], responses: Responses
+) -> Iterable[dict[str, Any]]:
+  """Every response with its verdict, read from the disk one at a time."""
+  for one in scored:
+    for sample, mark in enumerate(one.marks):
+      said = responses.read(one.problem.id, sample)
+      yield {
+        **row(one.problem, sample, mark),
+        "response": said.text,
+        "tokens": said.tokens,
+        "finish": said.finish.value,
+      }
+
+
+def write(
+  path: Path, summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Writes a summary with every response, whole or not at all.
+
+  One response a line; none but the one being written is held.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.partial")
+  head = json.dumps(summary, indent=1).removesuffix("\n}")
+  with open(partial, "w", encoding="utf-8") as file:
+    file.write(f'{head},\n "responses": [')
+    for number, values in enumerate(rows):
+      file.write(",\n  " if number else "\n  ")
+      file.write(json.dumps(values))
+    file.write("\n ]\n}\n")
+  partial.replace(path)

@@ -1,0 +1,92 @@
+"""Evaluations as text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sophia_jax.evals import paper
+from sophia_jax.evals.rates import Rate
+
+HEAD = "pass@1   95 % interval       n"
+
+
+def rates(named: Mapping[str, Rate], head: str = "") -> list[str]:
+  """A line for each rate, under one that says what the columns are."""
+  width = max(map(len, [head, *named]))
+  lines = [f"{head:{width}}  {HEAD}"]
+  for name, p in named.items():
+    interval = f"[{p['low']:.1%}, {p['high']:.1%}]"
+    lines.append(
+      f"{name:{width}}  {p['value']:6.1%}  {interval:16}  {p['n']:6d}"
+    )
+  return lines
+
+
+def plain(summary: Mapping[str, Any]) -> list[str]:
+  """Problems of a JSONL of ours: whole, and by source."""
+  lines = rates({"all": summary["pass_at_1"], **summary["by_source"]})
+  return [*lines, *_more(summary)]
+
+
+def scores(summary: Mapping[str, Any]) -> list[str]:
+  """A benchmark: whole, its own metrics, its splits."""
+  head = f"{summary['title']}, {summary['part']}"
+  named = {"all": summary["pass_at_1"]} | {
+    f"  {name}": rate for name, rate in summary["metrics"].items()
+  }
+  for tag, groups in summary["splits"].items():
+    named |= {f"  {tag}: {name or '-'}": rate for name, rate in groups.items()}
+  return [*rates(named, head), *_more(summary)]
+
+
+def benchmark(summary: Mapping[str, Any], model: str) -> list[str]:
+  """As `scores`, with the paper's rows."""
+  return [*scores(summary), *_paper(summary, model)]
+
+
+def _more(summary: Mapping[str, Any]) -> list[str]:
+  """pass@k, statuses, and what a comparison said."""
+  lines = []
+  if summary["samples"] > 1:
+    shown = [
+      f"pass@{k} {p['value']:.1%}" for k, p in summary["pass_at_k"].items()
+    ]
+    lines.append(f"{summary['samples']} samples: {', '.join(shown)}")
+  counts = [f"{n} {name}" for name, n in summary["status"].items() if n]
+  lines.append(f"responses: {', '.join(counts)}")
+  if summary.get("judge"):
+    lines.append(f"answers found, or judged, by {summary['judge']}")
+  return [*lines, *comparison(summary.get("comparison"))]
+
+
+def comparison(found: Mapping[str, Any] | None) -> list[str]:
+  """A line on how a run differs from another; none without a comparison."""
+  if not found:
+    return []
+  change = found["after"] - found["before"]
+  if found["test"] == "McNemar":
+    how = f"{found['gained']} gained, {found['lost']} lost"
+  else:
+    how = f"95 % interval [{found['low']:+.1%}, {found['high']:+.1%}]"
+  return [
+    f"against {found['against']}: {found['before']:.1%} -> {found['after']:.1%}"
+    f" ({change:+.1%}; {how}; p = {found['p']:.3g}, {found['test']}, "
+    f"n = {found['n']})"
+  ]
+
+
+def _paper(summary: Mapping[str, Any], model: str) -> list[str]:
+  found = paper.rows(summary["benchmark"], model)
+  if not found:
+    return []
+  width = max(len(row.model) for row in found)
+  differing = "; ".join(paper.differences(summary["settings"]))
+  return [
+    f"paper (arXiv 2507.16814), whole benchmark{differing and '; here '}{differing}",
+    *(
+      f"  {row.model:{width}}  {row.value:6.1%}  "
+      f"{'the same model' if row.same else 'reference'}"
+      for row in found
+    ),
+  ]

@@ -1,0 +1,25 @@
+"""Problems and marks made by hand."""
+
+from sophia_jax.evals.benchmarks.base import Mark, Scored
+from sophia_jax.evals.evaluate import mark_each
+from sophia_jax.types import FinishReason, Problem, Status
+
+
+def problem(name="1", answer="6", **fields):
+  return Problem(id=name, question="?", answer=answer, **fields)
+
+
+def scored(name, rights, **fields):
+  """rights: "10": the first sample is right, the second is wrong."""
+  outcomes = {"1": Status.RIGHT, "0": Status.WRONG}
+  return Scored(
+    problem=problem(name, **fields),
+    marks=tuple(Mark(status=outcomes[right]) for right in rights),
+  )
+
+
+def statuses(rule, answered):
+  """What the rule makes of each (problem, response)."""
+  answered = ((asked, text, FinishReason.STOP) for asked, text in answered)
+  with rule.verifier(workers=1, timeout_s=30.0) as verifier:
+    return [mark.status.value for mark in mark_each(answered, rule, verifier)]

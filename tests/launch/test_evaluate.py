@@ -1,0 +1,296 @@
+"""`launch.evaluate` on a benchmark: killed, gone on with, marked again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch.evaluation import fingerprint
+from sophia_jax.checkpoints.directories import save_params
+from tests.evals import official
+from tests.launch.test_cli import CONFIG, ROOT, assert_refused
+from tests.rollout import little
+
+MATHVISION = ROOT.parent / "shared" / "data" / "mathvision"
+SIZES = {
+  "images.tile_size": little.SIDE,
+  "images.max_tiles": 4,
+  "engine.slots": 2,
+  "engine.length": 2048,
+  "engine.prefill_rows": 2,
+  "engine.chunk": 1,
+  "eval.temperature": 1.0,
+  "eval.top_p": 0.9,
+  "eval.max_new_tokens": 24,
+}
+PROBLEMS, SAMPLES = 10, 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  """An exported checkpoint of random weights."""
+  words = tmp_path_factory.mktemp("words")
+  module = little.model(little.renderer(str(words), True))
+  directory = tmp_path_factory.mktemp("models") / "InternVL3-8B"
+  save_params(little.params(module), module.cfg, directory, words)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+  """A text-only model, which is asked to read answers."""
+  words = tmp_path_factory.mktemp("words")
+  module = little.model(little.renderer(str(words), False))
+  directory = tmp_path_factory.mktemp("models") / "judge"
+  save_params(little.params(module), module.cfg, directory, words)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """A folder with a MathVision of ten problems, pictures and all."""
+  folder = tmp_path_factory.mktemp("official") / "mathvision"
+  rng = np.random.default_rng(0)
+  rows = []
+  for i in range(1, PROBLEMS + 1):
+    size = (int(rng.integers(20, 90)), int(rng.integers(20, 90)), 3)
+    path = folder / "images" / f"{i}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
+    options = ["red", "blue"] if i % 2 else []
+    rows.append(
+      {
+        "id": str(i),
+        "question": "What do you see on paper?\n<image1>",
+        "options": options,
+        "answer": "A" if options else str(i),
+        "image": f"images/{i}.png",
+        "level": 1 + i % 3,
+        "subject": "counting",
+      }
+    )
+  official.jsonl(folder / "data" / "test.jsonl", rows)
+  return folder.parent
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, model, judge):
+  """start(workdir, "--flag=...") -> a running launch.evaluate."""
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
+  sizes = [f"--config.{key}={value}" for key, value in SIZES.items()]
+  sizes.append(f"--config.reasoners.easy.path={judge}")
+
+  def run(workdir, *flags):
+    arguments = [CONFIG, f"--workdir={workdir}", *sizes, f"--model={model}"]
+    return subprocess.Popen(
+      [sys.executable, "-m", "launch.evaluate", *arguments, *flags],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def command(start):
+  def run(workdir, *flags):
+    process = start(workdir, *flags)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess([], process.returncode, out, err)
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def flags(data):
+  return (
+    "--benchmarks=mathvision",
+    f"--benchmark_data={data}",
+    f"--samples={SAMPLES}",
+  )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, command, flags):
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  done = command(workdir, *flags)
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def found(workdir, name="InternVL3-8B-mathvision"):
+  return json.loads((workdir / "evals" / f"{name}.json").read_text())
+
+
+def segment(workdir):
+  path = workdir / "evals" / "InternVL3-8B-mathvision.responses.jsonl"
+  return path.read_bytes() if path.exists() else b""
+
+
+# ------------------------------------------------------------------ what comes out
+def test_scores_table_and_page(undisturbed):
+  workdir, done = undisturbed
+  result = found(workdir)
+  assert result["samples"] == SAMPLES and result["part"] == "10 of 3,040"
+  assert result["pass_at_1"]["n"] == PROBLEMS
+  assert set(result["pass_at_k"]) == {"1", "2"}
+  assert set(result["splits"]) == {"subject", "level"}
+  assert sum(result["status"].values()) == PROBLEMS * SAMPLES
+  rows = [(row["id"], row["sample"]) for row in result["responses"]]
+  assert rows == [
+    (f"mathvision/{i}", sample)
+    for i in range(1, PROBLEMS + 1)
+    for sample in range(SAMPLES)
+  ]
+  assert len({row["response"] for row in result["responses"]}) > PROBLEMS
+  lines = done.stdout.splitlines()
+  assert lines[0].startswith("MathVision, 10 of 3,040 ")
+  assert "  InternVL3-8B                    25.7%  the same model" in lines
+  page = workdir / "evals" / "InternVL3-8B-mathvision.html"
+  assert f"page: {page}" in lines
+  assert "<h1" in page.read_text() and "Traceback" not in done.stderr
+
+
+def test_killed_and_gone_on_with(start, command, flags, undisturbed, tmp_path):
+  """Nothing is lost, nothing asked twice, and the responses are the same."""
+  process = start(tmp_path, *flags)
+  deadline = time.monotonic() + 300
+  while segment(tmp_path).count(b"\n") < 5:
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.kill()
+      pytest.fail("".join(process.communicate()))
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  killed = segment(tmp_path)
+  whole = killed[: killed.rfind(b"\n") + 1]
+  assert 5 <= whole.count(b"\n") < PROBLEMS * SAMPLES
+  assert not (tmp_path / "evals" / "InternVL3-8B-mathvision.json").exists()
+  # As if it had been killed in the middle of a line.
+  with (tmp_path / "evals/InternVL3-8B-mathvision.responses.jsonl").open(
+    "ab"
+  ) as f:
+    f.write(b'{"id": "mathvision/1", "sam')
+
+  done = command(tmp_path, *flags)
+  assert done.returncode == 0, done.stderr
+  after = segment(tmp_path)
+  assert after.startswith(whole)
+  assert after.count(b"\n") == PROBLEMS * SAMPLES
+  assert found(tmp_path) == found(undisturbed[0])
+
+
+def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
+  workdir = tmp_path / "W"
+  shutil.copytree(undisturbed[0], workdir)
+  before = found(workdir)
+  # A right answer, which no model of random weights gives.
+  path = workdir / "evals" / "InternVL3-8B-mathvision.responses.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows:
+    if row["id"] == "mathvision/1":
+      row |= {"response": "It must be (A).", "finish": "stop"}
+  official.jsonl(path, rows)
+  (workdir / "evals" / "InternVL3-8B-mathvision.json").unlink()
+  nowhere = f"--model={tmp_path}/gone/InternVL3-8B"
+  done = command(workdir, *flags, nowhere, "--rescore", "--upstream")
+  assert done.returncode == 0, done.stderr
+  after = found(workdir)
+  assert after["rule"] == "upstream" and before["rule"] == "ours"
+  assert after["settings"] == before["settings"]
+  assert after["responses"][0]["status"] == "right"
+  assert after["status"]["right"] == before["status"]["right"] + SAMPLES
+
+  # A random judge says nothing that can be read, and is asked all the same.
+  done = command(
+    workdir, *flags, nowhere, "--rescore", "--judge=easy", "--limit=1"
+  )
+  assert done.returncode == 0, done.stderr
+  read = found(workdir)
+  assert read["judge"] == "easy" and not read["status"]["right"]
+  assert sum(read["status"].values()) == SAMPLES
+  assert (workdir / "evals" / "judge.jsonl").read_bytes().count(b"\n") >= 1
+
+  against = f"--against={undisturbed[0]}/evals/InternVL3-8B-mathvision.json"
+  done = command(workdir, *flags, "--limit=4", against)
+  assert done.returncode == 0, done.stderr
+  result = found(workdir)
+  assert result["part"] == "4 of 3,040" and result["comparison"]["n"] == 4
+  assert "paired bootstrap, n = 4)" in done.stdout
+  assert segment(workdir).count(b"\n") == PROBLEMS * SAMPLES
+
+
+def test_the_real_mathvision(command, tmp_path):
+  if not MATHVISION.is_dir():
+    pytest.skip("shared/data/mathvision is not here")
+  done = command(
+    tmp_path,
+    "--benchmarks=mathvision",
+    f"--benchmark_data={MATHVISION}",
+    "--limit=4",
+    "--greedy",
+    "--name=x",
+  )
+  assert done.returncode == 0, done.stderr
+  result = found(tmp_path, "x-mathvision")
+  assert [row["id"] for row in result["responses"]] == [
+    f"mathvision/{i}" for i in (4, 5, 6, 7)
+  ]
+  assert result["settings"]["temperature"] == 0.0
+
+
+# --------------------------------------------------------------------- mistakes
+@pytest.mark.parametrize(
+  ("more", "said"),
+  [
+    (
+      ["--judge=hard"],
+      "--judge=hard: no such reasoner; config.reasoners has easy",
+    ),
+    (["--greedy"], "--samples=2: greedy samples are all the same"),
+    (
+      ["--config.eval.top_p=0.5"],
+      "were made with top_p=0.9, not 0.5; give ano",
+    ),
+    (["--rescore", "--limit=0", "--samples=3"], "10 responses are missing"),
+  ],
+)
+def test_a_mistake_is_one_line(command, undisturbed, flags, more, said):
+  before = segment(undisturbed[0])
+  done = command(undisturbed[0], *flags, *more)
+  assert_refused(done, said)
+  assert segment(undisturbed[0]) == before
+
+
+def test_help_names_the_official_files(command, tmp_path):
+  done = command(tmp_path, "--help")
+  assert done.returncode == 0
+  text = " ".join(done.stdout.split())
+  assert "mathvision/ data/test.jsonl (or testmini.jsonl) and images/" in text
+  assert "python -m launch.evaluate --config=configs/quickstart.py" in text
+
+
+def test_a_fingerprint_tells_weights_apart(model, tmp_path):
+  copy = Path(shutil.copytree(model, tmp_path / "copy"))
+  assert fingerprint(copy) == fingerprint(model)
+  (weights,) = copy.glob("*.safetensors")
+  data = bytearray(weights.read_bytes())
+  data[-100:] = bytes(100)
+  weights.write_bytes(data)
+  assert fingerprint(copy) != fingerprint(model)
