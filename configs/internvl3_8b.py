@@ -28,6 +28,7 @@ from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import MeshConfig
+from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import Sampling
 
 TILES = 48
@@ -91,6 +92,7 @@ def get_config() -> ConfigDict:
   c.packing = {"shards": 1, "open_rows": 64, "drop_oversize": True}
   c.eval = defaults(EvalConfig)
   c.mesh = defaults(MeshConfig)
+  c.log = defaults(LogConfig)
   c.topology = ""
   c.topologies = {
     "v5p:4x4x4": layout(64, 8, "attention", fsdp=64),

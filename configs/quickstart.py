@@ -15,7 +15,8 @@ Expect:    held-out pass@1 from 1 % (the warmed-up policy) to 58 %; other seeds
 
 from ml_collections import ConfigDict
 
-from launch.models import RuntimeConfig
+from launch.models import ReasonerConfig, RuntimeConfig
+from launch.servers import ServeConfig
 from sophia_jax.algorithms.sophia import SophiaConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.filters import FilterConfig
@@ -27,8 +28,10 @@ from sophia_jax.digits.pretrain import VisionConfig
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout.collect import RolloutConfig
 from sophia_jax.rollout.embedded import EngineConfig
+from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import MeshConfig
+from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import Sampling
 
 # Rows are short and batches small: many updates count for more than few good
@@ -74,7 +77,9 @@ def get_config() -> ConfigDict:
   c.prepare = prepare()
   # Relative paths are inside the workdir.
   c.policy = defaults(RuntimeConfig, path="models/policy", dtype="float32")
-  c.reasoners = {"easy": {"path": "models/reasoner"}}
+  c.reasoners = {"easy": defaults(ReasonerConfig, path="models/reasoner")}
+  c.client = defaults(ClientConfig)
+  c.serve = defaults(ServeConfig)
   c.data = {
     "problems": "data/problems.jsonl",
     "heldout": "data/heldout.jsonl",
@@ -115,4 +120,5 @@ def get_config() -> ConfigDict:
   c.packing = {"shards": 1, "open_rows": 64, "drop_oversize": False}
   c.eval = defaults(EvalConfig, temperature=0.0, top_p=1.0, max_new_tokens=128)
   c.mesh = defaults(MeshConfig)
+  c.log = defaults(LogConfig)
   return c

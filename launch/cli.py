@@ -30,7 +30,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 # was, or will be, written there.
 # A section stands for all its keys.
 FREE = (
-  *("eval", "engine", "reward", "mesh", "report", "client", "serve"),
+  *("eval", "engine", "reward", "mesh", "report", "client", "serve", "log"),
   *(f"policy.{key}" for key in ("engine", "urls", "served")),
   *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
 )

@@ -10,7 +10,7 @@ import jax
 from launch import models
 from launch.cli import Run, write_text
 from sophia_jax.algorithms import sft
-from sophia_jax.checkpoints.hf import save_params
+from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import load_examples
@@ -110,7 +110,6 @@ def _teach(run: Run, config: TrainConfig) -> None:
     start,
     run.section(models.RuntimeConfig, "policy"),
     run.section(ImageConfig, "images"),
-    "",
   )
   examples = load_examples(run.workdir / "data" / "reasoner.jsonl")
   params = models.train(

@@ -10,22 +10,59 @@ from typing import Any
 
 from launch.cli import Run, write_text
 from sophia_jax.checkpoints.config import read_config
-from sophia_jax.checkpoints.hf import load_params, save_params
+from sophia_jax.checkpoints.directories import load_params, save_params
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
-from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
-from sophia_jax.models import InternVL, Params, logical_axes
-from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
+from sophia_jax.models import (
+  InternVL,
+  InternVLConfig,
+  Params,
+  logical_axes,
+)
 from sophia_jax.train import sharding
 from sophia_jax.train.loop import TrainConfig, fit
+from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
+
+ENGINES = ("embedded", "sglang")
 
 
 @dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
+class EngineChoice:
+  """Where a model generates. Changes nothing about what it generates."""
+
+  engine: str = "embedded"
+  """"embedded": in this process. "sglang": in servers; with no `urls`, in one
+  that is started for as long as it is needed."""
+  urls: str = ""
+  """Servers of the model, or one router, separated by commas:
+  "http://10.0.0.1:30000,http://10.0.0.2:30000"."""
+  served: str = ""
+  """The servers' name for the model, where it is not that of `path`."""
+
+  def __post_init__(self) -> None:
+    if self.engine not in ENGINES:
+      raise ValueError(
+        f"engine must be one of {', '.join(ENGINES)}, not {self.engine!r}"
+      )
+    if self.urls and self.engine == "embedded":
+      raise ValueError("urls are given, engine is 'embedded': set 'sglang'")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasonerConfig(EngineChoice):
+  """A text-only model that thinks; asked in words."""
+
+  path: str = ""
+  """Checkpoint directory; a relative one is inside the workdir."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig(EngineChoice):
   """How a model computes; what it is comes from its own config.json."""
 
   path: str = ""
@@ -60,13 +97,27 @@ def load(
     SophiaError: the directory is not a checkpoint that fits, or its images are
       of another size than `image` says.
   """
+  cfg, renderer = load_words(directory, image, system)
   cfg = dataclasses.replace(
-    read_config(directory),
+    cfg,
     dtype=runtime.dtype,
     param_dtype=runtime.param_dtype,
     remat=runtime.remat,  # type: ignore[arg-type]
     scan_unroll=runtime.scan_unroll,
   )
+  params = load_params(directory, cfg)
+  return Model(directory, InternVL(cfg), params, renderer, image)
+
+
+def load_words(
+  directory: Path, image: ImageConfig, system: str | None = None
+) -> tuple[InternVLConfig, Renderer]:
+  """Config and tokenizer: what is needed where the weights are elsewhere.
+
+  Raises:
+    SophiaError: as `load`.
+  """
+  cfg = read_config(directory)
   if cfg.vision and cfg.vision.image_size != image.tile_size:
     raise SophiaError(
       f"{directory}: takes tiles of {cfg.vision.image_size} pixels, "
@@ -78,8 +129,7 @@ def load(
       f"{directory}: the tokenizer has {renderer.vocab_size} ids, the model "
       f"{cfg.decoder.vocab}; they are not of one checkpoint"
     )
-  params = load_params(directory, cfg)
-  return Model(directory, InternVL(cfg), params, renderer, image)
+  return cfg, renderer
 
 
 def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:
@@ -99,23 +149,10 @@ def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:
 
 def load_reasoner(run: Run, name: str) -> Model:
   """The text-only model that thinks about problems of difficulty `name`."""
-  runtime = dataclasses.replace(
+  return load(
+    run.path(run.config.reasoners[name].path),
     run.section(RuntimeConfig, "policy"),
-    path=run.config.reasoners[name].path,
-  )
-  return load(run.path(runtime.path), runtime, ImageConfig(), "")
-
-
-def engine(run: Run, model: Model) -> EmbeddedEngine:
-  # Unrolled layers would each copy their part of the cache, on every step.
-  scanned = dataclasses.replace(model.module.cfg, scan_unroll=1)
-  mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
-  return EmbeddedEngine(
-    InternVL(scanned),
-    sharding.place(model.params, logical_axes(scanned), mesh),
-    model.renderer,
-    run.section(EngineConfig, "engine"),
-    TileCache(model.image),
+    ImageConfig(),
   )
 
 
@@ -169,6 +206,7 @@ def train(
       **identity,
     },
     mesh,
+    run.section(LogConfig, "log"),
   )
 
 

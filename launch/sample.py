@@ -1,22 +1,34 @@
 """Captions, reasoning and rewards -> W/trajectories. Resumes by itself.
 
+Several processes, on one machine or many with a common W, may share the work:
+each is given a shard, and each may be killed and started again.
+
 Example:
   python -m launch.sample --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m launch.sample --config=C --workdir=W --shard=0/2 &
+  python -m launch.sample --config=C --workdir=W --shard=1/2
 """
 
-from launch import cli, stages
+from absl import flags
+
+from launch import cli, locks, sampling, stages
 
 EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
+  shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
-  stages.prepare(run)
-  stages.warm_up(run)
-  stages.sample(run)
+  with locks.alone(run.workdir / ".setup.lock", "what comes before sampling"):
+    stages.prepare(run)
+    stages.warm_up(run)
+  sampling.sample(run, shard)
   print(f"trajectories: {run.workdir / 'trajectories'}")
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
+  flags.DEFINE_string(
+    "shard", "0/1", "Which share of the problems, as i/n from 0/n to n-1/n."
+  )
   cli.start(main, EXAMPLE, ("config", "workdir"))

@@ -18,6 +18,14 @@ from transformers import PreTrainedTokenizerFast
 CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION = ("<img>", "</img>", "<IMG_CONTEXT>")
 
+# The turns InternVL knows, for servers that render what they are asked.
+TURNS = (
+  "{% for turn in messages %}"
+  "{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}"
+  "{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 # Whole words and marks, single digits: numbers are spelt, never memorised.
 PIECES = (
   r"</?think>|\\boxed\{|\*\*Final answer\*\*"
@@ -50,6 +58,7 @@ def build(corpus: Iterable[str], vision: bool) -> PreTrainedTokenizerFast:
     eos_token="<|im_end|>",
     pad_token="<|endoftext|>",
     additional_special_tokens=list(specials),
+    chat_template=TURNS,
   )
 
 

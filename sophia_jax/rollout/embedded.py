@@ -273,9 +273,11 @@ def _prompt_key(prompt: Prompt) -> bytes:
 
 
 def _bucket(n: int, smallest: int) -> int:
-  """The smallest power-of-two multiple of `smallest` that holds n."""
+  """The first of smallest * (1, 1.5, 2, 3, 4, 6, ...) that holds n."""
   size = smallest
   while size < n:
+    if n <= size * 3 // 2:
+      return size * 3 // 2
     size *= 2
   return size
 
@@ -297,11 +299,13 @@ def _prefill(model, params, tokens, lengths, tile_slots, tiles) -> KVCache:
 def _insert(slots: Slots, cache: KVCache, source, fresh) -> Slots:
   """Copies prefilled row source[s] into slot s; -1 leaves the slot alone."""
   new = source >= 0
-  width = cache.k.shape[2]
+  width = cache.k.shape[3]
 
   def put(old, rows):
     mask = new[None, :, None, None, None]
-    head = jnp.where(mask, rows[:, jnp.maximum(source, 0)], old[:, :, :width])
+    head = jnp.where(
+      mask, rows[:, jnp.maximum(source, 0)], old[:, :, :, :width]
+    )
     return jax.lax.dynamic_update_slice(old, head, (0,) * old.ndim)
 
   def choose(name, value):

@@ -53,12 +53,18 @@ def draw(
   scaled = scaled / jnp.maximum(temperature, 1e-6)[:, None]
   if top is not None:
     scaled = truncate(scaled, *top)
-  noise = jax.vmap(
-    lambda key, i: jax.random.gumbel(
-      jax.random.fold_in(jax.random.wrap_key_data(key), i), logits.shape[-1:]
-    )
-  )(keys, index)
-  # Greedy rows get no noise at all, so ties break towards the lowest id.
-  noise = jnp.where(temperature[:, None] > 0, noise, 0.0)
+  def drawn() -> Float[Array, "B V"]:
+    noise = jax.vmap(
+      lambda key, i: jax.random.gumbel(
+        jax.random.fold_in(jax.random.wrap_key_data(key), i), logits.shape[-1:]
+      )
+    )(keys, index)
+    # Greedy rows get no noise at all, so ties break towards the lowest id.
+    return jnp.where(temperature[:, None] > 0, noise, 0.0)
+
+  # Noise costs as much as a small model: none is made where all are greedy.
+  noise = jax.lax.cond(
+    jnp.any(temperature > 0), drawn, lambda: jnp.zeros_like(logits)
+  )
   tokens = jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
   return tokens, jnp.take_along_axis(logps, tokens[:, None], axis=-1)[:, 0]

@@ -1,7 +1,7 @@
 """The append-only store of what was sampled: a directory of JSONL segments.
 
   store.json      {"format": 1, "meta": {...}}, written once
-  <shard>.jsonl   one record a line: {"crc":"<crc32>","record":{...}}
+  <shard>.jsonl   one record a line (records.py)
   <shard>.lock    held by the one writer of that segment
 
 A line that is cut short or does not match its checksum is not there: the writer
@@ -14,6 +14,8 @@ much, and the store is whole after it.
 
 Two records of one key can only come from two writers of one problem; the first
 (by segment name, then by place) counts.
+
+In memory is where each record is; texts stay on the disk until asked for.
 """
 
 from __future__ import annotations
@@ -21,24 +23,35 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import re
 import tempfile
+import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
+from sophia_jax.rollout.index import (
+  ABSENT,
+  Index,
+  place_of,
+  segment_and_offset,
+)
+from sophia_jax.rollout.records import (
+  Judgement,
+  Reasoning,
+  Record,
+  decode,
+  encode,
+  head,
+  scan,
+)
 from sophia_jax.types import (
   Caption,
-  Completion,
-  FinishReason,
   Group,
   Problem,
   SophiaError,
-  Status,
   Trajectory,
   Verdict,
 )
@@ -47,15 +60,11 @@ FORMAT = 1
 FSYNC_S = 10.0
 HEADER = "store.json"
 
-Record = Caption | Trajectory
-
-_HEAD, _MIDDLE, _TAIL = b'{"crc":"', b'","record":', b"}\n"
 _SHARD = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_log = logging.getLogger(__name__)
 
 
 class Store:
-  """Captions and trajectories by key, and the one way to add some.
+  """Captions and trajectories by key, and the one way to add some. Thread-safe.
 
   Example: Store(workdir / "trajectories", {"K": 8, "N": 8, "seed": 0})
 
@@ -80,28 +89,37 @@ class Store:
     read_only: bool = False,
   ):
     self.path = Path(path)
-    self.captions: dict[tuple[str, int], Caption] = {}
-    self.trajectories: dict[tuple[str, int, int], Trajectory] = {}
-    self._offsets: dict[Path, int] = {}
     self._fd = self._lock_fd = -1
+    self._lock = threading.Lock()
+    if not read_only:
+      if not _SHARD.fullmatch(shard):
+        raise SophiaError(
+          f"{path}: shard {shard!r}: use letters, digits, - and _"
+        )
+      self.path.mkdir(parents=True, exist_ok=True)
+      _write_header(self.path, meta)
+    self.meta = _read_header(self.path, meta)
+    self.index = Index(self.meta["K"], self.meta["N"])
+    self.captions = Captions(self)
+    self.trajectories = Trajectories(self)
+    self._segments: list[Path] = []
+    self._ends: list[int] = []
+    """Of each segment: where the last whole record ends."""
     if read_only:
-      self.meta = _read_header(self.path, meta)
       self.refresh()
-      return
-    if not _SHARD.fullmatch(shard):
-      raise SophiaError(
-        f"{path}: shard {shard!r}: use letters, digits, - and _"
-      )
-    self.path.mkdir(parents=True, exist_ok=True)
-    self.meta = _write_header(self.path, meta)
+    else:
+      self._open(shard)
+
+  def _open(self, shard: str) -> None:
+    """Becomes the writer of a segment."""
     self._segment = self.path / f"{shard}.jsonl"
     self._lock_fd = _lock(self.path / f"{shard}.lock", shard)
-    self.refresh()
-    self._size = self._offsets.get(self._segment, 0)
     self._fd = os.open(
       self._segment, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
     )
-    os.ftruncate(self._fd, self._size)
+    self.refresh()
+    self._number = self._segments.index(self._segment)
+    os.ftruncate(self._fd, self._ends[self._number])
     self._synced_at = time.monotonic()
 
   def __enter__(self) -> Self:
@@ -112,171 +130,176 @@ class Store:
 
   def close(self) -> None:
     """Forces the segment to disk and lets another writer have it."""
-    if self._fd >= 0:
-      os.fsync(self._fd)
-      os.close(self._fd)
-      os.close(self._lock_fd)
-      self._fd = self._lock_fd = -1
+    with self._lock:
+      if self._fd >= 0:
+        os.fsync(self._fd)
+        os.close(self._fd)
+        os.close(self._lock_fd)
+        self._fd = self._lock_fd = -1
 
   @property
   def position(self) -> int:
-    """How many distinct records there are."""
+    """How many captions and trajectories there are."""
     return len(self.captions) + len(self.trajectories)
 
-  def append(self, *records: Record) -> None:
+  # -------------------------------------------------------------------- writing
+  def append(self, *records: Caption | Reasoning | Trajectory) -> None:
     """Writes the records that are not there yet; then they cannot be lost.
 
     Raises:
-      SophiaError: the store is read-only or closed, or the disk is full; the
-        store is then as it was.
+      SophiaError: the store is read-only or closed, or the disk is full; of
+        the record that did not fit nothing stays.
+      ValueError: a record of k >= K or n >= N.
     """
+    with self._lock:
+      for record in records:
+        n = None if isinstance(record, Caption) else record.n
+        if not self.holds(record.problem_id, record.k, n):
+          self._write(record)
+
+  def judge(self, reasoning: Reasoning, verdict: Verdict) -> Trajectory:
+    """Writes the verdict on a stored reasoning; errors as for `append`."""
+    key = reasoning.problem_id, reasoning.k, reasoning.n
+    with self._lock:
+      text, known, crc = self.index.reasoning(*key)
+      assert text != ABSENT, f"{reasoning.id} is not stored"
+      if known == ABSENT:
+        self._write(
+          Judgement(
+            problem_id=key[0], k=key[1], n=key[2], of=crc, verdict=verdict
+          )
+        )
+    return reasoning.judged(verdict)
+
+  def _write(self, record: Record) -> None:
     if self._fd < 0:
       raise SophiaError(f"{self.path}: not open for writing")
-    new: dict[tuple[Any, ...], Record] = {}
-    for record in records:
-      if not self._has(record):
-        new.setdefault(_key(record), record)
-    lines = b"".join(map(encode, new.values()))
+    line = encode(record)
+    found, start = head(line), os.fstat(self._fd).st_size
+    assert found is not None
+    if not self.index.holds(found.k, found.n):
+      raise ValueError(f"{record}: not of {self.index.k} x {self.index.n}")
     try:
-      rest = memoryview(lines)
+      rest = memoryview(line)
       while rest:
         rest = rest[os.write(self._fd, rest) :]
     except OSError as e:
-      os.ftruncate(self._fd, self._size)
+      os.ftruncate(self._fd, start)
       raise SophiaError(f"{self._segment}: {e.strerror}; free the disk") from e
-    self._size += len(lines)
-    self._offsets[self._segment] = self._size
-    for record in new.values():
-      self._index(record)
+    self._ends[self._number] = start + len(line)
+    self.index.add(found, place_of(self._number, start))
     if time.monotonic() - self._synced_at > FSYNC_S:
       os.fsync(self._fd)
       self._synced_at = time.monotonic()
 
+  # -------------------------------------------------------------------- reading
   def refresh(self) -> None:
-    """Reads what other processes have appended since the last look."""
-    for segment in sorted(self.path.glob("*.jsonl")):
-      start = self._offsets.get(segment, 0)
-      for record, end in _scan(segment, start):
-        self._index(record)
-        self._offsets[segment] = end
+    """Finds what other processes have appended since the last look."""
+    with self._lock:
+      for segment in sorted(self.path.glob("*.jsonl")):
+        if segment not in self._segments:
+          self._segments.append(segment)
+          self._ends.append(0)
+        number = self._segments.index(segment)
+        for found, first, end in scan(segment, self._ends[number]):
+          self.index.add(found, place_of(number, first))
+          self._ends[number] = end
+
+  def read(self, place: int) -> Record:
+    """The record at a place of the index.
+
+    Raises:
+      SophiaError: the segment was changed under our eyes.
+    """
+    number, offset = segment_and_offset(place)
+    with self._segments[number].open("rb") as f:
+      f.seek(offset)
+      record = decode(f.readline())
+    if record is None:
+      raise SophiaError(
+        f"{self._segments[number]}: the record at byte {offset} is damaged "
+        "since it was opened; run the command again"
+      )
+    return record
+
+  def holds(self, problem_id: str, k: int, n: int | None = None) -> bool:
+    """Whether the k-th caption is stored, or the n-th reasoning on it, verified
+    or not."""
+    if n is None:
+      return self.index.caption(problem_id, k) != ABSENT
+    return self.index.reasoning(problem_id, k, n)[0] != ABSENT
+
+  def unverified(self, problem_id: str) -> Iterator[Reasoning]:
+    """The problem's reasonings whose verdict is not stored."""
+    for k, n in self.index.unverified(problem_id):
+      found = self.read(self.index.reasoning(problem_id, k, n)[0])
+      assert isinstance(found, Reasoning)
+      yield found
 
   def groups(self, problems: Iterable[Problem]) -> Iterator[Group]:
     """The groups of those `problems` whose K captions and K N trajectories are
-    all there, in the order of `problems`."""
-    ks, ns = range(self.meta["K"]), range(self.meta["N"])
+    all there, in the order of `problems`, one in memory at a time."""
+    ks, ns = range(self.index.k), range(self.index.n)
     for problem in problems:
-      captions = [self.captions.get((problem.id, k)) for k in ks]
-      rows = [
-        [self.trajectories.get((problem.id, k, n)) for n in ns] for k in ks
-      ]
-      if None in captions or any(None in row for row in rows):
-        continue
-      yield Group(
-        problem=problem,
-        captions=tuple(captions),  # type: ignore[arg-type]
-        trajectories=tuple(map(tuple, rows)),  # type: ignore[arg-type]
-      )
-
-  def _has(self, record: Record) -> bool:
-    return _key(record) in self.captions or _key(record) in self.trajectories
-
-  def _index(self, record: Record) -> None:
-    if isinstance(record, Caption):
-      self.captions.setdefault((record.problem_id, record.k), record)
-    else:
-      key = (record.problem_id, record.k, record.n)
-      self.trajectories.setdefault(key, record)
-
-
-# ---------------------------------------------------------------------- records
-def encode(record: Record) -> bytes:
-  """One line, checksum and newline included."""
-  values: dict[str, Any] = {"id": record.problem_id, "k": record.k}
-  if isinstance(record, Trajectory):
-    values |= {
-      "n": record.n,
-      "length": record.length,
-      "status": record.verdict.status.value,
-      "extracted": record.verdict.extracted,
-    }
-  completion = record.completion
-  values |= {
-    "request": completion.request_id,
-    "finish": completion.finish_reason.value,
-    "text": completion.text,
-  }
-  if completion.token_ids:
-    values["token_ids"] = [int(i) for i in completion.token_ids]
-  if completion.logps is not None:
-    values["logps"] = [float(p) for p in completion.logps]
-  # ASCII only: a lone surrogate in a model's text survives, and the only
-  # newline of the line is the one that ends it.
-  payload = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
-  data = payload.encode()
-  return b"".join((_HEAD, b"%08x" % zlib.crc32(data), _MIDDLE, data, _TAIL))
-
-
-def decode(line: bytes) -> Record | None:
-  """The record of one line; None if the line is damaged or cut short."""
-  start = len(_HEAD) + 8 + len(_MIDDLE)
-  data = line[start : -len(_TAIL)]
-  frame = b"".join((_HEAD, b"%08x" % zlib.crc32(data), _MIDDLE))
-  if line[:start] != frame or line[start + len(data) :] != _TAIL:
-    return None
-  values = json.loads(data)
-  logps = values.get("logps")
-  completion = Completion(
-    request_id=values["request"],
-    text=values["text"],
-    token_ids=tuple(values.get("token_ids", ())),
-    logps=None if logps is None else tuple(logps),
-    finish_reason=FinishReason(values["finish"]),
-  )
-  if "n" not in values:
-    return Caption(
-      problem_id=values["id"], k=values["k"], completion=completion
-    )
-  return Trajectory(
-    problem_id=values["id"],
-    k=values["k"],
-    n=values["n"],
-    completion=completion,
-    verdict=Verdict(
-      status=Status(values["status"]), extracted=values["extracted"]
-    ),
-    length=values["length"],
-  )
-
-
-def _key(record: Record) -> tuple[str, int] | tuple[str, int, int]:
-  if isinstance(record, Caption):
-    return record.problem_id, record.k
-  return record.problem_id, record.k, record.n
-
-
-def _scan(segment: Path, start: int) -> Iterator[tuple[Record, int]]:
-  """The whole records from byte `start` on, each with where its line ends."""
-  with segment.open("rb") as f:
-    f.seek(start)
-    end = start
-    damaged = 0
-    for line in f:
-      if not line.endswith(b"\n"):  # may be growing under our eyes
-        break
-      end += len(line)
-      record = decode(line)
-      if record is None:
-        damaged = damaged or end - len(line) + 1
-        continue
-      if damaged:
-        _log.warning(
-          "%s: damaged records from byte %d to %d are passed over",
-          segment,
-          damaged - 1,
-          end - len(line),
+      if self.index.complete(problem.id):
+        yield Group(
+          problem=problem,
+          captions=tuple(self.captions[problem.id, k] for k in ks),
+          trajectories=tuple(
+            tuple(self.trajectories[problem.id, k, n] for n in ns) for k in ks
+          ),
         )
-        damaged = 0
-      yield record, end
+
+
+class Captions(Mapping[tuple[str, int], Caption]):
+  """(problem id, k) -> the caption, read from the disk at every look."""
+
+  def __init__(self, store: Store):
+    self._store = store
+
+  def __len__(self) -> int:
+    return self._store.index.captions
+
+  def __iter__(self) -> Iterator[tuple[str, int]]:
+    return self._store.index.caption_keys()
+
+  def __contains__(self, key: Any) -> bool:
+    return self._store.index.caption(*key) != ABSENT
+
+  def __getitem__(self, key: tuple[str, int]) -> Caption:
+    place = self._store.index.caption(*key)
+    if place == ABSENT:
+      raise KeyError(key)
+    found = self._store.read(place)
+    assert isinstance(found, Caption)
+    return found
+
+
+class Trajectories(Mapping[tuple[str, int, int], Trajectory]):
+  """(problem id, k, n) -> the verified trajectory, read likewise."""
+
+  def __init__(self, store: Store):
+    self._store = store
+
+  def __len__(self) -> int:
+    return self._store.index.trajectories
+
+  def __iter__(self) -> Iterator[tuple[str, int, int]]:
+    return self._store.index.trajectory_keys()
+
+  def __contains__(self, key: Any) -> bool:
+    return self._store.index.reasoning(*key)[1] != ABSENT
+
+  def __getitem__(self, key: tuple[str, int, int]) -> Trajectory:
+    text, verdict, _ = self._store.index.reasoning(*key)
+    if verdict == ABSENT:
+      raise KeyError(key)
+    found = self._store.read(text)
+    if isinstance(found, Trajectory):
+      return found
+    judged = self._store.read(verdict)
+    assert isinstance(found, Reasoning) and isinstance(judged, Judgement)
+    return found.judged(judged.verdict)
 
 
 # -------------------------------------------------------------- header and lock
@@ -294,7 +317,9 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     raise SophiaError(
       f"{header}: not a store of format {FORMAT}; sample into a new directory"
     )
-  stored: dict[str, Any] = found["meta"]
+  stored = found.get("meta")
+  if not _has_shape(stored):
+    raise SophiaError(f"{header}: its meta has no K and N; remove the store")
   if meta is None:
     return stored
   wanted = json.loads(json.dumps(dict(meta)))
@@ -307,13 +332,17 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
   return stored
 
 
-def _write_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+def _has_shape(meta: Any) -> TypeGuard[dict[str, Any]]:
+  return isinstance(meta, Mapping) and all(
+    isinstance(meta.get(k), int) and meta[k] > 0 for k in ("K", "N")
+  )
+
+
+def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:
   """Creates the header unless there is one; the first of many writers wins."""
   header = path / HEADER
   if not header.exists():
-    if meta is None or not all(
-      isinstance(meta.get(k), int) and meta[k] > 0 for k in ("K", "N")
-    ):
+    if not _has_shape(meta):
       raise SophiaError(f"{header}: a new store needs meta with K and N")
     with tempfile.NamedTemporaryFile("w", dir=path, prefix=".header-") as f:
       json.dump({"format": FORMAT, "meta": dict(meta)}, f, indent=1)
@@ -321,7 +350,6 @@ def _write_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
       os.fsync(f.fileno())
       with contextlib.suppress(FileExistsError):
         os.link(f.name, header)
-  return _read_header(path, meta)
 
 
 def _lock(path: Path, shard: str) -> int:

@@ -160,7 +160,7 @@ def killed(tmp_path_factory, environment, command):
   kill_when(
     run.command,
     environment,
-    lambda: run.segment_now().count(b'"n":') >= 10,
+    lambda: run.segment_now().count(b'"length":') >= 10,
   )
   run.segment, run.stages = run.segment_now(), [run.done()]
   kill_when(run.command, environment, run.checkpoints)
@@ -173,7 +173,7 @@ def killed(tmp_path_factory, environment, command):
 
 def test_it_was_killed_where_it_should_be(killed):
   assert killed.stages == [STAGES[:5], STAGES[:6]]
-  assert 10 <= killed.segment.count(b'"n":') < 60
+  assert 10 <= killed.segment.count(b'"length":') < 60
   assert killed.done() == STAGES
 
 
@@ -183,7 +183,7 @@ def test_what_was_sampled_is_kept_and_not_sampled_again(killed):
   assert segment.startswith(whole) and len(segment) > len(whole)
   store = Store(killed.workdir / "trajectories", read_only=True)
   assert len(store.captions) == 10 * 2 and len(store.trajectories) == 10 * 2 * 3
-  assert segment.count(b"\n") == 20 + 60
+  assert segment.count(b"\n") == 20 + 60 + 60  # texts and verdicts
   assert (
     len(
       list(store.groups(load_problems(killed.workdir / "data/problems.jsonl")))

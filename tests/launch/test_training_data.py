@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import models, stages
+from launch import models, sampling, stages
 from launch.cli import Run
 from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.rollout.store import Store
@@ -76,7 +76,7 @@ def run(tmp_path):
     length=3,
   )
   caption = Caption(problem_id="p", k=0, completion=completion("six apples"))
-  with stages.open_store(run) as store:
+  with sampling.open_store(run) as store:
     assert isinstance(store, Store)
     store.append(caption, trajectory)
   return run

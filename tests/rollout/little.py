@@ -32,7 +32,7 @@ ENGINE = EngineConfig(slots=4, length=96, prefill_rows=2, chunk=3)
 def renderer(directory: str, vision: bool) -> Renderer:
   words = tokenizer.build(WORDS * 9, vision)
   tokenizer.save(words, directory)
-  return Renderer(directory, IMAGES, 4, "Look." if vision else "")
+  return Renderer(directory, IMAGES, 4, "Look." if vision else None)
 
 
 def model(words: Renderer) -> InternVL:

@@ -4,13 +4,23 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_jax.rollout.store import Store, decode, encode
+from sophia_jax.rollout.records import (
+  Head,
+  Judgement,
+  Reasoning,
+  decode,
+  encode,
+  head,
+)
+from sophia_jax.rollout.store import Store
 from sophia_jax.types import (
   Caption,
   Completion,
@@ -23,6 +33,8 @@ from sophia_jax.types import (
 )
 
 META = {"K": 2, "N": 2, "seed": 0, "config": "ab12"}
+RIGHT = Verdict(status=Status.RIGHT, extracted="6")
+WRONG = Verdict(status=Status.WRONG, extracted="5")
 
 texts = st.one_of(
   st.text(max_size=60), st.sampled_from(['"}\n{', "\ud800", "\x00\u2028"])
@@ -39,16 +51,16 @@ numbers = st.integers(0, 10**6)
 captions = st.builds(
   Caption, problem_id=texts, k=numbers, completion=completions
 )
+key = {"problem_id": texts, "k": numbers, "n": numbers}
+verdicts = st.builds(Verdict, status=st.sampled_from(Status), extracted=texts)
+reasonings = st.builds(Reasoning, **key, completion=completions, length=numbers)
 trajectories = st.builds(
-  Trajectory,
-  problem_id=texts,
-  k=numbers,
-  n=numbers,
-  completion=completions,
-  verdict=st.builds(Verdict, status=st.sampled_from(Status), extracted=texts),
-  length=numbers,
+  Trajectory, **key, completion=completions, verdict=verdicts, length=numbers
 )
-records = captions | trajectories
+judgements = st.builds(
+  Judgement, **key, of=st.integers(0, 2**32 - 1), verdict=verdicts
+)
+records = captions | reasonings | trajectories | judgements
 
 
 def completion(text="red"):
@@ -66,13 +78,12 @@ def caption(problem="p", k=0, text="red"):
 
 
 def trajectory(problem="p", k=0, n=0, text="so 6"):
-  return Trajectory(
-    problem_id=problem,
-    k=k,
-    n=n,
-    completion=completion(text),
-    verdict=Verdict(status=Status.RIGHT, extracted="6"),
-    length=9,
+  return reasoning(problem, k, n, text).judged(RIGHT)
+
+
+def reasoning(problem="p", k=0, n=0, text="so 6"):
+  return Reasoning(
+    problem_id=problem, k=k, n=n, completion=completion(text), length=9
   )
 
 
@@ -82,6 +93,21 @@ def test_a_record_comes_back_as_it_was(record):
   line = encode(record)
   assert decode(line) == record
   assert line.count(b"\n") == 1 and line.isascii()
+
+
+@given(records)
+def test_a_line_begins_with_its_key(record):
+  found = head(encode(record))
+  is_caption = isinstance(record, Caption)
+  verdict = getattr(record, "verdict", None)
+  assert found == Head(
+    problem_id=record.problem_id,
+    k=record.k,
+    n=None if is_caption else record.n,
+    text=not isinstance(record, Judgement),
+    status=verdict and verdict.status.value,
+    crc=getattr(record, "of", found.crc),
+  )
 
 
 def test_what_is_absent_takes_no_place_and_is_not_zero():
@@ -102,7 +128,8 @@ def test_one_wrong_byte_is_noticed(record, data):
   line = encode(record)
   at = data.draw(st.integers(0, len(line) - 1))
   byte = data.draw(st.integers(0, 255).filter(lambda b: b != line[at]))
-  assert decode(line[:at] + bytes([byte]) + line[at + 1 :]) is None
+  damaged = line[:at] + bytes([byte]) + line[at + 1 :]
+  assert decode(damaged) is None and head(damaged) is None
 
 
 # ------------------------------------------------------------------------ store
@@ -185,13 +212,14 @@ def test_any_rubbish_at_the_end_is_dropped(tmp_path_factory, tail):
 
 
 def test_damage_in_the_middle_costs_the_damaged_record(tmp_path, caplog):
-  with Store(tmp_path, META) as store:
+  meta = META | {"K": 5}
+  with Store(tmp_path, meta) as store:
     store.append(*(caption(k=k) for k in range(5)))
   segment = tmp_path / "0.jsonl"
   lines = segment.read_bytes().splitlines(keepends=True)
   lines[2] = lines[2].replace(b"red", b"rot")
   segment.write_bytes(b"".join(lines))
-  with Store(tmp_path, META) as store:
+  with Store(tmp_path, meta) as store:
     assert sorted(store.captions) == [("p", k) for k in (0, 1, 3, 4)]
     assert "passed over" in caplog.text
     store.append(caption(k=2))
@@ -199,8 +227,9 @@ def test_damage_in_the_middle_costs_the_damaged_record(tmp_path, caplog):
 
 
 def test_a_reader_sees_what_a_writer_appends(tmp_path):
-  with Store(tmp_path, META) as writer:
-    reader = Store(tmp_path, META, read_only=True)
+  meta = META | {"K": 10}
+  with Store(tmp_path, meta) as writer:
+    reader = Store(tmp_path, meta, read_only=True)
     for k in range(5):
       writer.append(caption(k=k))
       reader.refresh()
@@ -215,7 +244,110 @@ def test_a_reader_sees_what_a_writer_appends(tmp_path):
     assert ("p", 9) in reader.captions
 
 
+# -------------------------------------------------------- texts and then verdicts
+def test_a_reasoning_is_kept_before_its_verdict(tmp_path):
+  with Store(tmp_path, META) as store:
+    store.append(reasoning(n=0), reasoning(n=1))
+    assert store.judge(reasoning(n=1), RIGHT) == trajectory(n=1)
+    assert list(store.unverified("p")) == [reasoning(n=0)]
+    assert list(store.unverified("q")) == []
+    assert store.trajectories == {("p", 0, 1): trajectory(n=1)}
+  with Store(tmp_path, META) as again:
+    assert again.index.reasonings == 2 and len(again.trajectories) == 1
+    again.append(reasoning(n=0, text="never written"))
+    [left] = again.unverified("p")
+    again.judge(left, WRONG)
+    again.judge(left, RIGHT)  # the first counts
+    assert again.trajectories["p", 0, 0] == reasoning(n=0).judged(WRONG)
+    assert again.index.statuses[Status.RIGHT] == 1
+    assert again.index.statuses[Status.WRONG] == 1
+  assert (tmp_path / "0.jsonl").read_bytes().count(b"\n") == 4
+
+
+@pytest.mark.parametrize("second", ["1", "3"], ids=["before", "after"])
+def test_another_shard_may_verify(tmp_path, second):
+  """Its segment is read before or after the one that holds the text."""
+  with Store(tmp_path, META, shard="2") as store:
+    store.append(reasoning())
+  with Store(tmp_path, META, shard=second) as store:
+    store.judge(*store.unverified("p"), RIGHT)
+  again = Store(tmp_path, read_only=True)
+  assert again.trajectories == {("p", 0, 0): trajectory()}
+  assert list(again.unverified("p")) == []
+
+
+def test_a_verdict_holds_for_no_other_text(tmp_path):
+  with Store(tmp_path, META) as store:
+    store.append(reasoning(text="so 6"))
+    store.judge(reasoning(), RIGHT)
+  segment = tmp_path / "0.jsonl"
+  segment.write_bytes(segment.read_bytes().replace(b"so 6", b"so 7"))
+  with Store(tmp_path, META) as store:
+    assert store.position == 0 and not list(store.unverified("p"))
+    store.append(reasoning(text="so 8"))
+    assert [r.completion.text for r in store.unverified("p")] == ["so 8"]
+    store.judge(reasoning(text="so 8"), WRONG)
+  again = Store(tmp_path, read_only=True)
+  assert again.trajectories["p", 0, 0].completion.text == "so 8"
+  assert again.trajectories["p", 0, 0].verdict == WRONG
+
+
+def test_many_threads_may_append(tmp_path):
+  def write(k):
+    for i in range(50):
+      store.append(caption(f"p{i}", k), reasoning(f"p{i}", k))
+      store.judge(reasoning(f"p{i}", k), RIGHT)
+
+  meta = META | {"K": 8}
+  with Store(tmp_path, meta) as store, ThreadPoolExecutor(8) as pool:
+    list(pool.map(write, [*range(8), 0, 1]))
+  again = Store(tmp_path, read_only=True)
+  assert again.position == 2 * 8 * 50
+  assert (tmp_path / "0.jsonl").read_bytes().count(b"\n") == 3 * 8 * 50
+
+
+def test_texts_stay_on_the_disk(tmp_path):
+  """Opening a store of 20 MB takes less than a tenth of that."""
+  with Store(tmp_path, META) as store:
+    for i in range(1000):
+      store.append(caption(f"p{i}"), trajectory(f"p{i}", text="so " * 7000))
+  size = (tmp_path / "0.jsonl").stat().st_size
+  assert size > 20e6
+  tracemalloc.start()
+  again = Store(tmp_path, read_only=True)
+  assert tracemalloc.get_traced_memory()[1] < size / 10
+  tracemalloc.stop()
+  assert again.position == 2000
+
+
 # ----------------------------------------------------------------------- errors
+def test_what_does_not_belong_is_refused_and_passed_over(tmp_path):
+  with Store(tmp_path, META) as store:
+    with pytest.raises(ValueError, match="2 x 2"):
+      store.append(caption(k=2))
+    with pytest.raises(ValueError, match="2 x 2"):
+      store.append(trajectory(n=2))
+    assert not store.position and not (tmp_path / "0.jsonl").stat().st_size
+  (tmp_path / "1.jsonl").write_bytes(encode(caption(k=2)) + encode(caption()))
+  reader = Store(tmp_path, read_only=True)
+  assert list(reader.captions) == [("p", 0)]
+  assert ("p", 2) not in reader.captions
+  with pytest.raises(KeyError):
+    reader.captions["p", 2]
+  with pytest.raises(KeyError):
+    reader.trajectories["p", 0, 0]
+
+
+def test_a_segment_that_changes_after_it_was_opened(tmp_path):
+  with Store(tmp_path, META) as store:
+    store.append(caption())
+  reader = Store(tmp_path, read_only=True)
+  segment = tmp_path / "0.jsonl"
+  segment.write_bytes(segment.read_bytes().replace(b"red", b"rot"))
+  with pytest.raises(SophiaError, match=r"0\.jsonl: the record at byte 0 is"):
+    reader.captions["p", 0]
+
+
 def test_other_meta_is_refused_and_named(tmp_path):
   Store(tmp_path, META).close()
   with pytest.raises(SophiaError, match="made with seed=0, not 1"):
@@ -247,7 +379,9 @@ def test_mistakes_are_one_line(tmp_path):
     reader.append(caption())
 
 
-@pytest.mark.parametrize("header", ["{", "[]", '{"format": 99}'])
+@pytest.mark.parametrize(
+  "header", ["{", "[]", '{"format": 99}', '{"format": 1}']
+)
 def test_a_foreign_header_is_named(tmp_path, header):
   (tmp_path / "store.json").write_text(header)
   with pytest.raises(SophiaError, match=r"store\.json"):

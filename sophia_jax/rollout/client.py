@@ -1,0 +1,233 @@
+"""An event loop with connections to SGLang servers, behind the Engine protocol.
+
+What is asked, and what an answer means, is in sglang.py.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+from sophia_jax.rollout import readiness
+from sophia_jax.rollout.endpoints import (
+  ClientConfig,
+  Endpoint,
+  Endpoints,
+  Http,
+  backoff_s,
+)
+from sophia_jax.rollout.stream import Stream
+from sophia_jax.rollout.wire import Trouble
+from sophia_jax.types import Chat, Completion, Request, Sampling, SophiaError
+
+T = TypeVar("T")
+
+_ABORT_S = 5.0
+"""A courtesy: no server that is stuck may hold us up by it."""
+_PROBE_S = 120.0
+_AHEAD = 4
+"""One request is drawn in advance for so many that are under way."""
+_PROBE = Request(
+  id="probe",
+  prompt=Chat(text="Hi"),
+  sampling=Sampling(temperature=0.0, max_new_tokens=1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A request in the form of its server."""
+
+  id: str
+  path: str
+  body: dict[str, Any]
+  read: Callable[[Any, str], Completion]
+  """What the server's JSON means; the string names request and server."""
+
+
+class Client(abc.ABC):
+  """An engine but for the form of its requests.
+
+  A context manager, because it holds connections.
+  """
+
+  def __init__(self, urls: Sequence[str], config: ClientConfig):
+    """Asks nobody yet.
+
+    Raises:
+      SophiaError: a URL that is none, or the API key is not set.
+    """
+    for url in urls or ("",):
+      if not url.startswith(("http://", "https://")):
+        raise SophiaError(f"rollout server {url!r}: give http://HOST:PORT")
+    self.config = config
+    self.served_name = "default"
+    """What the servers call their model, once `check` has asked."""
+    self._aborting: set[asyncio.Task[None]] = set()
+    self._streams: set[Stream[Request, Completion]] = set()
+    self._loop = asyncio.new_event_loop()
+    self._thread = threading.Thread(
+      target=self._loop.run_forever, name="sglang", daemon=True
+    )
+    self._thread.start()
+    try:
+      self._http = self._await(_opened(config))
+    except SophiaError:
+      self._end_loop()
+      raise
+    self._endpoints = Endpoints(
+      [url.rstrip("/") for url in urls], config, self._probe
+    )
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Ends what is under way, connections and the loop's thread."""
+    if self._loop.is_closed():
+      return
+    for stream in tuple(self._streams):
+      self._stop(stream)
+    self._await(self._endpoints.close())
+    self._await(self._aborted())
+    self._await(self._http.close())
+    self._end_loop()
+
+  def _end_loop(self) -> None:
+    self._loop.call_soon_threadsafe(self._loop.stop)
+    self._thread.join()
+    self._loop.close()
+
+  def _await(self, work: Coroutine[Any, Any, T]) -> T:
+    """Runs in the loop's thread, waits here."""
+    return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+  @abc.abstractmethod
+  def job(self, request: Request) -> Job:
+    """The form of a request. May take long where images are to be read."""
+
+  # --------------------------------------------------------------------- check
+  def check(self, model: str, tokens: int) -> None:
+    """Finds out what is wrong with the servers before they are needed.
+
+    Args:
+      model: the checkpoint's directory, or the name the servers give it.
+      tokens: of the longest prompt and its answer together.
+
+    Raises:
+      SophiaError: a server is not there within `ready_s`, has another model
+        or too short a context, or generates nothing.
+    """
+    for endpoint in self._endpoints.all:
+      self._await(self._check(endpoint, model, tokens))
+
+  async def _check(self, endpoint: Endpoint, model: str, tokens: int) -> None:
+    self.served_name = await readiness.check(
+      self._http, endpoint.url, self.config, model, tokens
+    )
+    try:
+      await self._ask_one(endpoint, self.config.deadline_s)
+    except Trouble as e:
+      raise SophiaError(
+        f"{endpoint.url} is there but does not generate: {e}; look at its log"
+      ) from None
+
+  async def _probe(self, endpoint: Endpoint) -> None:
+    await self._ask_one(endpoint, min(_PROBE_S, self.config.deadline_s))
+
+  async def _ask_one(self, endpoint: Endpoint, timeout_s: float) -> None:
+    """One token, in the form of all other requests."""
+    await self._call(self.job(_PROBE), endpoint, timeout_s)
+
+  # ------------------------------------------------------------------ generate
+  def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    """Yields completions as they finish; draws requests as capacity frees.
+
+    Requests are drawn in a thread of their own. An error loses nothing that was
+    finished before it. Closing the iterator aborts what is under way.
+
+    Raises:
+      SophiaError: a request was refused or failed too often, or no server has
+        worked for too long.
+    """
+    places = self.config.concurrency * len(self._endpoints.all)
+    stream = Stream(
+      requests,
+      lambda request: self._answer(self.job(request)),
+      self._loop,
+      # A few wait here already, so that no place is empty while one is drawn.
+      places + (places + _AHEAD - 1) // _AHEAD,
+    )
+    self._streams.add(stream)
+    try:
+      yield from stream
+    finally:
+      self._stop(stream)
+
+  def _stop(self, stream: Stream[Request, Completion]) -> None:
+    if stream in self._streams:
+      self._streams.remove(stream)
+      self._await(stream.close())
+      self._await(self._aborted())
+
+  async def _aborted(self) -> None:
+    await asyncio.gather(*self._aborting)
+
+  async def _answer(self, job: Job) -> Completion:
+    """Asks until there is an answer, here or there."""
+    attempts = self.config.retries + 1
+    for attempt in range(attempts):
+      endpoint = await self._endpoints.acquire()
+      try:
+        completion = await self._call(job, endpoint, self.config.deadline_s)
+        self._endpoints.succeeded(endpoint)
+        return completion
+      except Trouble as e:
+        self._endpoints.failed(endpoint, e)
+        trouble = f"{endpoint.url}: {e}"
+      finally:
+        await self._endpoints.release(endpoint)
+      if attempt + 1 < attempts:
+        await asyncio.sleep(backoff_s(self.config, attempt))
+    raise SophiaError(
+      f"request {job.id} failed {attempts} times, at last at {trouble}; look at "
+      "that server's log"
+    )
+
+  async def _call(
+    self, job: Job, endpoint: Endpoint, timeout_s: float
+  ) -> Completion:
+    """One attempt; the server is told when it is given up."""
+    url, rid = endpoint.url + job.path, uuid.uuid4().hex
+    what = f"request {job.id}"
+    try:
+      answer = await self._http.call(
+        url, {**job.body, "rid": rid}, timeout_s, what
+      )
+      return job.read(answer, f"{what}: {endpoint.url}")
+    except (Trouble, asyncio.CancelledError):
+      task = asyncio.create_task(self._abort(endpoint, rid))
+      self._aborting.add(task)
+      task.add_done_callback(self._aborting.discard)
+      raise
+
+  async def _abort(self, endpoint: Endpoint, rid: str) -> None:
+    # A router does not know it; there the closed connection has to do.
+    with contextlib.suppress(Trouble, SophiaError):
+      await self._http.call(
+        f"{endpoint.url}/abort_request", {"rid": rid}, _ABORT_S, "abort"
+      )
+
+
+async def _opened(config: ClientConfig) -> Http:
+  """In the loop that is going to use it."""
+  return Http(config)

@@ -1,0 +1,119 @@
+"""The SGLang client: engines whose models run in servers somewhere else.
+
+For SGLang-JAX and SGLang (PyTorch) alike; several servers, or one sglang-router.
+
+  with SGLangEngine(["http://127.0.0.1:30000"], ClientConfig(), renderer) as engine:
+    engine.check("InternVL3-8B", 12_288)
+    for completion in engine.generate(requests): ...
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cachetools
+
+from sophia_jax.data.chat import Renderer
+from sophia_jax.rollout import readiness, wire
+from sophia_jax.rollout.client import Client, Job
+from sophia_jax.rollout.endpoints import ClientConfig, Endpoint
+from sophia_jax.types import Chat, Completion, Prompt, Request, SophiaError
+
+
+class SGLangEngine(Client):
+  """A model whose vocabulary is ours: exact ids go there and come back.
+
+  Words are rendered here, so that all requests ask for the same.
+  """
+
+  def __init__(
+    self, urls: Sequence[str], config: ClientConfig, renderer: Renderer
+  ):
+    """Asks nobody yet; see `check`.
+
+    Raises:
+      SophiaError: a URL that is none, or the API key is not set.
+    """
+    super().__init__(urls, config)
+    self.renderer = renderer
+    self._encoded = cachetools.cached(
+      cachetools.LRUCache(config.image_cache_mb << 20, getsizeof=len),
+      lock=threading.Lock(),
+    )(_encoded)
+
+  async def _check(self, endpoint: Endpoint, model: str, tokens: int) -> None:
+    await super()._check(endpoint, model, tokens)
+    await readiness.check_vocabulary(
+      self._http, endpoint.url, self.config, self.renderer
+    )
+
+  def job(self, request: Request) -> Job:
+    prompt = request.prompt
+    if isinstance(prompt, Chat):
+      prompt = self.renderer.prompt(prompt.text, system=prompt.system)
+    images = [self._encoded(path) for path in prompt.images]
+    end_id = self.renderer.end_id
+    return Job(
+      request.id,
+      "/generate",
+      wire.generate_body(prompt, request.sampling, end_id, images),
+      functools.partial(self._read, request, prompt),
+    )
+
+  def _read(
+    self, request: Request, prompt: Prompt, answer: Any, where: str
+  ) -> Completion:
+    words = self.renderer
+    ids, logps, reason = wire.read_generated(
+      answer, len(prompt), request.sampling, words.vocab_size, where
+    )
+    return Completion(
+      request_id=request.id,
+      text=words.decode(ids),
+      token_ids=ids,
+      logps=logps,
+      finish_reason=reason,
+    )
+
+
+class SGLangChat(Client):
+  """A model of which we know nothing but words.
+
+  They go to the server's own chat template. Of a completion `token_ids` is ()
+  and `logps` None.
+  """
+
+  def job(self, request: Request) -> Job:
+    if not isinstance(request.prompt, Chat):
+      raise TypeError(f"{request.id}: asked by ids, which mean nothing to it")
+    return Job(
+      request.id,
+      "/v1/chat/completions",
+      wire.chat_body(request.prompt, request.sampling, self.served_name),
+      functools.partial(_read_chat, request),
+    )
+
+
+def _read_chat(request: Request, answer: Any, where: str) -> Completion:
+  del where  # nothing of ours to compare with
+  text, reason = wire.read_chat(answer)
+  return Completion(
+    request_id=request.id,
+    text=text,
+    token_ids=(),
+    logps=None,
+    finish_reason=reason,
+  )
+
+
+def _encoded(path: str) -> str:
+  """base64 of an image file."""
+  try:
+    return base64.b64encode(Path(path).read_bytes()).decode("ascii")
+  except OSError as e:
+    raise SophiaError(f"{path}: cannot read this image ({e.strerror})") from e

@@ -1,0 +1,224 @@
+"""The HTTP form of requests and answers, the same for both SGLang servers.
+
+Pure functions: dicts to send, and parsed JSON that nobody vouches for read into
+plain values. What the servers get wrong by themselves is told in the docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sophia_jax.types import Chat, FinishReason, Prompt, Sampling, SophiaError
+
+T = TypeVar("T")
+
+_SEEDS = 1 << 31
+"""SGLang keeps a seed in 32 bits, signed."""
+
+_LARGEST = 1e30
+"""No log-probability is; JSON also brings NaN and integers of any size."""
+
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class Trouble(Exception):
+  """An attempt that failed in a way the next one need not."""
+
+
+# --------------------------------------------------------------------- to send
+def generate_body(
+  prompt: Prompt, how: Sampling, end_id: int, images: Sequence[str]
+) -> dict[str, Any]:
+  """A request of /generate, by exact token ids.
+
+  Every request asks for log-probabilities and from the prompt's last token on:
+  SGLang-JAX mixes up the lists of requests that ask differently, and repeats
+  every entry after the 50th of those that leave the start out.
+
+  Args:
+    images: base64 of the files, as many as the prompt has.
+  """
+  body: dict[str, Any] = {
+    "input_ids": prompt.token_ids.tolist(),
+    "sampling_params": {
+      **_sampling(how),
+      "max_new_tokens": how.max_new_tokens,
+      "sampling_seed": how.seed % _SEEDS,
+      "stop_token_ids": [end_id],
+      "no_stop_trim": True,
+      "skip_special_tokens": False,
+    },
+    "return_logprob": True,
+    "logprob_start_len": len(prompt) - 1,
+  }
+  if images:
+    body["image_data"] = list(images)
+  return body
+
+
+def text_body(text: str) -> dict[str, Any]:
+  """A request of /generate for one token after `text`, as it is."""
+  return {
+    "text": text,
+    "sampling_params": {"temperature": 0.0, "max_new_tokens": 1},
+    "return_logprob": True,
+    "logprob_start_len": 0,
+  }
+
+
+def chat_body(chat: Chat, how: Sampling, model: str) -> dict[str, Any]:
+  """A request of /v1/chat/completions; the server's template renders it."""
+  messages = [{"role": "user", "content": _whole(chat.text)}]
+  if chat.system is not None:
+    messages.insert(0, {"role": "system", "content": _whole(chat.system)})
+  return {
+    "model": model,
+    "messages": messages,
+    **_sampling(how),
+    "max_tokens": how.max_new_tokens,
+    "seed": how.seed % _SEEDS,
+    # Thoughts stay in the text, between the marks the model wrote.
+    "separate_reasoning": False,
+  }
+
+
+def _sampling(how: Sampling) -> dict[str, Any]:
+  return {
+    "temperature": how.temperature,
+    "top_p": how.top_p,
+    "top_k": how.top_k or -1,
+  }
+
+
+def _whole(text: str) -> str:
+  """Without lone surrogates, which no server's JSON parser takes."""
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# ----------------------------------------------------------------- as received
+def read_generated(
+  answer: Any, prompt_tokens: int, how: Sampling, vocab: int, where: str
+) -> tuple[tuple[int, ...], tuple[float, ...] | None, FinishReason]:
+  """Ids, log-probabilities and why it ended, of an answer of /generate.
+
+  Ids come from the log-probability triples: `output_ids` loses special tokens,
+  and repeats others where a character was cut. The log-probabilities are those
+  of softmax(logits / temperature) before top-p and top-k, with greedy taken as
+  temperature 1: at other temperatures log p at temperature 1 is not known.
+
+  Args:
+    vocab: ids there are.
+    where: names request and server in errors.
+
+  Raises:
+    Trouble: not what a healthy server answers.
+    SophiaError: the server read a prompt of another length.
+  """
+  meta = _field(answer, "meta_info", dict)
+  reason = _finish(_field(_field(meta, "finish_reason", dict), "type", str))
+  read = _field(meta, "prompt_tokens", int)
+  if read != prompt_tokens:
+    raise SophiaError(
+      f"{where}: the server read a prompt of {read} tokens where ours has "
+      f"{prompt_tokens}; it tiles or tokenizes in another way: serve the "
+      "checkpoint of config.policy with `python -m launch.serve`"
+    )
+  triples = _field(meta, "output_token_logprobs", list)
+  if not 0 < len(triples) <= how.max_new_tokens:
+    raise Trouble(f"{len(triples)} tokens, asked for {how.max_new_tokens}")
+  ids, logps = zip(*map(_token, triples))
+  if max(ids) >= vocab:
+    raise Trouble(f"id {max(ids)} is not one of {vocab}")
+  return ids, logps if how.temperature in (0, 1) else None, reason
+
+
+def read_chat(answer: Any) -> tuple[str, FinishReason]:
+  """Text and why it ended, of an answer of /v1/chat/completions.
+
+  A server that takes thoughts out of the text gets them put back in front.
+
+  Raises:
+    Trouble: not what a healthy server answers.
+  """
+  choices = _field(answer, "choices", list)
+  if not choices:
+    raise Trouble("no choices")
+  reason = _finish(_field(choices[0], "finish_reason", str))
+  message = _field(choices[0], "message", dict)
+  text = _text(message, "content")
+  thoughts = _text(message, "reasoning_content")
+  if thoughts:
+    return f"<think>\n{thoughts}\n</think>\n\n{text}", reason
+  # A model may end its turn at once; that is a token, and no text.
+  if not text and not _tokens(answer):
+    raise Trouble("an empty text")
+  return text, reason
+
+
+def _tokens(answer: Any) -> int:
+  usage = _field(answer, "usage", dict)
+  return _field(usage, "completion_tokens", int)
+
+
+def _text(message: dict[str, Any], key: str) -> str:
+  return "" if message.get(key) is None else _field(message, key, str)
+
+
+def _finish(name: str) -> FinishReason:
+  if name not in _FINISH:
+    raise Trouble(f"it ended by {name[:40]!r}")
+  return _FINISH[name]
+
+
+def _token(triple: Any) -> tuple[int, float]:
+  if not isinstance(triple, list) or len(triple) < 2:
+    raise Trouble("output_token_logprobs holds no (logprob, id, text)")
+  logp, token = triple[:2]
+  # bool is an int to isinstance.
+  if type(logp) not in (int, float) or not abs(logp) < _LARGEST:
+    raise Trouble("output_token_logprobs holds no log-probability")
+  if type(token) is not int or token < 0:
+    raise Trouble("output_token_logprobs holds no token id")
+  return token, float(logp)
+
+
+def _field(values: Any, key: str, kind: type[T]) -> T:
+  """values[key], which must be of exactly this type.
+
+  Raises:
+    Trouble: it is not.
+  """
+  found = values.get(key) if isinstance(values, dict) else None
+  if type(found) is not kind:
+    raise Trouble(f"no {key} in the answer, or not a {kind.__name__}")
+  return found
+
+
+def model_names(info: Any, models: Any) -> list[str]:
+  """What a server calls its model, what it is to be asked by in front."""
+  found = [card.get("id") for card in _cards(models)]
+  if isinstance(info, dict):
+    found += [info.get(key) for key in ("served_model_name", "model_path")]
+  names = [name for name in found if isinstance(name, str) and name]
+  return list(dict.fromkeys(names))
+
+
+def context_length(models: Any) -> int | None:
+  """Tokens of prompt and answer together, or None if the server hides it."""
+  for card in _cards(models):
+    if type(card.get("max_model_len")) is int:
+      return card["max_model_len"]
+  return None
+
+
+def prompt_tokens(answer: Any) -> int:
+  """How many tokens the server made of the prompt of /generate."""
+  return _field(_field(answer, "meta_info", dict), "prompt_tokens", int)
+
+
+def _cards(models: Any) -> list[dict[str, Any]]:
+  cards = models.get("data") if isinstance(models, dict) else None
+  if not isinstance(cards, list):
+    return []
+  return [card for card in cards if isinstance(card, dict)]

@@ -1,0 +1,237 @@
+"""`launch.sample` as processes: killed, in shards, ended politely."""
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from launch.locks import agreed, alone
+from launch.sampling import Shard
+from sophia_jax.data.problems import load_problems
+from sophia_jax.rollout.records import Judgement, decode
+from sophia_jax.rollout.store import Store
+from sophia_jax.types import Problem, SophiaError
+from tests.launch.test_cli import CONFIG, ROOT, TINY
+
+# Enough to be killed in the middle of; long enough to be found at it.
+SIZES = TINY | {"prepare.corpus.problems": 24, "engine.chunk": 1}
+OVERRIDES = [f"--config.{key}={value}" for key, value in SIZES.items()]
+TEXTS = 24 * 2 * (1 + 3)
+
+
+class Place:
+  """A workdir in which everything is ready to sample."""
+
+  def __init__(self, workdir, environment):
+    self.workdir, self.environment = workdir, environment
+
+  def start(self, *flags):
+    arguments = [CONFIG, f"--workdir={self.workdir}", *OVERRIDES, *flags]
+    return subprocess.Popen(
+      [sys.executable, "-m", "launch.sample", *arguments],
+      cwd=ROOT,
+      env=self.environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def run(self, *flags):
+    """Its exit code and what it said."""
+    process = self.start(*flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+  def lines(self):
+    """All whole records that were ever written."""
+    segments = self.workdir.glob("trajectories/*.jsonl")
+    lines = [line for s in segments for line in s.read_bytes().splitlines(True)]
+    return [r for r in map(decode, lines) if r is not None]
+
+  def texts(self):
+    """What was generated: each text that was written, by its id."""
+    return [(r.id, r) for r in self.lines() if not isinstance(r, Judgement)]
+
+  def store(self):
+    return Store(self.workdir / "trajectories", read_only=True)
+
+  def done(self):
+    path = self.workdir / "stages.json"
+    return "sample" in json.loads(path.read_text())
+
+  def started_and_at(self, texts, *flags):
+    """A process that has been let run until so many texts were written."""
+    process = self.start(*flags)
+    deadline = time.monotonic() + 300
+    while len(self.texts()) < texts:
+      if process.poll() is not None or time.monotonic() > deadline:
+        process.kill()
+        pytest.fail("".join(process.communicate()))
+      time.sleep(0.002)
+    return process
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
+  place = Place(tmp_path_factory.mktemp("undisturbed"), environment)
+  code, place.out, place.err = place.run()
+  assert code == 0, place.err
+  return place
+
+
+@pytest.fixture
+def place(undisturbed, tmp_path):
+  """The same, of which nothing is sampled."""
+  copy = Place(tmp_path / "W", undisturbed.environment)
+  shutil.copytree(undisturbed.workdir, copy.workdir)
+  shutil.rmtree(copy.workdir / "trajectories")
+  stages = copy.workdir / "stages.json"
+  left = json.loads(stages.read_text())
+  del left["sample"]
+  stages.write_text(json.dumps(left))
+  return copy
+
+
+def assert_all_is_there_once(place, undisturbed):
+  """The test counts: nothing lost, nothing doubled, nothing generated twice."""
+  texts = Counter(name for name, _ in place.texts())
+  assert len(texts) == TEXTS and set(texts.values()) == {1}
+  judged = Counter(
+    (r.problem_id, r.k, r.n) for r in place.lines() if isinstance(r, Judgement)
+  )
+  assert len(judged) == 24 * 2 * 3 and set(judged.values()) == {1}
+  found, want = place.store(), undisturbed.store()
+  assert set(found.captions) == set(want.captions)
+  assert set(found.trajectories) == set(want.trajectories)
+  problems = load_problems(place.workdir / "data/problems.jsonl")
+  assert len(list(found.groups(problems))) == len(problems) == 24
+  said = {name: record.completion.text for name, record in place.texts()}
+  assert said == {n: r.completion.text for n, r in undisturbed.texts()}
+  assert place.done()
+
+
+def test_an_undisturbed_run(undisturbed):
+  assert_all_is_there_once(undisturbed, undisturbed)
+  assert undisturbed.out == (
+    f"trajectories: {undisturbed.workdir / 'trajectories'}\n"
+  )
+  log = undisturbed.err
+  assert "sample 144/144" in log and "reward" in log
+  assert "sampled 48 captions of " in log and "144 trajectories of " in log
+  assert "144 answers verified" in log
+  code, _, err = undisturbed.run()  # there is nothing to do
+  assert code == 0 and "--- sample" not in err
+
+
+def test_killed_again_and_again(place, undisturbed):
+  rng, seen = random.Random(time.time_ns()), 0
+  for share in (0.1, 0.3, 0.5):
+    at = max(seen + 1, int(TEXTS * share) + rng.randint(-9, 9))
+    process = place.started_and_at(at)
+    time.sleep(rng.random() * 0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not place.done()
+    seen = len(place.texts())
+  assert seen < TEXTS
+  code, _, err = place.run()
+  assert code == 0, err
+  assert_all_is_there_once(place, undisturbed)
+
+
+def test_two_shards_at_once_one_of_them_killed(place, undisturbed):
+  first = place.start("--shard=0/2")
+  second = place.started_and_at(20, "--shard=1/2")
+  second.kill()
+  second.communicate()
+  _, err = first.communicate(timeout=300)
+  assert first.returncode == 0, err
+  assert not place.done()
+  assert "problems are left, of other shards" in err
+  assert "--- sample 0-of-2" in err
+  own = {p.id for p in problems_of(place) if p in Shard(0, 2)}
+  assert {key[0] for key in place.store().trajectories} >= own
+  # What is left is done in another division, and nothing twice.
+  code, _, err = place.run()
+  assert code == 0, err
+  assert_all_is_there_once(place, undisturbed)
+  names = sorted(p.name for p in place.workdir.glob("trajectories/*.jsonl"))
+  assert names == ["0-of-2.jsonl", "0.jsonl", "1-of-2.jsonl"]
+  for shard in (Shard(0, 2), Shard(1, 2)):
+    segment = place.workdir / "trajectories" / f"{shard.name}.jsonl"
+    records = map(decode, segment.read_bytes().splitlines(True))
+    ids = {r.problem_id for r in records if r is not None}
+    assert ids and ids <= {p.id for p in problems_of(place) if p in shard}
+
+
+def problems_of(place):
+  return load_problems(place.workdir / "data/problems.jsonl")
+
+
+def test_sigterm_is_a_success_that_says_so(place, undisturbed):
+  process = place.started_and_at(30)
+  process.terminate()
+  out, err = process.communicate(timeout=120)
+  assert process.returncode == 0, err
+  assert out.startswith("preempted: SIGTERM") and str(place.workdir) in out
+  assert "Traceback" not in err and not place.done()
+  assert 30 <= len(place.texts()) < TEXTS
+  code, _, err = place.run()
+  assert code == 0, err
+  assert_all_is_there_once(place, undisturbed)
+
+
+def test_processes_must_agree_on_the_shards(place):
+  process = place.started_and_at(1, "--shard=0/2")
+  process.send_signal(signal.SIGSTOP)
+  code, out, err = place.run("--shard=0/3")
+  assert code == 1 and not out
+  assert err.splitlines()[-1].startswith("error: ")
+  assert "others are sampling here in 2 shards, not in 3 shards" in err
+  code, _, err = place.run("--shard=0/2")
+  assert code == 1 and f"process {process.pid} is writing shard '0-of-2'" in err
+  process.kill()
+  process.communicate()
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "1/0", ""])
+def test_a_shard_that_is_none(undisturbed, text):
+  with pytest.raises(SophiaError, match=f"--shard={text}: "):
+    Shard.of(text)
+
+
+def test_shards_share_out_the_problems():
+  problems = [Problem(id=f"p{i}", question="?", answer="6") for i in range(900)]
+  shards = [Shard.of(f"{i}/3") for i in range(3)]
+  owners = [[s for s in shards if p in s] for p in problems]
+  assert all(len(own) == 1 for own in owners)
+  counts = Counter(own[0].index for own in owners)
+  assert all(250 < n < 350 for n in counts.values())
+  assert all(p in Shard() for p in problems)
+
+
+def test_locks(tmp_path):
+  two = functools.partial(agreed, tmp_path / "a", "2 shards")
+  with (
+    two(),
+    two(),
+    pytest.raises(SophiaError, match="in 2 shards, not in 1 shard;"),
+    agreed(tmp_path / "a", "1 shard"),
+  ):
+    pass
+  with agreed(tmp_path / "a", "1 shard"), alone(tmp_path / "b", "work"):
+    pass
