@@ -1,11 +1,13 @@
 # Two commands do everything: `make quickstart` and `make test`.
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
+ENGINE ?= embedded
+LESS_sglang := --config.prepare.corpus.problems=400 --config.eval.limit=100
 BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup setup-dev quickstart test test-slow check format clean
+.PHONY: setup setup-dev quickstart test test-slow test-servers check format clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -27,14 +29,22 @@ setup-dev: .venv/.dev
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+# ENGINE=sglang: both roles are served by SGLang, which has its own environment.
+# On a CPU it decodes far fewer tokens a second, so there is less to sample.
 quickstart: .venv/.runtime
-	$(BIN)/python -m launch.run --config=configs/quickstart.py --workdir=$(WORKDIR) $(ARGS)
+	$(BIN)/python -m launch.run --config=configs/quickstart.py --workdir=$(WORKDIR) \
+	  --config.policy.engine=$(ENGINE) --config.reasoners.easy.engine=$(ENGINE) \
+	  $(LESS_$(ENGINE)) $(ARGS)
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not servers" $(ARGS)
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Makes the servers' own environments on first use; SGLang-JAX needs Python 3.12.
+test-servers: .venv/.dev
+	$(BIN)/python -m pytest -m servers $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

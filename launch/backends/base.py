@@ -1,0 +1,91 @@
+"""What a rollout server is started with, and what a backend knows about it.
+
+A backend is one kind of server: the packages of its environment, the command
+line that makes it serve a checkpoint, and the variables that command needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Literal, Protocol
+
+from sophia_jax.data.images import ImageConfig
+
+Platform = Literal["cpu", "tpu", "gpu"]
+Role = Literal["policy", "reasoner"]
+
+
+def cache() -> Path:
+  """Where environments, compiled programs and logs without a workdir go."""
+  root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return Path(root).expanduser() / "sophia_jax"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeSpec:
+  """One server to start."""
+
+  model: Path
+  """Checkpoint directory, absolute."""
+  role: Role
+  """The policy sees images; a reasoner is a plain text model."""
+  host: str = "127.0.0.1"
+  port: int
+  api_key: str | None = None
+  """What clients must send as a bearer token; None: anybody may ask."""
+  image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
+  """How the policy's prompts were rendered, and so how images are cut."""
+  dtype: str = "bfloat16"
+  """Of weights and computation: "bfloat16" or "float32"."""
+  context_length: int = 4096
+  """Tokens of a prompt and its answer together, at most."""
+  max_running: int = 32
+  """Requests that are generated at once; more wait."""
+  tp: int = 1
+  """Devices that one copy of the model is spread over."""
+  platform: Platform = "cpu"
+  extra: tuple[str, ...] = ()
+  """Flags of the server itself, appended as they are, so they win."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Packages:
+  """One `pip install -r`."""
+
+  file: Path
+  options: tuple[str, ...] = ()
+  """Of pip, e.g. ("--no-deps",) for a file that names every dependency."""
+
+
+class Backend(Protocol):
+  """One kind of server."""
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def pythons(self) -> tuple[str, ...]:
+    """Versions it runs on, the preferred one first: ("3.12",)."""
+    ...
+
+  def packages(self, platform: Platform) -> tuple[Packages, ...]:
+    """What to install, in this order; the environment is named by them."""
+    ...
+
+  def finish_install(self, python: Path, platform: Platform) -> None:
+    """What pip cannot do, once, after it; `python` is the environment's."""
+    ...
+
+  def command(self, python: Path, spec: ServeSpec) -> list[str]:
+    """The command line that serves `spec`, in the foreground."""
+    ...
+
+  def environ(self, spec: ServeSpec) -> dict[str, str]:
+    """Variables to set for the command, beside those of the caller.
+
+    The launcher itself adds PYTHONPATH with the root of this repository, so
+    `python -m sophia_jax.serving...` works in every environment.
+    """
+    ...
