@@ -1,6 +1,18 @@
-"""Checkpoints: both InternVL formats and plain Qwen2 / Llama."""
+"""Checkpoints: both InternVL formats, plain Qwen2 / Llama, and orbax."""
 
-from sophia_jax.checkpoints.config import read_config, write_config
-from sophia_jax.checkpoints.hf import load_params, save_params
+from sophia_jax.checkpoints.config import read_config
+from sophia_jax.checkpoints.config_writer import Format, write_config
+from sophia_jax.checkpoints.directories import (
+  load_params,
+  load_sharded,
+  save_params,
+)
 
-__all__ = ["load_params", "read_config", "save_params", "write_config"]
+__all__ = [
+  "Format",
+  "load_params",
+  "load_sharded",
+  "read_config",
+  "save_params",
+  "write_config",
+]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.checkpoints.keys import HEADS
+from sophia_jax.checkpoints.orbax_dir import PARAMS
 from sophia_jax.checkpoints.shards import Shards, read_json
 from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
 from sophia_jax.types import SophiaError
@@ -30,9 +31,8 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
   directory = pathlib.Path(directory)
   path = directory / CONFIG
   top = read_json(path)
-  names = Shards(directory).files
-  tied = not any(head in names for head in HEADS)
   kind = top.get("model_type")
+  tied = _tied(directory, top)
   try:
     if kind == "internvl":
       return _read_hf(top, tied)
@@ -47,6 +47,18 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
   raise SophiaError(
     f"{path}: model_type {kind!r}; known: internvl, internvl_chat, qwen2, llama"
   )
+
+
+def is_orbax(directory: pathlib.Path) -> bool:
+  """Whether parameters are in orbax's files there, not in safetensors."""
+  return (directory / PARAMS).is_dir()
+
+
+def _tied(directory: pathlib.Path, top: Section) -> bool:
+  if is_orbax(directory):  # written here, where the flag is right
+    return bool(top.get("tie_word_embeddings", False))
+  names = Shards(directory).tensors
+  return not any(head in names for head in HEADS)
 
 
 def image_token_id(directory: pathlib.Path) -> int:
@@ -192,88 +204,3 @@ def _dtype(top: Section) -> str:
       if section.get(key):
         return str(section[key]).removeprefix("torch.")
   return "bfloat16"
-
-
-# ----------------------------------------------------------------------- write
-def write_config(
-  cfg: InternVLConfig, dtype: str, special: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-  """The config.json of the -hf format, or of plain Qwen2 / Llama.
-
-  Args:
-    dtype: of the tensors beside it.
-    special: bos_token_id, eos_token_id, pad_token_id where known.
-
-  Raises:
-    SophiaError: a model that transformers cannot express.
-  """
-  text = _write_text(cfg.decoder, special or {})
-  if cfg.vision is None:
-    name = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-    return {"architectures": [name[text["model_type"]]], "dtype": dtype, **text}
-  if cfg.pixel_shuffle != "v2":
-    raise SophiaError("pixel_shuffle v1 has no equivalent in the -hf format")
-  if cfg.image_token_id < 0:
-    raise SophiaError("image_token_id is unknown; set it before exporting")
-  return {
-    "architectures": ["InternVLForConditionalGeneration"],
-    "model_type": "internvl",
-    "dtype": dtype,
-    "downsample_ratio": cfg.downsample,
-    "image_seq_length": cfg.tokens_per_tile,
-    "image_token_id": cfg.image_token_id,
-    "projector_hidden_act": "gelu",
-    "vision_feature_layer": -1,
-    "vision_feature_select_strategy": "default",
-    "tie_word_embeddings": cfg.decoder.tied_head,
-    "text_config": text,
-    "vision_config": _write_vision(cfg.vision),
-  }
-
-
-def _write_text(d: DecoderConfig, special: Mapping[str, int]) -> dict[str, Any]:
-  rope: dict[str, Any] = {"rope_type": "default", "rope_theta": d.rope_theta}
-  if d.rope_scaling == "dynamic":
-    rope |= {"rope_type": "dynamic", "factor": d.rope_factor}
-  ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-  return {
-    "model_type": "qwen2" if d.qkv_bias else "llama",
-    "vocab_size": d.vocab,
-    "hidden_size": d.width,
-    "intermediate_size": d.mlp,
-    "num_hidden_layers": d.depth,
-    "num_attention_heads": d.heads,
-    "num_key_value_heads": d.kv_heads,
-    "head_dim": d.head_dim,
-    "hidden_act": "silu",
-    "rms_norm_eps": d.norm_eps,
-    "max_position_embeddings": d.max_positions,
-    "rope_parameters": rope,
-    # Readers older than transformers 5 know these two.
-    "rope_theta": d.rope_theta,
-    "rope_scaling": rope if d.rope_scaling else None,
-    "tie_word_embeddings": d.tied_head,
-    "use_cache": True,
-    **ids,
-    **special,
-  }
-
-
-def _write_vision(v: VisionConfig) -> dict[str, Any]:
-  return {
-    "model_type": "internvl_vision",
-    "hidden_size": v.width,
-    "num_hidden_layers": v.depth,
-    "num_attention_heads": v.heads,
-    "intermediate_size": v.mlp,
-    "image_size": [v.image_size, v.image_size],
-    "patch_size": [v.patch_size, v.patch_size],
-    "num_channels": 3,
-    "hidden_act": "gelu",
-    "attention_bias": v.qkv_bias,
-    "use_qk_norm": v.qk_norm,
-    "norm_type": v.norm,
-    "layer_norm_eps": v.norm_eps,
-    "layer_scale_init_value": v.layer_scale_init,
-    "use_mean_pooling": True,
-  }

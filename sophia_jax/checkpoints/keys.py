@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from sophia_jax.models import InternVLConfig, abstract_params
 from sophia_jax.types import SophiaError
+
+X = TypeVar("X", bound=Any)
+"""Arrays of numpy and of jax alike."""
 
 
 class Kind(enum.Enum):
@@ -247,10 +250,26 @@ class Part:
   param: str
   layer: int | None
   kind: Kind
-  fused: str
-  """"q", "k" or "v" of a fused tensor; "" if it is the whole tensor."""
   shape: tuple[int, ...]
   """On disk, unfused."""
+  runs: Runs
+  """Its rows in the tensor on disk."""
+
+
+class Runs(NamedTuple):
+  """Row r of a part is row offset + r // group * stride + r % group."""
+
+  offset: int
+  group: int
+  stride: int
+
+  def between(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of the rows on disk that are rows [start, stop)."""
+    while start < stop:
+      group, row = divmod(start, self.group)
+      count = min(stop - start, self.group - row)
+      yield self.offset + group * self.stride + row, count
+      start += count
 
 
 def table(cfg: InternVLConfig, naming: Naming) -> dict[str, tuple[Part, ...]]:
@@ -269,10 +288,27 @@ def table(cfg: InternVLConfig, naming: Naming) -> dict[str, tuple[Part, ...]]:
       layers, shape = range(shape[0]), shape[1:]
     template, fused = _template(row, naming)
     disk = _disk_shape(shape, row.kind, cfg)
+    runs = _runs(row.param, fused, disk[0], cfg)
     for i in layers:
-      part = Part(row.param, i, row.kind, fused, disk)
+      part = Part(row.param, i, row.kind, disk, runs)
       parts.setdefault(template.format(i=i), []).append(part)
   return {key: tuple(of_key) for key, of_key in parts.items()}
+
+
+def _runs(param: str, fused: str, rows: int, cfg: InternVLConfig) -> Runs:
+  """Rows of a whole tensor, or of "q", "k" or "v" in a fused one."""
+  if not fused:
+    return Runs(0, rows, rows)
+  if param.startswith("vision/"):
+    return Runs("qkv".index(fused) * rows, rows, 3 * rows)
+  # Of each kv head: the query heads it serves, then its key, then its value.
+  d = cfg.decoder
+  served = d.heads // d.kv_heads
+  stride = (served + 2) * d.head_dim
+  if fused == "q":
+    return Runs(0, served * d.head_dim, stride)
+  place = served + "kv".index(fused)
+  return Runs(place * d.head_dim, d.head_dim, stride)
 
 
 def _template(row: Row, naming: Naming) -> tuple[str, str]:
@@ -312,32 +348,17 @@ def tensor_shape(parts: tuple[Part, ...]) -> tuple[int, ...]:
   return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
 
-def unfuse(
-  tensor: np.ndarray, parts: tuple[Part, ...], cfg: InternVLConfig
-) -> list[np.ndarray]:
-  """Cuts a tensor into its parts; views, no copies."""
-  if not parts[0].fused:
-    return [tensor]
-  if parts[0].param.startswith("vision/"):
-    return np.split(tensor, 3)
-  d, width = cfg.decoder, tensor.shape[-1]
-  # Of each kv head: the query heads it serves, then its key, then its value.
-  w = tensor.reshape(d.kv_heads, -1, d.head_dim, width)
-  cut = {"q": w[:, :-2], "k": w[:, -2], "v": w[:, -1]}
-  return [cut[part.fused].reshape(-1, width) for part in parts]
-
-
-def fuse(
-  tensors: list[np.ndarray], parts: tuple[Part, ...], cfg: InternVLConfig
-) -> np.ndarray:
-  """The inverse of `unfuse`."""
-  if not parts[0].fused:
+def fuse(tensors: Sequence[np.ndarray], parts: tuple[Part, ...]) -> np.ndarray:
+  """The tensor on disk that holds `parts`, whose values are `tensors`."""
+  if len(parts) == 1:
     return tensors[0]
-  if parts[0].param.startswith("vision/"):
-    return np.concatenate(tensors)
-  d, width = cfg.decoder, tensors[0].shape[-1]
-  heads = [x.reshape(d.kv_heads, -1, d.head_dim, width) for x in tensors]
-  return np.concatenate(heads, axis=1).reshape(-1, width)
+  whole = np.empty(tensor_shape(parts), tensors[0].dtype)
+  for tensor, part in zip(tensors, parts, strict=True):
+    at = 0
+    for first, count in part.runs.between(0, len(tensor)):
+      whole[first : first + count] = tensor[at : at + count]
+      at += count
+  return whole
 
 
 def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:
@@ -351,19 +372,11 @@ def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:
   return x
 
 
-def from_param(x: np.ndarray, part: Part) -> np.ndarray:
-  """The inverse of `to_param`."""
-  if part.kind is Kind.LINEAR:
+def from_param(x: X, kind: Kind, shape: tuple[int, ...]) -> X:
+  """The inverse of `to_param`; `shape` is the one on disk."""
+  if kind is Kind.LINEAR:
     return x.T
-  if part.kind is Kind.PATCH:
-    out, channels, height, width = part.shape
+  if kind is Kind.PATCH:
+    out, channels, height, width = shape
     return x.reshape(height, width, channels, out).transpose(3, 2, 0, 1)
-  return x.reshape(part.shape)
-
-
-def value(params: Mapping[str, np.ndarray], part: Part) -> np.ndarray:
-  """The part, in the layout on disk, of a flat "a/b/c" -> array mapping."""
-  x = params[part.param]
-  return from_param(
-    np.asarray(x if part.layer is None else x[part.layer]), part
-  )
+  return x.reshape(shape)

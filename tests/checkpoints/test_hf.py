@@ -1,7 +1,10 @@
+"""Directories of every format, to parameters and back."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,55 +14,28 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from sophia_jax.checkpoints import (
-  hf,
+  Format,
   keys,
   load_params,
   read_config,
   save_params,
+  shards,
+  writing,
 )
+from sophia_jax.checkpoints.config_writer import naming_of
 from sophia_jax.checkpoints.keys import Naming
-from sophia_jax.models import (
-  SIZES,
-  DecoderConfig,
-  InternVLConfig,
-  VisionConfig,
-  abstract_params,
-)
+from sophia_jax.checkpoints.writing import Held
+from sophia_jax.models import SIZES, abstract_params
 from sophia_jax.types import SophiaError
-
-CFG = InternVLConfig(
-  vision=VisionConfig(width=16, depth=2, heads=2, mlp=32, image_size=56),
-  decoder=DecoderConfig(
-    vocab=40,
-    width=32,
-    depth=2,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    head_dim=8,
-    rope_scaling="dynamic",
-    rope_factor=2.0,
-    max_positions=128,
-  ),
-  image_token_id=39,
-  dtype="float32",
-)
-LLAMA = dataclasses.replace(
+from tests.checkpoints.toy import (
   CFG,
-  vision=None,
-  image_token_id=-1,
-  decoder=dataclasses.replace(
-    CFG.decoder, qkv_bias=False, rope_scaling=None, rope_factor=1.0
-  ),
+  LLAMA,
+  VARIANTS,
+  assert_same,
+  edit,
+  random_params,
+  write_tokenizer,
 )
-
-
-def random_params(cfg):
-  rng = np.random.RandomState(0)
-  return jax.tree.map(
-    lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype),
-    abstract_params(cfg),
-  )
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +47,6 @@ def params():
 def saved(params, tmp_path):
   save_params(params, CFG, tmp_path / "model")
   return tmp_path / "model"
-
-
-def assert_same(a, b):
-  a, b = flatten_dict(a), flatten_dict(b)
-  assert a.keys() == b.keys()
-  for path, x in a.items():
-    assert x.dtype == b[path].dtype
-    np.testing.assert_array_equal(x, b[path], err_msg=str(path))
-
-
-def edit(directory, **changes):
-  """Changes keys of config.json; None removes one."""
-  path = directory / "config.json"
-  config = json.loads(path.read_text()) | changes
-  config = {k: v for k, v in config.items() if v is not None}
-  path.write_text(json.dumps(config))
 
 
 def test_round_trip(params, saved):
@@ -107,12 +67,12 @@ def test_text_only_round_trip(tied, tmp_path):
 
 
 def test_shards_hold_the_same_tensors(params, saved, tmp_path, monkeypatch):
-  monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
+  monkeypatch.setattr(writing, "SHARD_BYTES", 20_000)
   save_params(params, CFG, tmp_path / "cut")
-  index = json.loads((tmp_path / "cut" / hf.INDEX).read_text())
+  index = json.loads((tmp_path / "cut" / shards.INDEX).read_text())
   files = set(index["weight_map"].values())
   assert len(files) > 2
-  whole = load_file(saved / hf.SINGLE)
+  whole = load_file(saved / shards.SINGLE)
   assert index["weight_map"].keys() == whole.keys()
   assert index["metadata"]["total_size"] == sum(
     x.nbytes for x in whole.values()
@@ -137,25 +97,48 @@ def test_an_older_export_is_replaced_whole(params, saved):
 
 
 def test_a_failed_export_leaves_nothing(params, saved):
-  before = (saved / hf.SINGLE).stat().st_mtime_ns
+  before = (saved / shards.SINGLE).stat().st_mtime_ns
   with pytest.raises(SophiaError, match="no tokenizer"):
     save_params(params, CFG, saved, tokenizer_dir=saved)
-  assert (saved / hf.SINGLE).stat().st_mtime_ns == before
+  assert (saved / shards.SINGLE).stat().st_mtime_ns == before
   assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
-@pytest.mark.parametrize(
-  "size, naming, hf_count, count",
-  [
-    ("internvl2_5_8b", Naming.CHAT_INTERNLM2, 733, 573),
-    ("internvl2_5_26b", Naming.CHAT_INTERNLM2, 1120, 934),
-    ("internvl3_8b", Naming.CHAT, 781, 685),
-    ("internvl3_38b", Naming.CHAT, 1456, 1366),
-  ],
-)
-def test_tensor_counts_are_the_published_ones(size, naming, hf_count, count):
-  assert len(keys.table(SIZES[size], Naming.HF)) == hf_count
-  assert len(keys.table(SIZES[size], naming)) == count
+# Parameters; tensors in the -hf and in the original format. By depth L:
+# 445 + 12 L and 349 + 12 L around Qwen2, 445 + 9 L and 349 + 7 L around
+# InternLM2; with the 6B encoder 688 and 598 instead of 445 and 349.
+PUBLISHED = {
+  "internvl2_5_1b": (938_193_024, 733, 637),
+  "internvl2_5_2b": (2_205_754_368, 661, 517),
+  "internvl2_5_4b": (3_712_637_952, 877, 781),
+  "internvl2_5_8b": (8_075_365_376, 733, 573),
+  "internvl2_5_26b": (25_514_186_112, 1120, 934),
+  "internvl2_5_38b": (38_388_164_992, 1456, 1366),
+  "internvl2_5_78b": (78_408_318_336, 1648, 1558),
+  "internvl3_1b": (938_193_024, 733, 637),
+  "internvl3_2b": (2_088_957_440, 781, 685),
+  "internvl3_8b": (7_944_373_760, 781, 685),
+  "internvl3_14b": (15_117_256_704, 1021, 925),
+  "internvl3_38b": (38_388_164_992, 1456, 1366),
+  "internvl3_78b": (78_408_318_336, 1648, 1558),
+}
+
+
+def parameters(table):
+  """Of all tensors of a key table."""
+  return sum(math.prod(keys.tensor_shape(parts)) for parts in table.values())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_have_the_published_counts(size):
+  count, hf_tensors, tensors = PUBLISHED[size]
+  cfg = SIZES[size]
+  hf = keys.table(cfg, Naming.HF)
+  chat = keys.table(cfg, naming_of(cfg, Format.INTERNVL_CHAT))
+  assert (len(hf), len(chat)) == (hf_tensors, tensors)
+  assert parameters(hf) == parameters(chat) == count
+  leaves = jax.tree.leaves(abstract_params(cfg))
+  assert sum(math.prod(leaf.shape) for leaf in leaves) == count
 
 
 @pytest.mark.parametrize("size", ["internvl2_5_26b", "internvl3_38b"])
@@ -176,129 +159,39 @@ def test_every_naming_reads_what_it_writes(naming, tmp_path):
     decoder = dataclasses.replace(CFG.decoder, qkv_bias=False)
     cfg = dataclasses.replace(CFG, decoder=decoder)
   params = random_params(cfg)
-  flat = flatten_dict(params, sep="/")
+  values = Held(params, None)
   tensors = {
     name: np.ascontiguousarray(
-      keys.fuse([keys.value(flat, part) for part in parts], parts, cfg)
+      keys.fuse([values.fetch(part) for part in parts], parts)
     )
     for name, parts in keys.table(cfg, naming).items()
   }
   assert keys.detect(tensors) is naming
-  save_file(tensors, tmp_path / hf.SINGLE)
+  save_file(tensors, tmp_path / shards.SINGLE)
   assert_same(params, load_params(tmp_path, cfg))
 
 
-# --------------------------------------------------------------- what can fail
-def rewrite(directory, change):
-  tensors = load_file(directory / hf.SINGLE)
-  change(tensors)
-  save_file(tensors, directory / hf.SINGLE)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_original_format(variant, tmp_path):
+  cfg = VARIANTS[variant]
+  params = random_params(cfg)
+  words = write_tokenizer(tmp_path / "words")
+  out = tmp_path / "out"
+  save_params(params, cfg, out, words, format=Format.INTERNVL_CHAT)
+  assert read_config(out) == cfg
+  assert_same(params, load_params(out, cfg))
 
 
-def refused(directory, *words, cfg=CFG):
-  with pytest.raises(SophiaError) as e:
-    load_params(directory, cfg)
-  message = str(e.value)
-  assert "\n" not in message and str(directory) in message
-  for word in words:
-    assert word in message
-
-
-def test_unmapped_tensor(saved):
-  rewrite(saved, lambda t: t.update(extra=np.zeros(3, np.float32)))
-  refused(saved, "extra", hf.SINGLE)
-
-
-def test_old_rotary_buffers_are_ignored(params, saved):
-  name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
-  rewrite(saved, lambda t: t.update({name: np.zeros(4, np.float32)}))
-  assert_same(params, load_params(saved, CFG))
-
-
-def test_missing_tensor(saved):
-  name = "language_model.model.layers.1.mlp.up_proj.weight"
-  rewrite(saved, lambda t: t.pop(name))
-  refused(saved, name, "[48, 32]")
-
-
-def test_wrong_shape(saved):
-  name = "multi_modal_projector.linear_2.weight"
-  rewrite(saved, lambda t: t.update({name: np.zeros((32, 31), np.float32)}))
-  refused(saved, name, "[32, 31]", "[32, 32]", hf.SINGLE)
-
-
-def test_truncated_shard(saved):
-  path = saved / hf.SINGLE
-  path.write_bytes(path.read_bytes()[:-100])
-  refused(saved, hf.SINGLE, "truncated")
-
-
-def test_pickles_are_never_loaded(saved):
-  (saved / hf.SINGLE).rename(saved / "pytorch_model.bin")
-  refused(saved, "never loaded", "safetensors")
-
-
-def test_no_weights_at_all(saved):
-  (saved / hf.SINGLE).unlink()
-  refused(saved, hf.SINGLE)
-
-
-@pytest.fixture
-def cut(params, tmp_path, monkeypatch):
-  monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
-  save_params(params, CFG, tmp_path / "cut")
-  return tmp_path / "cut"
-
-
-def test_missing_shard(cut):
-  shard = sorted(cut.glob("model-00002-*"))[0]
-  shard.unlink()
-  refused(cut, hf.INDEX, shard.name)
-
-
-def test_index_names_a_file_outside(cut):
-  index = json.loads((cut / hf.INDEX).read_text())
-  name = next(iter(index["weight_map"]))
-  index["weight_map"][name] = "../elsewhere.safetensors"
-  (cut / hf.INDEX).write_text(json.dumps(index))
-  refused(cut, hf.INDEX, "../elsewhere.safetensors")
-
-
-def test_index_disagrees_with_its_shards(cut):
-  index = json.loads((cut / hf.INDEX).read_text())
-  first, *_, last = index["weight_map"]
-  index["weight_map"][first] = index["weight_map"][last]
-  (cut / hf.INDEX).write_text(json.dumps(index))
-  refused(cut, hf.INDEX, first, index["weight_map"][last])
-
-
-def test_index_is_not_json(cut):
-  (cut / hf.INDEX).write_text("{")
-  refused(cut, hf.INDEX, "JSON")
-
-
-@pytest.mark.parametrize(
-  "change, words",
-  [
-    ({"model_type": "blip"}, "blip"),
-    ({"text_config": None}, "text_config"),
-    ({"vision_feature_layer": -2}, "vision_feature_layer"),
-    ({"projector_hidden_act": "relu"}, "relu"),
-  ],
-)
-def test_configs_this_model_is_not(saved, change, words):
-  edit(saved, **change)
-  with pytest.raises(SophiaError, match=words) as e:
-    read_config(saved)
-  assert "config.json" in str(e.value)
-
-
-@pytest.mark.parametrize("rope", [{"rope_type": "yarn"}, {"type": "linear"}])
-def test_unknown_rope_is_refused(saved, rope):
-  text = json.loads((saved / "config.json").read_text())["text_config"]
-  edit(saved, text_config=text | {"rope_parameters": rope})
-  with pytest.raises(SophiaError, match="rope type"):
-    read_config(saved)
+def test_a_tied_head_is_written_out_for_the_original_format(tmp_path):
+  """InternVLChatModel unties every model that it loads."""
+  decoder = dataclasses.replace(CFG.decoder, tied_head=True)
+  cfg = dataclasses.replace(CFG, decoder=decoder)
+  params = random_params(cfg)
+  save_params(params, cfg, tmp_path / "out", format=Format.INTERNVL_CHAT)
+  untied = read_config(tmp_path / "out")
+  assert not untied.decoder.tied_head
+  language = load_params(tmp_path / "out", untied)["language"]
+  np.testing.assert_array_equal(language["head"], language["embedding"].T)
 
 
 def test_older_rope_keys(saved):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from sophia_jax.checkpoints import manifest
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.train.state import create
 from sophia_jax.types import SophiaError
@@ -79,6 +80,53 @@ def test_another_identity_is_refused(tmp_path, key):
   )
 
 
+def largest_file(directory):
+  return max(
+    (p for p in directory.rglob("*") if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+
+
+def remove(path):
+  path.unlink()
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [remove, cut])
+@pytest.mark.parametrize(
+  "which", [largest_file, lambda step: step / "loader" / "metadata"]
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog, which, harm):
+  save(tmp_path, 3, 6)
+  path = which(tmp_path / "6")
+  harm(path)
+  with caplog.at_level("WARNING"):
+    found = restore(tmp_path)
+  assert_is_step(found, 3)
+  (told,) = [r.getMessage() for r in caplog.records if "damaged" in r.msg]
+  assert str(tmp_path / "6") in told and path.name in told
+  # The run goes on and saves that step anew; the damaged one is kept aside.
+  save(tmp_path, 6)
+  assert_is_step(restore(tmp_path), 6)
+  assert (tmp_path / "damaged-6").is_dir()
+
+
+def test_nothing_is_restored_when_all_are_damaged(tmp_path):
+  save(tmp_path, 3)
+  cut(largest_file(tmp_path / "3"))
+  assert restore(tmp_path) is None
+
+
+def test_every_finished_step_is_sealed(tmp_path):
+  save(tmp_path, 3, 6)
+  for step in ("3", "6"):
+    assert (tmp_path / step / manifest.NAME).is_file()
+    assert manifest.damage(tmp_path / step) is None
+
+
 CUT_OFF = """
 import os, signal, sys
 from pathlib import Path
@@ -91,7 +139,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_checkpoint_that_was_cut_off_is_never_chosen(tmp_path):
+def test_a_checkpoint_that_was_cut_off_is_never_chosen(tmp_path, caplog):
   """Saving is asynchronous: the process dies while 100 MB are written."""
   size = 8_000_000
   done = subprocess.run(
@@ -103,7 +151,60 @@ def test_a_checkpoint_that_was_cut_off_is_never_chosen(tmp_path):
   left = [p.name for p in tmp_path.iterdir()]
   assert any(name.startswith("6") for name in left), "nothing was cut off"
   assert "6" not in left
-  assert_is_step(restore(tmp_path, size=size), 3, size)
+  with caplog.at_level("WARNING"):
+    assert_is_step(restore(tmp_path, size=size), 3, size)
+  assert "was cut off" in caplog.text
   # The run goes on and saves that step anew.
   save(tmp_path, 6, size=size)
   assert_is_step(restore(tmp_path, size=size), 6, size)
+
+
+ON_DEVICES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from sophia_jax.train import sharding
+from sophia_jax.train.checkpoint import Checkpoints
+from tests.train.test_checkpoint import IDENTITY, assert_is_step, state_at
+command, directory, devices = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+assert jax.device_count() == devices
+mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=devices))
+spread = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
+whole = jax.sharding.NamedSharding(mesh, jax.P())
+def on_mesh(step):
+  put = lambda x: jax.device_put(x, spread if x.shape else whole)
+  return jax.tree.map(put, state_at(step))
+checkpoints = Checkpoints(directory, 2, IDENTITY)
+if command == "save":
+  checkpoints.save(on_mesh(5), {"step": 5})
+else:
+  like = on_mesh(0)
+  found = checkpoints.restore(like)
+  assert_is_step(found, 5)
+  for x, y in zip(jax.tree.leaves(found[0]), jax.tree.leaves(like)):
+    assert x.sharding.is_equivalent_to(y.sharding, x.ndim), x.sharding
+  assert len(found[0].params["language"]["w"].sharding.device_set) == devices
+checkpoints.close()
+"""
+
+
+def on_devices(command, directory, devices):
+  subprocess.run(
+    [
+      *(sys.executable, "-c", ON_DEVICES),
+      *(command, str(directory), str(devices)),
+    ],
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    },
+    check=True,
+  )
+
+
+def test_another_number_of_devices_restores_it(tmp_path):
+  on_devices("save", tmp_path, 4)
+  assert_is_step(restore(tmp_path), 5)
+  on_devices("restore", tmp_path, 8)
+  on_devices("restore", tmp_path, 2)

@@ -1,0 +1,267 @@
+"""InternVLConfig -> config.json, in the words of each format."""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from sophia_jax.checkpoints.keys import Naming
+from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.types import SophiaError
+
+MAX_TILES = 12
+"""Of an image, thumbnail apart: what every released checkpoint says."""
+
+Special = Mapping[str, int]
+"""bos_token_id, eos_token_id, pad_token_id: those that are known."""
+
+
+class Format(enum.StrEnum):
+  """How a checkpoint directory is written."""
+
+  HF = "hf"
+  """transformers' own InternVL, or plain Qwen2 / Llama; no remote code."""
+  INTERNVL_CHAT = "internvl_chat"
+  """OpenGVLab's InternVLChatModel, which SGLang serves."""
+  ORBAX = "orbax"
+  """Parameters as they are here, with config.json and tokenizer beside them."""
+
+
+def words_of(
+  cfg: InternVLConfig, format: Format, source: Mapping[str, Any]
+) -> Format:
+  """Whose config.json a directory of `format` has: that of hf, or the other.
+
+  An orbax directory keeps the words of its source, which may say more.
+  """
+  if format is not Format.ORBAX:
+    return format
+  chat = source.get("model_type") == "internvl_chat"
+  chat = chat or cfg.pixel_shuffle != "v2"
+  return Format.INTERNVL_CHAT if chat and cfg.vision else Format.HF
+
+
+def naming_of(cfg: InternVLConfig, format: Format) -> Naming:
+  """How the tensors are called; orbax directories have no names of their own.
+
+  Raises:
+    SophiaError: a text-only model as InternVLChatModel.
+  """
+  if format is not Format.INTERNVL_CHAT:
+    return Naming.TEXT if cfg.vision is None else Naming.HF
+  if cfg.vision is None:
+    raise SophiaError("a text-only model has no internvl_chat format; use hf")
+  return Naming.CHAT if cfg.decoder.qkv_bias else Naming.CHAT_INTERNLM2
+
+
+def write_config(
+  cfg: InternVLConfig,
+  dtype: str,
+  special: Special | None = None,
+  format: Format = Format.HF,
+  source: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """The content of config.json.
+
+  Args:
+    dtype: of the tensors beside it.
+    source: the config.json the model came with. What a format says beyond the
+      model itself (drop path, templates, tile limits) is taken from there.
+
+  Raises:
+    SophiaError: a model that the format cannot express.
+  """
+  if format is Format.HF:
+    return _hf(cfg, dtype, special or {})
+  known = source if (source or {}).get("model_type") == "internvl_chat" else {}
+  return _chat(cfg, dtype, special or {}, known or {})
+
+
+# -------------------------------------------------------------------------- hf
+def _hf(cfg: InternVLConfig, dtype: str, special: Special) -> dict[str, Any]:
+  text = _text(cfg.decoder, special)
+  if cfg.vision is None:
+    name = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+    return {"architectures": [name[text["model_type"]]], "dtype": dtype, **text}
+  if cfg.pixel_shuffle != "v2":
+    raise SophiaError("pixel_shuffle v1 has no equivalent in the -hf format")
+  if cfg.image_token_id < 0:
+    raise SophiaError("image_token_id is unknown; set it before exporting")
+  return {
+    "architectures": ["InternVLForConditionalGeneration"],
+    "model_type": "internvl",
+    "dtype": dtype,
+    "downsample_ratio": cfg.downsample,
+    "image_seq_length": cfg.tokens_per_tile,
+    "image_token_id": cfg.image_token_id,
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "default",
+    "tie_word_embeddings": cfg.decoder.tied_head,
+    "text_config": text,
+    "vision_config": _vision(cfg.vision),
+  }
+
+
+def _text(d: DecoderConfig, special: Special) -> dict[str, Any]:
+  rope: dict[str, Any] = {"rope_type": "default", "rope_theta": d.rope_theta}
+  if d.rope_scaling == "dynamic":
+    rope |= {"rope_type": "dynamic", "factor": d.rope_factor}
+  return {
+    "model_type": "qwen2" if d.qkv_bias else "llama",
+    **_sizes(d, special),
+    "head_dim": d.head_dim,
+    "rope_parameters": rope,
+    # Readers older than transformers 5 know these two.
+    "rope_theta": d.rope_theta,
+    "rope_scaling": rope if d.rope_scaling else None,
+    "tie_word_embeddings": d.tied_head,
+  }
+
+
+def _sizes(d: DecoderConfig, special: Special) -> dict[str, Any]:
+  """What every format says of the language model in the same words."""
+  return {
+    "vocab_size": d.vocab,
+    "hidden_size": d.width,
+    "intermediate_size": d.mlp,
+    "num_hidden_layers": d.depth,
+    "num_attention_heads": d.heads,
+    "num_key_value_heads": d.kv_heads,
+    "hidden_act": "silu",
+    "rms_norm_eps": d.norm_eps,
+    "max_position_embeddings": d.max_positions,
+    "use_cache": True,
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    **special,
+  }
+
+
+def _vision(v: VisionConfig) -> dict[str, Any]:
+  return {
+    "model_type": "internvl_vision",
+    "hidden_size": v.width,
+    "num_hidden_layers": v.depth,
+    "num_attention_heads": v.heads,
+    "intermediate_size": v.mlp,
+    "image_size": [v.image_size, v.image_size],
+    "patch_size": [v.patch_size, v.patch_size],
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "attention_bias": v.qkv_bias,
+    "use_qk_norm": v.qk_norm,
+    "norm_type": v.norm,
+    "layer_norm_eps": v.norm_eps,
+    "layer_scale_init_value": v.layer_scale_init,
+    "use_mean_pooling": True,
+  }
+
+
+# --------------------------------------------------------------- internvl_chat
+def _chat(
+  cfg: InternVLConfig, dtype: str, special: Special, source: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The source's config with what the model is now; defaults where it is new."""
+  assert cfg.vision is not None
+  defaults = {
+    "dynamic_image_size": True,
+    "max_dynamic_patch": MAX_TILES,
+    "min_dynamic_patch": 1,
+    "pad2square": False,
+    "template": "internvl2_5",
+    "use_backbone_lora": 0,
+    "use_llm_lora": 0,
+    "use_thumbnail": True,
+  }
+  model = {
+    "architectures": ["InternVLChatModel"],
+    "model_type": "internvl_chat",
+    "downsample_ratio": cfg.downsample,
+    "force_image_size": cfg.vision.image_size,
+    "hidden_size": cfg.decoder.width,
+    "ps_version": cfg.pixel_shuffle,
+    "select_layer": -1,
+    "tie_word_embeddings": False,
+    "torch_dtype": dtype,
+  }
+  old = copy.deepcopy(dict(source))
+  # The newer name of torch_dtype would outlive it, and LoRA adapters are merged.
+  for key in ("dtype", "use_backbone_lora", "use_llm_lora"):
+    old.pop(key, None)
+  text, vision = old.get("llm_config", {}), old.get("vision_config", {})
+  return {
+    **defaults,
+    **old,
+    **model,
+    "llm_config": _chat_text(cfg.decoder, dtype, special, text),
+    "vision_config": _chat_vision(cfg.vision, dtype, vision),
+  }
+
+
+def _chat_text(
+  d: DecoderConfig, dtype: str, special: Special, source: dict[str, Any]
+) -> dict[str, Any]:
+  # InternLM2's own code takes these two keys and no third.
+  scaling = {"type": "dynamic", "factor": d.rope_factor}
+  kind = {
+    "architectures": ["InternLM2ForCausalLM"],
+    "model_type": "internlm2",
+    "attn_implementation": source.get("attn_implementation", "eager"),
+    "bias": False,
+  }
+  if d.qkv_bias:
+    scaling["rope_type"] = "dynamic"
+    kind = {
+      "architectures": ["Qwen2ForCausalLM"],
+      "model_type": "qwen2",
+      "attention_dropout": 0.0,
+      "use_sliding_window": False,
+    }
+  for key in ("dtype", "rope_parameters"):
+    source.pop(key, None)
+  return {
+    **source,
+    **kind,
+    **_sizes(d, special),
+    "head_dim": d.head_dim,
+    "rope_scaling": scaling if d.rope_scaling else None,
+    # At the top of the section: there SGLang-JAX looks for it.
+    "rope_theta": d.rope_theta,
+    "tie_word_embeddings": False,
+    "torch_dtype": dtype,
+  }
+
+
+def _chat_vision(
+  v: VisionConfig, dtype: str, source: dict[str, Any]
+) -> dict[str, Any]:
+  source.pop("dtype", None)
+  defaults = {
+    "attention_dropout": 0.0,
+    "drop_path_rate": 0.0,
+    "dropout": 0.0,
+    "initializer_range": 0.02,
+    "use_flash_attn": False,
+  }
+  return {
+    **defaults,
+    **source,
+    "architectures": ["InternVisionModel"],
+    "model_type": "intern_vit_6b",
+    "hidden_size": v.width,
+    "num_hidden_layers": v.depth,
+    "num_attention_heads": v.heads,
+    "intermediate_size": v.mlp,
+    "image_size": v.image_size,
+    "patch_size": v.patch_size,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "initializer_factor": v.layer_scale_init,
+    "layer_norm_eps": v.norm_eps,
+    "norm_type": v.norm,
+    "qk_normalization": v.qk_norm,
+    "qkv_bias": v.qkv_bias,
+    "torch_dtype": dtype,
+  }

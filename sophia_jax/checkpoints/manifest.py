@@ -1,0 +1,42 @@
+"""Whether a directory is as whole as it was when it was finished."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+NAME = "files.json"
+
+
+def seal(directory: pathlib.Path) -> None:
+  """Notes every file of `directory` with its size, in the directory itself."""
+  partial = directory / f".{NAME}"
+  partial.write_text(json.dumps(_sizes(directory), indent=1), encoding="utf-8")
+  partial.replace(directory / NAME)
+
+
+def damage(directory: pathlib.Path) -> str | None:
+  """What is wrong with a sealed directory; None if nothing, or not sealed."""
+  path = directory / NAME
+  if not path.is_file():
+    return None
+  try:
+    noted = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError:
+    return f"{NAME} is cut off"
+  found = _sizes(directory)
+  for name, size in noted.items():
+    if name not in found:
+      return f"{name} is missing"
+    if found[name] != size:
+      return f"{name} has {found[name]} bytes, was written with {size}"
+  return None
+
+
+def _sizes(directory: pathlib.Path) -> dict[str, int]:
+  files = (p for p in sorted(directory.rglob("*")) if p.is_file())
+  return {
+    str(p.relative_to(directory)): p.stat().st_size
+    for p in files
+    if p.name not in (NAME, f".{NAME}")
+  }

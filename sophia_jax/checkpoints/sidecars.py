@@ -1,0 +1,199 @@
+"""The files beside the tensors: tokenizer, generation, processor, remote code."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from sophia_jax.checkpoints.config import CONFIG, IMAGE_TOKEN, added_tokens
+from sophia_jax.checkpoints.config_writer import MAX_TILES, Format
+from sophia_jax.checkpoints.shards import read_json
+from sophia_jax.models import IMAGE_MEAN, IMAGE_STD, InternVLConfig
+from sophia_jax.types import SophiaError
+
+GENERATION = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+END_OF_TURN = "<|im_end|>"
+TOKENIZER_FILES = (
+  "tokenizer.json",
+  TOKENIZER_CONFIG,
+  "tokenizer.model",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  TEMPLATE,
+  "chat_template.json",
+  GENERATION,
+)
+
+# What transformers' InternVLProcessor renders; the image comes before the text.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{ '<IMG_CONTEXT>\\n' }}
+{%- elif part['type'] == 'text' -%}
+{{ part['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+
+
+def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> None:
+  """Copies what tokenizes, and when generation stops if the source says so.
+
+  Raises:
+    SophiaError: there is no tokenizer in `source`.
+  """
+  found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+  if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(found):
+    raise SophiaError(f"{source}: no tokenizer in this directory")
+  for name in found:
+    shutil.copyfile(source / name, work / name)
+
+
+def copy_code(source: pathlib.Path, work: pathlib.Path) -> None:
+  """Copies the modules that the original format is loaded with, if any."""
+  for path in sorted(source.glob("*.py")):
+    shutil.copyfile(path, work / path.name)
+
+
+def source_config(source: pathlib.Path | None) -> dict[str, Any]:
+  """config.json of the directory a model came from; {} if it has none.
+
+  Without the modules that `auto_map` names it would break the loader.
+  """
+  if source is None or not (source / CONFIG).is_file():
+    return {}
+  config = read_json(source / CONFIG)
+  if not any(source.glob("*.py")):
+    config.pop("auto_map", None)
+  return config
+
+
+def special_ids(work: pathlib.Path, chat: bool) -> dict[str, int]:
+  """Ids of bos, eos and pad by the tokenizer; a chat model ends its turn."""
+  settings = _settings(work)
+  ids, special = added_tokens(work), {}
+  for key in ("bos_token", "eos_token", "pad_token"):
+    token = settings.get(key)
+    token = token["content"] if isinstance(token, dict) else token
+    if token in ids:
+      special[f"{key}_id"] = ids[token]
+  # InternVL's InternLM2 tokenizers name </s>, which its chats never write.
+  if chat and END_OF_TURN in ids:
+    special["eos_token_id"] = ids[END_OF_TURN]
+  return special
+
+
+def write_generation(work: pathlib.Path, special: Mapping[str, int]) -> None:
+  """When generation stops, unless the source has said so."""
+  if special and not (work / GENERATION).is_file():
+    write_json(work / GENERATION, special)
+
+
+def write_processor(
+  cfg: InternVLConfig, work: pathlib.Path, format: Format
+) -> None:
+  """How images become tiles; for -hf also how a chat becomes a prompt."""
+  assert cfg.vision is not None
+  side = cfg.vision.image_size
+  if format is Format.INTERNVL_CHAT:
+    write_json(work / "preprocessor_config.json", _clip(side))
+    return
+  write_json(work / "preprocessor_config.json", _got_ocr2(side))
+  processor = {
+    "processor_class": "InternVLProcessor",
+    "image_seq_length": cfg.tokens_per_tile,
+  }
+  write_json(work / "processor_config.json", processor)
+  settings = _settings(work)
+  if settings:
+    _name_image_tokens(work, settings)
+
+
+def _name_image_tokens(work: pathlib.Path, settings: dict[str, Any]) -> None:
+  """What InternVLProcessor asks its tokenizer for, and the template of it."""
+  known = added_tokens(work)
+  if not {"<img>", "</img>", IMAGE_TOKEN} <= known.keys():
+    return
+  listed = settings.get("extra_special_tokens")
+  if isinstance(listed, list):
+    settings["additional_special_tokens"] = listed
+  # The processor needs some token for videos, and a new one would lie outside
+  # of the embedding: where there is none, one that no prompt is written with.
+  videos = [t for t in ("<video>", "<|video_pad|>", "</img>") if t in known]
+  settings["extra_special_tokens"] = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE_TOKEN,
+    "video_token": videos[0],
+  }
+  settings["processor_class"] = "InternVLProcessor"
+  # Named by the original format's tokenizer, whose code does not come along.
+  if settings.pop("auto_map", None) and (work / "tokenizer.json").is_file():
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+  settings.pop("chat_template", None)
+  write_json(work / TOKENIZER_CONFIG, settings)
+  template = work / TEMPLATE
+  if not template.is_file() or IMAGE_TOKEN not in template.read_text("utf-8"):
+    template.write_text(CHAT_TEMPLATE, encoding="utf-8")
+
+
+def _settings(work: pathlib.Path) -> dict[str, Any]:
+  path = work / TOKENIZER_CONFIG
+  return read_json(path) if path.is_file() else {}
+
+
+def _clip(side: int) -> dict[str, Any]:
+  """Of the original format; its own code tiles."""
+  return {
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_processor_type": "CLIPImageProcessor",
+    "crop_size": side,
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "image_mean": list(IMAGE_MEAN),
+    "image_std": list(IMAGE_STD),
+    "resample": 3,
+    "size": side,
+  }
+
+
+def _got_ocr2(side: int) -> dict[str, Any]:
+  return {
+    "image_processor_type": "GotOcr2ImageProcessor",
+    "processor_class": "InternVLProcessor",
+    "crop_to_patches": True,
+    "min_patches": 1,
+    "max_patches": MAX_TILES,
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "size": {"height": side, "width": side},
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": list(IMAGE_MEAN),
+    "image_std": list(IMAGE_STD),
+  }
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
