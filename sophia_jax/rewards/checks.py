@@ -1,4 +1,4 @@
-"""Known answers: `Verifier.self_check` refuses to run if one comes out wrong."""
+"""Known answers: `Verifier.self_check` refuses to run if one comes out else."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ CHECKS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
   ("math", (), "x^2+2x+1", "(x+1)^2", "right"),
   ("math", (), "x^2+2x+1", "(x-1)^2", "wrong"),
   ("math", (), "9", "9^{9^{9^{9}}}", "unparseable"),
+  ("olympiad", (), "x^2+y^2=1", "2x^2 = 2-2y^2", "right"),
+  ("olympiad", (), "(2,1), [3,4]", "[3, 4.0], (2,1)", "right"),
+  ("olympiad", (), "(2,1), [3,4]", "(3,4), (2,1)", "wrong"),
+  ("olympiad", (), "50", "0.5", "wrong"),
   ("auto", (), "42", "42", "right"),
   ("auto", (), "4", r"\sqrt{16}", "right"),
   ("auto", (), "4", r"\sqrt{17}", "wrong"),

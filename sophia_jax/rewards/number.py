@@ -8,6 +8,7 @@ root or a power is not a number here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -101,8 +102,8 @@ def parse_number(text: str) -> Number | None:
   return None
 
 
-def equal_numbers(gold: Number, answer: Number) -> bool:
-  """Equality within REL_TOL.
+def equal_numbers(gold: Number, answer: Number, tolerance: float = 0.0) -> bool:
+  """Equality within REL_TOL, or within `tolerance` (absolute) if it is wider.
 
   A percent sign on one side only may mean a forgotten sign (50 for 50%) or a
   fraction (0.5 for 50%): both are accepted. 50 and 0.5 are not equal. Units
@@ -110,17 +111,25 @@ def equal_numbers(gold: Number, answer: Number) -> bool:
   """
   if gold.unit and answer.unit and gold.unit != answer.unit:
     return False
-  if _close(gold.value, answer.value):
+  # 0.3 as it is written, not as a float holds it.
+  slack = Fraction(str(tolerance))
+  if _close(gold.value, answer.value, slack):
     return True
   if gold.percent == answer.percent:
     return False
   left = gold.value / 100 if gold.percent else gold.value
   right = answer.value / 100 if answer.percent else answer.value
-  return _close(left, right)
+  return _close(left, right, slack / 100 if gold.percent else slack)
 
 
-def _close(gold: Fraction, answer: Fraction) -> bool:
-  return abs(answer - gold) <= REL_TOL * abs(gold)
+def slack_of_each(tolerance: Sequence[float], count: int) -> list[float]:
+  """`Problem.tolerance` for each of `count` answers; 0 where there is none."""
+  each = list(tolerance) if len(tolerance) > 1 else [*tolerance] * count
+  return (each + [0.0] * count)[:count]
+
+
+def _close(gold: Fraction, answer: Fraction, slack: Fraction) -> bool:
+  return abs(answer - gold) <= max(REL_TOL * abs(gold), slack)
 
 
 def _fraction(digits: str) -> Fraction | None:

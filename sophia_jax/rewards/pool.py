@@ -1,70 +1,60 @@
-"""Verifies many responses; formulas are compared in processes that can be killed.
+"""Verifies many responses, as they come or all at once.
 
-Extraction and the cheap comparers run here: their cost is linear in a few
-hundred characters. Formulas go to workers, the only processes that import
-sympy, started when the first formula comes.
-
-Each worker has a pipe of its own and answers one message for each answer.
-concurrent.futures and pebble share one queue among all workers, and there the
-death of a worker can break the pool or blame the wrong task; here a worker that
-hangs, runs out of memory or is killed costs the one answer it was busy with
-(Status.TIMED_OUT), and an idle one costs nothing.
+Extraction and the cheap comparers run in the caller: their cost is linear in a
+few hundred characters. Formulas go to workers (`rewards.workers`), the only
+processes that import sympy, started when the first formula comes.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import functools
 import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import Pipe, connection
-from typing import Self
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import NamedTuple, Self
 
 from sophia_jax.rewards.checks import CHECKS
-from sophia_jax.rewards.extract import extract
-from sophia_jax.rewards.verify import ANSWER_TYPES, compare_cheap
-from sophia_jax.rewards.worker import READY
+from sophia_jax.rewards.extract import extract_answer
+from sophia_jax.rewards.report import Ledger, Report
+from sophia_jax.rewards.verify import (
+  ANSWER_TYPES,
+  Comparison,
+  compare_cheap,
+)
+from sophia_jax.rewards.workers import Compared, Workers
 from sophia_jax.types import FinishReason, Problem, SophiaError, Status, Verdict
 
-CHUNK = 8
 CACHE_SIZE = 100_000
-START_S = 120.0
-MAX_FAILED_STARTS = 3
-COMPARER = "sophia_jax.rewards.verify:compare_math"
+COMPARER = "sophia_jax.rewards.verify:compare_slow"
 
 Item = tuple[str, Problem, FinishReason]
-_Pair = tuple[str, str]
-_Key = tuple[str, tuple[str, ...], str, str]
+Extractor = Callable[[str, Problem], str | None]
 
 
-@dataclass(eq=False)
-class _Worker:
-  process: subprocess.Popen[bytes]
-  link: connection.Connection
-  deadline: float
-  ready: bool = False
-  tasks: deque[int] = field(default_factory=deque)
-  """Indices sent and not answered; it is busy with the first."""
+class _Asked(NamedTuple):
+  """Somebody who waits for a comparison that is under way."""
 
-  def kill(self) -> None:
-    self.process.kill()
-    self.process.wait()
-    self.link.close()
+  future: Future[Verdict]
+  problem_id: str
 
 
 class Verifier:
-  """Verdicts of responses, in order. Thread-safe; a context manager.
+  """Verdicts of responses. Thread-safe; a context manager.
 
   Args:
     workers: processes at most; none before the first formula.
-    timeout_s: for one comparison, then its worker is killed.
+    timeout_s: processor seconds of one comparison, then its worker is killed;
+      on a machine so busy that it gets none, after MAX_WAIT times as long.
     memory_mb: what a worker may allocate above what its imports need.
-    comparer: "module:function" that a worker calls with (gold, answer).
+    comparer: "module:function" that a worker calls with each task.
+    backlog: formulas that may wait; `submit` blocks while there are more.
+    extractor: (response, problem) -> answer or None. A benchmark with rules of
+      its own gives them here; `lambda answer, problem: answer` where an LLM
+      has extracted the answers already.
+    upstream_compatible: `olympiad` repeats the quirks of OpenBMB's judge; its
+      extraction is `extractor=olympiad.extract_upstream`.
   """
 
   def __init__(
@@ -73,20 +63,23 @@ class Verifier:
     timeout_s: float = 5.0,
     memory_mb: int = 1024,
     comparer: str = COMPARER,
+    backlog: int = 256,
+    extractor: Extractor = extract_answer,
+    upstream_compatible: bool = False,
   ):
-    if workers < 1 or timeout_s <= 0 or memory_mb < 1:
+    if min(workers, memory_mb, backlog) < 1 or timeout_s <= 0:
       raise SophiaError(
         f"rewards: workers={workers}, timeout_s={timeout_s}, "
-        f"memory_mb={memory_mb}: all must be positive"
+        f"memory_mb={memory_mb}, backlog={backlog}: all must be positive"
       )
-    self._size = workers
-    self._timeout_s = timeout_s
-    self._memory_mb = memory_mb
-    self._comparer = comparer
-    self._workers: list[_Worker] = []
-    self._failed_starts = 0
-    self._cache: OrderedDict[_Key, Status] = OrderedDict()
+    self._pool = Workers(workers, timeout_s, memory_mb, comparer)
+    self._extract = extractor
+    self._upstream = upstream_compatible
+    self._cache: OrderedDict[Comparison, Status] = OrderedDict()
+    self._waiting: dict[Comparison, list[_Asked]] = {}
     self._lock = threading.Lock()
+    self._room = threading.Semaphore(backlog)
+    self._ledger = Ledger()
 
   def __enter__(self) -> Self:
     return self
@@ -95,28 +88,77 @@ class Verifier:
     self.close()
 
   def close(self) -> None:
-    """Ends every worker."""
-    with self._lock:
-      for worker in self._workers:
-        worker.kill()
-      self._workers.clear()
+    """Ends every worker. What is under way raises SophiaError."""
+    self._pool.close()
+
+  # ------------------------------------------------------------------ verifying
+  def submit(
+    self, text: str, problem: Problem, reason: FinishReason
+  ) -> Future[Verdict]:
+    """The verdict of one response, some time: a formula that hangs is waited
+    for by nobody but its own future.
+
+    Done at once where no formula has to be compared. Otherwise a thread of the
+    verifier sets the result, soon after `timeout_s` of a worker at the latest.
+    Callbacks (`add_done_callback`) run there and must be short: put the
+    verdict into a queue, submit nothing. While `backlog` formulas wait,
+    `submit` blocks.
+
+    A response cut off by length is TRUNCATED without being read. A comparison
+    that ran out of time or memory, or whose worker died, is TIMED_OUT.
+
+    Raises:
+      SophiaError: the problem's answer_type is unknown. The future raises it
+        where workers do not start or the verifier is closed.
+    """
+    self._ledger.begin()
+    asked = _Asked(Future(), problem.id)
+    try:
+      read = self._read(text, problem, reason)
+    except SophiaError:
+      self._ledger.end(None, problem.id, 0.0)
+      raise
+    known = read if isinstance(read, Verdict) else self._known(read)
+    if isinstance(known, Verdict):
+      self._answer(asked, known)
+    else:
+      self._ask(known, asked)
+    return asked.future
 
   def verify(self, items: Iterable[Item]) -> list[Verdict]:
     """One verdict for each (response, problem, finish reason), in order.
 
-    A response cut off by length is TRUNCATED without being read. A comparison
-    that ran out of time or memory, or whose worker died, is TIMED_OUT.
+    As `submit`, whose errors it raises.
     """
-    with self._lock:
-      read = [_read(*item) for item in items]
-      keys = [key for key in read if not isinstance(key, Verdict)]
-      found = self._statuses(keys)
-      return [
-        one
-        if isinstance(one, Verdict)
-        else Verdict(status=found[one], extracted=one[3])
-        for one in read
-      ]
+    futures = [self.submit(*item) for item in items]
+    return [future.result() for future in futures]
+
+  def verify_stream(
+    self, items: Iterable[Item]
+  ) -> Iterator[tuple[int, Verdict]]:
+    """(index of the item, verdict) in the order in which they are done.
+
+    Waits for `backlog` formulas at most. Items are drawn in the caller's
+    thread, when a verdict is asked for: where drawing one may take long, use
+    `submit`.
+    """
+    done: SimpleQueue[tuple[int, Future[Verdict]]] = SimpleQueue()
+    waiting = 0
+    for index, item in enumerate(items):
+      future = self.submit(*item)
+      future.add_done_callback(functools.partial(_put, done, index))
+      waiting += 1
+      while not done.empty():
+        number, future = done.get()
+        waiting -= 1
+        yield number, future.result()
+    for _ in range(waiting):
+      number, future = done.get()
+      yield number, future.result()
+
+  def report(self) -> Report:
+    """Counts by status, answers per second and the slowest, until now."""
+    return self._ledger.report()
 
   def self_check(self) -> None:
     """Refuses to run unless known right and wrong answers come out so.
@@ -146,149 +188,91 @@ class Verifier:
           f"gold {gold!r} ({answer_type}) came out {got.status}, not {want}; "
           "reinstall requirements.txt or raise timeout_s and memory_mb"
         )
+    self._ledger = Ledger()  # `report` is about what follows
 
-  # ------------------------------------------------------------------- caching
-  def _statuses(self, keys: Iterable[_Key]) -> dict[_Key, Status]:
-    """The status of each distinct key, computed at most once."""
-    found: dict[_Key, Status] = {}
-    formulas: list[_Key] = []
-    for key in dict.fromkeys(keys):
-      status = self._cache.get(key)
-      if status is not None:
-        self._cache.move_to_end(key)
-        found[key] = status
-        continue
-      answer_type, choices, gold, answer = key
-      outcome = compare_cheap(answer_type, gold, answer, choices)
-      if outcome is None:
-        formulas.append(key)
-      else:
-        found[key] = Status(outcome)
-    results = self._compare([(k[2], k[3]) for k in formulas])
-    for key, result in zip(formulas, results, strict=True):
-      found[key] = Status.TIMED_OUT if result is None else Status(result)
-      if result is not None:  # another try may have a luckier worker
-        self._remember(key, found[key])
-    return found
-
-  def _remember(self, key: _Key, status: Status) -> None:
-    self._cache[key] = status
-    if len(self._cache) > CACHE_SIZE:
-      self._cache.popitem(last=False)
-
-  # ------------------------------------------------------------------- workers
-  def _compare(self, pairs: Sequence[_Pair]) -> list[str | None]:
-    """The value of each pair's Status; None where its worker died."""
-    outcomes: list[str | None] = [None] * len(pairs)
-    pending = deque(range(len(pairs)))
-    try:
-      while pending or any(w.tasks for w in self._workers):
-        self._start_workers(len(pending))
-        for worker in self._workers:
-          if worker.ready and not worker.tasks and pending:
-            self._send(worker, pending, pairs)
-        self._await(pending, outcomes)
-    finally:  # an interrupt: what is under way belongs to no later call
-      for worker in self._workers:
-        if worker.tasks:
-          worker.kill()
-      self._workers = [w for w in self._workers if not w.tasks]
-    return outcomes
-
-  def _await(self, pending: deque[int], outcomes: list[str | None]) -> None:
-    """Takes what the workers say next, or ends those whose time is up."""
-    deadlines = [w.deadline for w in self._workers if w.tasks or not w.ready]
-    wait_s = max(0.0, min(deadlines, default=0.0) - time.monotonic())
-    links = {id(w.link): w for w in self._workers}
-    for link in connection.wait([w.link for w in self._workers], wait_s):
-      worker = links[id(link)]
-      if not self._receive(worker, outcomes):
-        self._drop(worker, pending)
-    now = time.monotonic()
-    for worker in list(self._workers):
-      if (worker.tasks or not worker.ready) and worker.deadline <= now:
-        if worker.tasks:
-          outcomes[worker.tasks[0]] = Status.TIMED_OUT
-        self._drop(worker, pending)
-
-  def _start_workers(self, wanted: int) -> None:
-    busy = sum(bool(w.tasks) for w in self._workers)
-    while len(self._workers) < min(self._size, busy + wanted):
-      ours, theirs = Pipe()
-      command = [sys.executable, "-m", "sophia_jax.rewards.worker"]
-      command += [str(theirs.fileno()), self._comparer]
-      command += [str(self._memory_mb), str(self._timeout_s)]
-      process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(theirs.fileno(),),
-        process_group=0,  # Ctrl-C is for the parent
-        env={
-          **os.environ,
-          "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
+  # ----------------------------------------------------------------- one answer
+  def _read(
+    self, text: str, problem: Problem, reason: FinishReason
+  ) -> Comparison | Verdict:
+    """What to compare; a verdict where there is nothing to compare."""
+    if problem.answer_type not in ANSWER_TYPES:
+      raise SophiaError(
+        f"problem {problem.id!r}: answer_type {problem.answer_type!r} is not "
+        f"one of {', '.join(ANSWER_TYPES)}"
       )
-      theirs.close()
-      deadline = time.monotonic() + START_S
-      self._workers.append(_Worker(process, ours, deadline))
+    if reason is FinishReason.LENGTH:
+      return Verdict(status=Status.TRUNCATED)
+    answer = self._extract(text, problem)
+    if answer is None:
+      return Verdict(status=Status.UNPARSEABLE)
+    return Comparison(
+      problem.answer_type,
+      problem.answer,
+      answer,
+      problem.choices,
+      problem.tolerance,
+      self._upstream,
+    )
 
-  def _send(
-    self, worker: _Worker, pending: deque[int], pairs: Sequence[_Pair]
+  def _known(self, question: Comparison) -> Verdict | Comparison:
+    """The verdict, or the question back if a worker is needed for it."""
+    with self._lock:
+      status = self._cache.get(question)
+      if status is not None:
+        self._cache.move_to_end(question)
+    if status is None:
+      outcome = compare_cheap(question)
+      if outcome is None:
+        return question
+      status = Status(outcome)
+    return Verdict(status=status, extracted=question.answer)
+
+  def _ask(self, question: Comparison, asked: _Asked) -> None:
+    """Has it compared, once for all who ask the same."""
+    with self._lock:
+      if question in self._waiting:
+        self._waiting[question].append(asked)
+        return
+    self._room.acquire()
+    with self._lock:
+      everybody = self._waiting.setdefault(question, [])
+      everybody.append(asked)
+      first = len(everybody) == 1
+    if first:
+      future = self._pool.submit(question.task)
+      future.add_done_callback(functools.partial(self._compared, question))
+    else:  # another thread was quicker
+      self._room.release()
+
+  def _compared(self, question: Comparison, future: Future[Compared]) -> None:
+    """Runs in the thread of the workers."""
+    self._room.release()
+    error = future.exception()
+    with self._lock:
+      everybody = self._waiting.pop(question)
+      if error is None and not future.result().died:
+        self._cache[question] = future.result().status
+        if len(self._cache) > CACHE_SIZE:
+          self._cache.popitem(last=False)
+    for asked in everybody:
+      if error is None:
+        status, seconds, _ = future.result()
+        verdict = Verdict(status=status, extracted=question.answer)
+        self._answer(asked, verdict, seconds)
+      else:
+        self._ledger.end(None, asked.problem_id, 0.0)
+        asked.future.set_exception(error)
+
+  def _answer(
+    self, asked: _Asked, verdict: Verdict, seconds: float = 0.0
   ) -> None:
-    share = -(-len(pending) // self._size)
-    worker.tasks.extend(
-      pending.popleft() for _ in range(min(CHUNK, share, len(pending)))
-    )
-    worker.deadline = time.monotonic() + self._timeout_s
-    message = json.dumps([pairs[i] for i in worker.tasks]).encode()
-    try:
-      worker.link.send_bytes(message)
-    except OSError:  # it died idle: nothing was tried, nothing is lost
-      pending.extendleft(reversed(worker.tasks))
-      worker.tasks.clear()
-
-  def _receive(self, worker: _Worker, outcomes: list[str | None]) -> bool:
-    """Takes one message; False if the worker is dead."""
-    try:
-      message = worker.link.recv_bytes()
-    except (EOFError, OSError):
-      return False
-    if message == READY:
-      worker.ready = True
-      self._failed_starts = 0
-    else:
-      outcomes[worker.tasks.popleft()] = message.decode()
-    worker.deadline = time.monotonic() + self._timeout_s
-    return True
-
-  def _drop(self, worker: _Worker, pending: deque[int]) -> None:
-    """Ends a worker; what it had not begun goes back to `pending`."""
-    self._workers.remove(worker)
-    worker.kill()
-    if worker.tasks:
-      worker.tasks.popleft()
-      pending.extendleft(reversed(worker.tasks))
-    if not worker.ready:
-      self._failed_starts += 1
-      if self._failed_starts >= MAX_FAILED_STARTS:
-        self._failed_starts = 0
-        raise SophiaError(
-          f"rewards: a verification worker ({self._comparer}) does not start; "
-          "see its error above, reinstall requirements.txt or raise memory_mb"
-        )
+    self._ledger.end(verdict, asked.problem_id, seconds)
+    asked.future.set_result(verdict)
 
 
-def _read(text: str, problem: Problem, reason: FinishReason) -> Verdict | _Key:
-  """What to compare; a verdict where there is nothing to compare."""
-  if problem.answer_type not in ANSWER_TYPES:
-    raise SophiaError(
-      f"problem {problem.id!r}: answer_type {problem.answer_type!r} is not one "
-      f"of {', '.join(ANSWER_TYPES)}"
-    )
-  if reason is FinishReason.LENGTH:
-    return Verdict(status=Status.TRUNCATED)
-  answer = extract(text, problem.choices)
-  if answer is None:
-    return Verdict(status=Status.UNPARSEABLE)
-  return problem.answer_type, problem.choices, problem.answer, answer
+def _put(
+  done: SimpleQueue[tuple[int, Future[Verdict]]],
+  index: int,
+  future: Future[Verdict],
+) -> None:
+  done.put((index, future))

@@ -1,4 +1,4 @@
-"""The process in which formulas are compared: `rewards.pool` starts and kills it.
+"""The process in which formulas are compared; `rewards.workers` starts it.
 
 It answers JSON messages on one inherited pipe, one message for each answer, so
 that the other side always knows which answer it hangs on. It imports the
@@ -18,12 +18,15 @@ import sys
 from multiprocessing.connection import Connection
 
 READY = b"ready"
+PATIENCE = 5.0
+"""Times `timeout_s`: after so long it ends itself. More than whoever started it
+waits (`workers.MAX_WAIT`)."""
 
 
 def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
   """Serves until the other end of `fd` closes.
 
-  comparer: "module:function", called with (gold, answer).
+  comparer: "module:function", called with (kind, gold, answer, tolerance).
   memory_mb: what it may allocate beyond what the imports need.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -31,28 +34,32 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
   logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
   module, _, name = comparer.partition(":")
   compare = getattr(importlib.import_module(module), name)
-  compare("1+1", "2")  # its late imports happen before the memory limit
+  # Late imports and caches come before the limits.
+  for kind in ("math", "olympiad", "olympiad_upstream"):
+    compare(kind, r"\frac{1}{x}+1", "x^{-1}+1", ())
   limit_memory(memory_mb)
   link = Connection(fd)
   link.send_bytes(READY)
   with open(os.devnull, "w") as devnull:
+    forbid_effects()
     while True:
       try:
-        pairs = json.loads(link.recv_bytes())
+        task = json.loads(link.recv_bytes())
       except EOFError:
         return
-      for gold, answer in pairs:
-        # If the parent is gone nobody kills a comparison that hangs; this
-        # thread needs no GIL, which a huge multiplication would not release.
-        faulthandler.dump_traceback_later(
-          2 * timeout_s + 1, exit=True, file=devnull
-        )
-        try:
-          outcome = compare(gold, answer)
-        except (MemoryError, RecursionError):
-          os._exit(1)
-        faulthandler.cancel_dump_traceback_later()
-        link.send_bytes(outcome.encode())
+      # If the parent is gone nobody kills a comparison that hangs; this
+      # thread needs no GIL, which a huge multiplication would not release.
+      faulthandler.dump_traceback_later(
+        PATIENCE * timeout_s + 1, exit=True, file=devnull
+      )
+      try:
+        outcome = compare(*task)
+      except RecursionError:  # the stack is empty again, nothing is broken
+        outcome = "timed_out"
+      except MemoryError:
+        os._exit(1)
+      faulthandler.cancel_dump_traceback_later()
+      link.send_bytes(outcome.encode())
 
 
 def limit_memory(memory_mb: int) -> None:
@@ -66,6 +73,40 @@ def limit_memory(memory_mb: int) -> None:
   if hard != resource.RLIM_INFINITY:
     limit = min(limit, hard)
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+_FORBIDDEN = frozenset(
+  {
+    *("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"),
+    *("os.system", "os.kill", "os.putenv", "os.unsetenv", "os.startfile"),
+    *("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename"),
+    *("os.rmdir", "os.symlink", "os.truncate", "pty.spawn", "socket.__new__"),
+    *("subprocess.Popen", "shutil.copyfile", "shutil.move", "shutil.rmtree"),
+    *("ctypes.dlopen", "ctypes.call_function"),
+  }
+)
+
+
+def forbid_effects() -> None:
+  """Ends this process, which costs one answer, rather than let it start a
+  program, write a file or use the network.
+
+  Comparing needs none of these. Nobody here evaluates an answer; this holds
+  also for what a library might do with one (sympy reads numbers by `eval`).
+  """
+  sys.addaudithook(_end_on_effect)
+
+
+def _end_on_effect(event: str, args: tuple[object, ...]) -> None:
+  if event in _FORBIDDEN or (event == "open" and _writes(args[1], args[2])):
+    os.write(2, f"rewards.worker: refused to {event}\n".encode())
+    os._exit(2)
+
+
+def _writes(mode: object, flags: object) -> bool:
+  if isinstance(mode, str):
+    return not set(mode).isdisjoint("wax+")
+  return bool(int(str(flags)) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 if __name__ == "__main__":

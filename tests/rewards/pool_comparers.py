@@ -5,10 +5,12 @@ import os
 import time
 
 
-def naughty(gold: str, answer: str) -> str:
+def naughty(kind: str, gold: str, answer: str, tolerance: list) -> str:
   """Does what `answer` says."""
   if answer == r"\hang":
     time.sleep(600)
+  while answer == r"\spin":
+    pass
   if answer == r"\die":
     os._exit(3)
   if answer == r"\crash":
@@ -20,10 +22,15 @@ def naughty(gold: str, answer: str) -> str:
   return "right" if gold == answer.removeprefix(r"\slow") else "wrong"
 
 
-def generous(gold: str, answer: str) -> str:
+def generous(kind: str, gold: str, answer: str, tolerance: list) -> str:
   """A verifier that is broken."""
   return "right"
 
 
-def never_starts(gold: str, answer: str) -> str:
+def never_starts(*task) -> str:
   os._exit(1)
+
+
+def evaluates(kind: str, gold: str, answer: str, tolerance: list) -> str:
+  """A library that runs what it is given."""
+  return eval(gold) if "'" in gold else "wrong"

@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from sophia_jax.rewards.checks import CHECKS
+from sophia_jax.rewards.extract import ANSWER_CHARS
 from sophia_jax.rewards.pool import Verifier
+from sophia_jax.rewards.report import SLOWEST
 from sophia_jax.rewards.verify import ANSWER_TYPES
+from sophia_jax.rewards.workers import MAX_WAIT
 from sophia_jax.types import FinishReason, Problem, SophiaError, Status
 
 NAUGHTY = "pool_comparers:naughty"
@@ -165,6 +170,101 @@ def test_threads_share_a_verifier(verifier):
   assert got[2] == got[3] == [Status.WRONG] * 14
 
 
+def test_submit_waits_for_no_formula_that_hangs():
+  with Verifier(workers=2, timeout_s=60, comparer=NAUGHTY) as v:
+    v.verify([item("x", "y1"), item("x", "y2")])  # the workers are there
+    hanging = v.submit(*item("x", r"\hang"))
+    assert v.submit(*item("7", "7", "number")).result(0).status == Status.RIGHT
+    quick = [v.submit(*item("z", f"z{i}")) for i in range(20)]
+    assert {f.result(60).status for f in quick} == {Status.WRONG}
+    assert not hanging.done()
+
+
+def test_the_limit_is_of_processor_time():
+  """A worker that waits may take longer than one that computes."""
+  with Verifier(workers=1, timeout_s=0.5, comparer=NAUGHTY) as v:
+    v.verify([item("x", "y")])
+    v.verify([item("x", r"\spin"), item("x", r"\hang")])
+    slow = {s.extracted: s.seconds for s in v.report().slowest}
+  assert slow[r"\hang"] >= 0.5 * MAX_WAIT
+
+
+def test_callbacks_get_every_verdict_once():
+  told = queue.SimpleQueue()
+  with Verifier(workers=2, comparer=NAUGHTY) as v:
+    for i in range(50):
+      future = v.submit(*item("a", rf"\slow{i % 10}"))
+      future.add_done_callback(lambda f, i=i: told.put((i, f.result().status)))
+    got = dict(told.get(timeout=60) for _ in range(50))
+  assert got == dict.fromkeys(range(50), Status.WRONG)
+  assert told.empty()
+
+
+def test_a_stream_is_drawn_as_there_is_room():
+  drawn = []
+
+  def items():
+    for i in range(60):
+      drawn.append(i)
+      yield item(str(i), rf"\slow{i}")
+
+  with Verifier(workers=1, backlog=5, comparer=NAUGHTY) as v:
+    stream = v.verify_stream(items())
+    first = next(stream)
+    assert len(drawn) <= 5 + 2  # one to be drawn, one that came back
+    rest = dict([first, *stream])
+  assert sorted(rest) == list(range(60))
+  assert {verdict.status for verdict in rest.values()} == {Status.RIGHT}
+
+
+def test_the_report_counts_and_names_the_slowest():
+  with Verifier(workers=2, timeout_s=1, comparer=NAUGHTY) as v:
+    assert v.report().lines() == ["0 answers verified (none), 0/s"]
+    items = [item("7", "7", "number"), item("7", "8", "number")]
+    items += [item("x", rf"\slow{i}") for i in range(15)]
+    items += [item("x", r"\hang"), item("x", "x", reason=FinishReason.LENGTH)]
+    v.verify(items)
+    report = v.report()
+  assert report.answers == len(items)
+  assert report.statuses == {
+    Status.RIGHT: 1,
+    Status.WRONG: 16,
+    Status.UNPARSEABLE: 0,
+    Status.TIMED_OUT: 1,
+    Status.TRUNCATED: 1,
+  }
+  assert report.rate > 0 and len(report.slowest) == SLOWEST
+  assert report.slowest[0].extracted == r"\hang"
+  assert report.slowest[0].seconds >= 1
+  assert "1 timed_out" in report.lines()[0] and "p: " in report.lines()[1]
+
+
+def test_what_is_under_way_when_it_is_closed_is_told():
+  with Verifier(workers=1, timeout_s=60, comparer=NAUGHTY) as v:
+    futures = [v.submit(*item("x", r"\hang")), v.submit(*item("x", "y"))]
+  for future in (*futures, v.submit(*item("x", "z"))):
+    with pytest.raises(SophiaError, match="closed"):
+      future.result(10)
+
+
+def test_an_extractor_of_ones_own(verifier):
+  with Verifier(extractor=lambda text, problem: text[::-1] or None) as v:
+    problem = item("12", "", "number")[1]
+    got = v.verify((t, problem, FinishReason.STOP) for t in ("21", "12", ""))
+  assert [g.status for g in got] == [
+    Status.RIGHT,
+    Status.WRONG,
+    Status.UNPARSEABLE,
+  ]
+
+
+def test_a_tolerance_reaches_the_workers(verifier):
+  text, problem, reason = item("1.41", r"\sqrt{2}", "olympiad")
+  near = dataclasses.replace(problem, tolerance=(0.01,))
+  got = verifier.verify([(text, near, reason), (text, problem, reason)])
+  assert [g.status for g in got] == [Status.RIGHT, Status.WRONG]
+
+
 def test_hostile_responses(verifier):
   problem = item("x+1", "")[1]
   texts = [
@@ -182,7 +282,7 @@ def test_hostile_responses(verifier):
   ]
   got = verifier.verify((t, problem, FinishReason.STOP) for t in texts)
   assert Status.RIGHT not in {v.status for v in got}
-  assert max(len(v.extracted) for v in got) <= 300
+  assert max(len(v.extracted) for v in got) <= ANSWER_CHARS
 
 
 def test_self_check_passes_and_has_right_and_wrong_of_every_type(verifier):
@@ -209,7 +309,8 @@ def test_a_worker_that_cannot_start_is_an_error():
 
 
 @pytest.mark.parametrize(
-  "arguments", [{"workers": 0}, {"timeout_s": 0}, {"memory_mb": 0}]
+  "arguments",
+  [{"workers": 0}, {"timeout_s": 0}, {"memory_mb": 0}, {"backlog": 0}],
 )
 def test_arguments_must_be_positive(arguments):
   with pytest.raises(SophiaError, match="must be positive"):
@@ -233,14 +334,15 @@ def test_workers_start_with_the_first_formula_and_end_with_close():
 
 
 SCRIPT = """
-import os, signal
+import os, signal, time
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.types import FinishReason, Problem
 v = Verifier(workers=2, timeout_s=1, comparer="pool_comparers:naughty")
 p = Problem(id="p", question="", answer="x", answer_type="math")
 v.verify([("\\\\boxed{y%d}" % i, p, FinishReason.STOP) for i in range(40)])
-print(*[w.process.pid for w in v._workers], flush=True)
-v._workers[0].link.send_bytes(b'[["x", "\\\\\\\\hang"]]')
+print(*[w.process.pid for w in v._pool._workers], flush=True)
+v.submit("\\\\boxed{\\\\hang}", p, FinishReason.STOP)
+time.sleep(0.5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -1,0 +1,169 @@
+"""What an answer is brought into before it is compared, and what is too much.
+
+Everything here is linear in the length of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+Outcome = Literal["right", "wrong", "unparseable"]
+"""Values of `types.Status`, which a worker does not load."""
+
+MAX_CHARS = 300
+LONGEST_GOLD = 10_000
+MAX_DEPTH = 14
+"""ANTLR's time doubles with every \\frac inside a \\frac: 1 s at 14, 43 s at
+20."""
+MAX_BARS = 12
+MAX_RUN_OF_DIGITS = 60
+MAX_EXPONENT_DIGITS = 4
+
+_WRAPPERS = re.compile(
+  r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|bf|boldsymbol)\s?\{([^{}]*)\}"
+)
+_PAIRS = (
+  ("$$", "$$"),
+  ("$", "$"),
+  ("{", "}"),
+  (r"\(", r"\)"),
+  (r"\[", r"\]"),
+  ("**", "**"),
+  ("`", "`"),
+  ('"', '"'),
+  ("'", "'"),
+)
+_DIGITS = re.compile(rf"\d{{{MAX_RUN_OF_DIGITS + 1}}}")
+# A prime follows what it marks; a quote that opens is prose or code.
+_QUOTED = re.compile(r"""(?:^|[(\[,=])\s?['"]|\"""")
+_POWER = re.compile(r"\^|\*\*")
+
+
+def unwrap(text: str) -> str:
+  r"""`text` without what encloses it: $..$, {..}, \text{..}, **..**, quotes.
+
+  A full stop at the end goes too.
+  """
+  text = text.strip()
+  for _ in range(8):  # a bound on hostile nesting; real answers need three
+    before = text
+    for left, right in _PAIRS:
+      inside = text[len(left) : -len(right)]
+      if text == left + inside + right and inside and left not in inside:
+        text = inside.strip()
+    whole = _WRAPPERS.fullmatch(text)
+    if whole:
+      text = whole[1].strip()
+    if text.endswith((".", "。")) and not text.endswith(".."):
+      text = text[:-1].rstrip()
+    if text == before:
+      break
+  return text
+
+
+def normalise(text: str) -> str:
+  """Case, width, spaces, markup and enclosing punctuation removed."""
+  text = _WRAPPERS.sub(r" \1 ", unwrap(text))
+  text = unicodedata.normalize("NFKC", text).casefold()
+  return " ".join(text.split()).strip(" .,;:!\"'`*$")
+
+
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
+  0x3000: 0x20
+}
+
+
+def half_width(text: str) -> str:
+  """Full-width forms, ＡＢＣ１２３（）, as ASCII."""
+  return text.translate(_HALF_WIDTH)
+
+
+def split_list(text: str) -> list[str]:
+  """Items at the top-level commas, enclosing brackets removed.
+
+  Where ", " separates the items, a comma between digits groups thousands.
+  """
+  text = text.strip()
+  for left, right in (("[", "]"), ("(", ")"), (r"\{", r"\}"), ("{", "}")):
+    if text.startswith(left) and text.endswith(right):
+      text = text[len(left) : -len(right)]
+      break
+  text = text.replace("，", ", ").replace("、", ", ").replace(";", ", ")
+  spaced = ", " in text
+  items, depth, start = [], 0, 0
+  for i, c in enumerate(text):
+    depth += (c in "([{") - (c in ")]}")
+    grouping = spaced and text[i + 1 : i + 2].isdigit()
+    if c == "," and depth == 0 and not grouping:
+      items.append(text[start:i].strip())
+      start = i + 1
+  return [*items, text[start:].strip()]
+
+
+def is_bounded(text: str, max_chars: int = MAX_CHARS) -> bool:
+  """False if computing with `text` could take more than a moment.
+
+  Refused: long digit runs, deep nesting, unbalanced braces, quotes, numeric
+  exponents of more than MAX_EXPONENT_DIGITS digits, towers of numbers (9^{9^9})
+  and factorials of large numbers or of factorials. A worker's time and memory
+  limits hold for everything that passes here.
+  """
+  if len(text) > max_chars or _DIGITS.search(text):
+    return False
+  depth = deepest = 0
+  for c in text:
+    depth += (c in "([{") - (c in ")]}")
+    deepest = max(deepest, depth)
+  if deepest > MAX_DEPTH or text.count("{") != text.count("}"):
+    return False
+  if text.count("|") > MAX_BARS or _QUOTED.search(text):
+    return False
+  return _bounded_powers(text) and _bounded_factorials(text)
+
+
+def _bounded_powers(text: str) -> bool:
+  for power in _POWER.finditer(text):
+    exponent = _group(text, power.end())
+    numeric = not any(c.isalpha() for c in exponent.replace("cdot", ""))
+    digits = sum(c.isdigit() for c in exponent)
+    if digits > MAX_EXPONENT_DIGITS and numeric:
+      return False
+    after = text[power.end() + len(exponent) :].lstrip()
+    towering = _POWER.search(exponent) or after.startswith(("^", "**", "!"))
+    if towering and digits and numeric:
+      return False
+  return True
+
+
+def _bounded_factorials(text: str) -> bool:
+  marks = [
+    i for i, c in enumerate(text) if c == "!" and text[i + 1 : i + 2] != "="
+  ]
+  if len(marks) > 4 or "!!" in text:
+    return False
+  has_letters = any(c.isalpha() for c in text)
+  for i in marks:
+    before = text[:i].rstrip()
+    if before.endswith((")", "}", "]")) and not has_letters:
+      return False
+    run = len(before) - len(before.rstrip("0123456789"))
+    if run > 3:
+      return False
+  return True
+
+
+def _group(text: str, start: int) -> str:
+  """The exponent that begins at `start`: a bracketed group or one token."""
+  while start < len(text) and text[start] == " ":
+    start += 1
+  if text[start : start + 1] not in ("{", "("):
+    token = re.match(r"[+-]?\d+|\\?[a-zA-Z]+|.?", text[start:], re.DOTALL)
+    return token[0] if token else ""
+  depth = 0
+  for i in range(start, len(text)):
+    depth += (text[i] in "({") - (text[i] in ")}")
+    if depth == 0:
+      return text[start : i + 1]
+  return text[start:]
