@@ -73,7 +73,7 @@ def test_problems_with_everything(write, tmp_path):
       "source": "test",
     },
     "",
-    {"id": "2", "question": "6 × 7?\nSay.", "answer": "42"},
+    {"id": "2", "question": "6 × 7?\nSay.", "answer": "42", "tolerance": [1]},
   )
   image = str(tmp_path / "a.png")
   assert load_problems(path, decode=True) == [
@@ -88,7 +88,7 @@ def test_problems_with_everything(write, tmp_path):
       difficulty="hard",
       source="test",
     ),
-    Problem(id="2", question="6 × 7?\nSay.", answer="42"),
+    Problem(id="2", question="6 × 7?\nSay.", answer="42", tolerance=(1,)),
   ]
 
 
@@ -170,6 +170,13 @@ def test_schemas_are_the_dataclasses():
     ({**RIGHT, "tags": ["a"]}, "tags must be an object, not a list; for"),
     ({**RIGHT, "tags": {"level": 3}}, "tags 'level' must be a string, not a"),
     ({**RIGHT, "answer_type": ["number"]}, "answer_type is "),
+    ({**RIGHT, "tolerance": 0.1}, r"tolerance must be a list.*\[0\.01\]"),
+    ({**RIGHT, "tolerance": ["0.1"]}, "tolerance must hold numbers"),
+    ({**RIGHT, "tolerance": [-1]}, "tolerance has -1; use finite"),
+    (
+      {**RIGHT, "answer_type": "math", "tolerance": [0.1]},
+      "tolerance with answer_type 'math', which takes none; use 'olympiad'",
+    ),
     (
       {**RIGHT, "choices": ["x", "y"], "answer": "C"},
       "answer 'C' is none of the choices; give its letter, A to B",
