@@ -106,6 +106,9 @@ def _on_cpu(spec: ServeSpec) -> tuple[str, ...]:
   shapes = sorted({CHUNKS[-1], sizes.chunk})
   return (
     *("--attention-backend", "native", "--disable-precompile"),
+    # With the schedule overlapped, host arrays change while a step still reads
+    # them: on a CPU the step's arrays are the host's own memory.
+    "--disable-overlap-schedule",
     *("--page-size", str(PAGE)),
     *("--context-length", str(sizes.context)),
     *("--max-running-requests", str(sizes.running)),

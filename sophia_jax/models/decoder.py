@@ -41,8 +41,8 @@ REMAT_POLICIES = {
 class KVCache:
   """Keys and values of C columns a row; column = position."""
 
-  k: Float[Array, "layers B C M H"]
-  v: Float[Array, "layers B C M H"]
+  k: Float[Array, "layers B M C H"]
+  v: Float[Array, "layers B M C H"]
 
 
 @flax.struct.dataclass
@@ -96,7 +96,7 @@ class Attention(nn.Module):
       )
     y = y.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)
     y = Dense(cfg.width, ("heads", "embed"), False, *types, name="o")(y)
-    return y, KVCache(k=k, v=v)
+    return y, KVCache(k=k.swapaxes(1, 2), v=v.swapaxes(1, 2))
 
 
 class MLP(nn.Module):

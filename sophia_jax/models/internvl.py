@@ -115,7 +115,11 @@ class InternVL(nn.Module):
     hidden, new = jax.lax.optimization_barrier((hidden, new))
     rows = jnp.arange(len(tokens))
     cache = jax.tree.map(
-      lambda old, x: old.at[:, rows, positions].set(x[:, :, 0]), cache, new
+      lambda old, x: old.at[:, rows, :, positions].set(
+        x[:, :, :, 0].swapaxes(0, 1)  # the indexed axes come first
+      ),
+      cache,
+      new,
     )
     return hidden[:, 0], cache
 
@@ -150,7 +154,7 @@ class InternVL(nn.Module):
 def init_cache(cfg: InternVLConfig, batch: int, capacity: int) -> KVCache:
   """An empty cache for `batch` rows of `capacity` columns."""
   d = cfg.decoder
-  shape = (d.depth, batch, capacity, d.kv_heads, d.head_dim)
+  shape = (d.depth, batch, d.kv_heads, capacity, d.head_dim)
   return KVCache(k=jnp.zeros(shape, cfg.dtype), v=jnp.zeros(shape, cfg.dtype))
 
 

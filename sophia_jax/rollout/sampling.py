@@ -53,6 +53,7 @@ def draw(
   scaled = scaled / jnp.maximum(temperature, 1e-6)[:, None]
   if top is not None:
     scaled = truncate(scaled, *top)
+
   def drawn() -> Float[Array, "B V"]:
     noise = jax.vmap(
       lambda key, i: jax.random.gumbel(

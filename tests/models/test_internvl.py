@@ -118,7 +118,7 @@ def test_prefill_and_decode_equal_the_full_pass(params):
   for b, n in enumerate(lengths):
     np.testing.assert_allclose(hidden[b, :n], want[b, :n], atol=1e-5)
   cache = jax.tree.map(
-    lambda full, part: full.at[:, :, :12].set(part),
+    lambda full, part: full.at[:, :, :, :12].set(part),
     init_cache(CFG, 3, 20),
     prompt,
   )
@@ -135,8 +135,8 @@ def test_decoding_past_the_capacity_leaves_the_cache(params):
   at = np.array([4, 1], np.int32)
   _, new = model.apply({"params": params}, at, at, cache, method="decode")
   assert not np.asarray(new.k[:, 0]).any()
-  assert np.asarray(new.k[:, 1, 1]).any()
-  assert not np.asarray(new.k[:, 1, 2:]).any()
+  assert np.asarray(new.k[:, 1, :, 1]).any()
+  assert not np.asarray(new.k[:, 1, :, 2:]).any()
 
 
 def test_packing_and_padding_change_nothing(params):
@@ -246,7 +246,7 @@ def test_bfloat16_keeps_fp32_logits_and_half_caches(params):
   want = hidden_states(CFG, params, *batch)
   assert np.abs(hidden.astype(jnp.float32) - want).mean() < 0.03
   cache = init_cache(cfg, 2, 5)
-  assert isinstance(cache, KVCache) and cache.k.shape == (2, 2, 5, 2, 8)
+  assert isinstance(cache, KVCache) and cache.k.shape == (2, 2, 2, 5, 8)
   assert cache.v.dtype == jnp.bfloat16
 
 
