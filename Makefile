@@ -44,7 +44,7 @@ test-slow: .venv/.dev
 
 # Makes the servers' own environments on first use; SGLang-JAX needs Python 3.12.
 test-servers: .venv/.dev
-	$(BIN)/python -m pytest -m servers $(ARGS)
+	$(BIN)/python -m pytest -m "servers and not slow" $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

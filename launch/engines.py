@@ -19,7 +19,7 @@ from launch.models import EngineChoice, Model, ReasonerConfig, RuntimeConfig
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.models import InternVL, logical_axes
+from sophia_jax.models import InternVL
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
@@ -95,7 +95,7 @@ def embedded(run: Run, model: Model) -> EmbeddedEngine:
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return EmbeddedEngine(
     InternVL(scanned),
-    sharding.place(model.params, logical_axes(scanned), mesh),
+    models.weights(model, mesh),
     model.renderer,
     run.section(EngineConfig, "engine"),
     TileCache(model.image),

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from launch.cli import Run, write_text
 from sophia_jax.checkpoints.config import read_config
-from sophia_jax.checkpoints.directories import load_params, save_params
+from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
@@ -21,6 +23,7 @@ from sophia_jax.models import (
   InternVL,
   InternVLConfig,
   Params,
+  abstract_params,
   logical_axes,
 )
 from sophia_jax.train import sharding
@@ -76,11 +79,10 @@ class RuntimeConfig(EngineChoice):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A loaded checkpoint."""
+  """A checkpoint: its shapes, tokenizer and image path. `weights` reads it."""
 
   directory: Path
   module: InternVL
-  params: Params
   renderer: Renderer
   image: ImageConfig
 
@@ -91,7 +93,7 @@ def load(
   image: ImageConfig,
   system: str | None = None,
 ) -> Model:
-  """Loads a Hugging Face directory: config, weights, tokenizer.
+  """Opens a Hugging Face directory: config and tokenizer.
 
   Raises:
     SophiaError: the directory is not a checkpoint that fits, or its images are
@@ -105,8 +107,33 @@ def load(
     remat=runtime.remat,  # type: ignore[arg-type]
     scan_unroll=runtime.scan_unroll,
   )
-  params = load_params(directory, cfg)
-  return Model(directory, InternVL(cfg), params, renderer, image)
+  return Model(directory, InternVL(cfg), renderer, image)
+
+
+def weights(model: Model, mesh: Mesh, trained: tuple[str, ...] = ()) -> Params:
+  """Reads the parameters straight onto the mesh.
+
+  Args:
+    trained: parts that keep `param_dtype`; the others are only read, and come
+      in the dtype of the computation, which they would be cast to at every use.
+
+  Raises:
+    SophiaError: a tensor that is missing, damaged or of another shape.
+  """
+  cfg = model.module.cfg
+  where = sharding.param_shardings(
+    abstract_params(cfg), logical_axes(cfg), mesh
+  )
+  frozen = dataclasses.replace(cfg, param_dtype=cfg.dtype)
+  params: Params = {}
+  for kind, parts in (
+    (cfg, where.keys() & set(trained)),
+    (frozen, where.keys() - set(trained)),
+  ):
+    if parts:
+      some = {part: where[part] for part in parts}
+      params |= load_sharded(model.directory, kind, some)
+  return params
 
 
 def load_words(
@@ -194,7 +221,7 @@ def train(
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return fit(
     model.module,
-    sharding.place(model.params, logical_axes(model.module.cfg), mesh),
+    weights(model, mesh, config.trained),
     loader,
     algorithm.TERMS,
     config,

@@ -17,6 +17,7 @@ from sophia_jax.data.packing import PackConfig, pack
 from sophia_jax.data.problems import load_examples, write_jsonl
 from sophia_jax.models import Params
 from sophia_jax.progress import Progress
+from sophia_jax.train import sharding
 from sophia_jax.train.step import response_logps
 from sophia_jax.types import Role, TokenSequence
 
@@ -38,8 +39,8 @@ def score(
   if max_tiles is not None:
     image = dataclasses.replace(image, max_tiles=max_tiles)
   model = models.load(directory, models.RuntimeConfig(dtype=dtype), image)
-  params = jax.device_put(model.params)
   examples = load_examples(data)
+  params = models.weights(model, sharding.make_mesh(sharding.MeshConfig()))
 
   def rows() -> Iterator[dict[str, Any]]:
     with Progress("score", len(examples), "response") as progress:

@@ -68,6 +68,10 @@ def _obstacle(name: str, q: Q, k: KV) -> str:
   m, sharded = k.shape[2], _shards("act_length")
   if name in ("blockwise", "pallas") and sharded > 1:
     return "rows are sharded over the context axis"
+  if (
+    name in ("splash", "pallas") and _mesh() is None and jax.device_count() > 1
+  ):
+    return "there are several devices and no mesh is set"
   if name in ("splash", "pallas") and t % (LANES * sharded):
     return f"{t} tokens are no multiple of {LANES * sharded}"
   if name == "pallas" and h not in (64, 128):

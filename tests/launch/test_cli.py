@@ -283,7 +283,7 @@ def test_score_agrees_with_the_engine(
   renderer = policy.renderer
   engine = EmbeddedEngine(
     policy.module,
-    policy.params,
+    models.weights(policy, sharding.make_mesh(sharding.MeshConfig())),
     renderer,
     EngineConfig(slots=4, length=256, prefill_rows=2, chunk=4),
     TileCache(images),

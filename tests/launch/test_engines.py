@@ -78,7 +78,7 @@ def test_both_are_embedded_unless_told_otherwise(config, checkpoints, tmp_path):
 def test_a_served_policy_needs_no_weights_here(
   config, checkpoints, tmp_path, fake, monkeypatch
 ):
-  monkeypatch.delattr(models, "load_params")
+  monkeypatch.delattr(models, "load_sharded")
   config.policy.engine = "sglang"
   config.policy.urls = f"{fake.url}/"
   fake.info["model_path"] = str(checkpoints["policy"])
