@@ -16,7 +16,7 @@ from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.problems import load_problems, write_jsonl
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.store import Store
-from sophia_jax.train import metrics
+from sophia_jax.train import metrics, sharding
 from sophia_jax.types import Request, Sampling, Status
 
 ROOT = Path(__file__).parents[2]

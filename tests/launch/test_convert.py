@@ -323,8 +323,9 @@ def test_a_full_disk_leaves_the_destination_alone(format, source, tmp_path):
   )
   assert done.returncode == 1
   lines = done.stderr.splitlines()
-  (error,) = [line for line in lines if line.startswith("error: ")]
-  assert str(out) in error and "not written" in error
+  errors = [line for line in lines if line.startswith("error: ")]
+  assert len(errors) == 1, done.stderr
+  assert str(out) in errors[0] and "not written" in errors[0]
   assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
   assert set(tmp_path.iterdir()) == beside
 
