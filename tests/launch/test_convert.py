@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -322,10 +323,9 @@ def test_a_full_disk_leaves_the_destination_alone(format, source, tmp_path):
     f"--src={source}", f"--dst={out}", f"--format={format}", limit=16
   )
   assert done.returncode == 1
-  lines = done.stderr.splitlines()
-  errors = [line for line in lines if line.startswith("error: ")]
-  assert len(errors) == 1, done.stderr
-  assert str(out) in errors[0] and "not written" in errors[0]
+  # Threads of orbax may talk at the same time, even into the same line.
+  (error,) = re.findall(r"error: /.*", done.stderr)
+  assert str(out) in error and "not written" in error
   assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
   assert set(tmp_path.iterdir()) == beside
 
