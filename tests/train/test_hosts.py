@@ -77,11 +77,14 @@ def test_processes_learn_what_one_learns(count, alone, tmp_path, cache):
     assert row["tokens"] == other["tokens"]
 
 
-def test_all_end_when_one_dies(tmp_path, cache):
+def test_all_end_when_one_dies_and_one_ends_what_two_began(
+  alone, tmp_path, cache
+):
+  directory, wanted = alone
   processes = start(2, tmp_path, cache)
-  path = tmp_path / "run" / "metrics.jsonl"
-  deadline = time.monotonic() + 120
-  while not path.exists() or not metrics.read(path):
+  saved = tmp_path / "run" / "checkpoints" / "3"
+  deadline = time.monotonic() + 300
+  while not saved.exists():
     assert all(p.poll() is None for p in processes), end(processes)
     assert time.monotonic() < deadline
     time.sleep(0.05)
@@ -89,3 +92,10 @@ def test_all_end_when_one_dies(tmp_path, cache):
   said = end(processes, timeout=120)
   assert processes[0].returncode not in (0, None)
   assert said[0], "it says why"
+  # On another number of processes, from their last checkpoint.
+  params = training.train(tmp_path, on_hosts.CONFIG, shards=on_hosts.SHARDS)
+  for name, value in on_hosts.flat(jax.device_get(params)).items():
+    np.testing.assert_allclose(value, wanted[name], atol=1e-4, err_msg=name)
+  rows = metrics.read(tmp_path / "run" / "metrics.jsonl")
+  theirs = metrics.read(directory / "run" / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [row["step"] for row in theirs]
