@@ -50,15 +50,16 @@ class Place:
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
-  def lines(self):
-    """All whole records that were ever written."""
-    segments = self.workdir.glob("trajectories/*.jsonl")
+  def lines(self, segment="*"):
+    """All whole records that were ever written, or those of one shard."""
+    segments = self.workdir.glob(f"trajectories/{segment}.jsonl")
     lines = [line for s in segments for line in s.read_bytes().splitlines(True)]
     return [r for r in map(decode, lines) if r is not None]
 
-  def texts(self):
+  def texts(self, segment="*"):
     """What was generated: each text that was written, by its id."""
-    return [(r.id, r) for r in self.lines() if not isinstance(r, Judgement)]
+    lines = self.lines(segment)
+    return [(r.id, r) for r in lines if not isinstance(r, Judgement)]
 
   def store(self):
     return Store(self.workdir / "trajectories", read_only=True)
@@ -67,11 +68,11 @@ class Place:
     path = self.workdir / "stages.json"
     return "sample" in json.loads(path.read_text())
 
-  def started_and_at(self, texts, *flags):
+  def started_and_at(self, texts, *flags, segment="*"):
     """A process that has been let run until so many texts were written."""
     process = self.start(*flags)
     deadline = time.monotonic() + 300
-    while len(self.texts()) < texts:
+    while len(self.texts(segment)) < texts:
       if process.poll() is not None or time.monotonic() > deadline:
         process.kill()
         pytest.fail("".join(process.communicate()))
@@ -155,7 +156,7 @@ def test_killed_again_and_again(place, undisturbed):
 
 def test_two_shards_at_once_one_of_them_killed(place, undisturbed):
   first = place.start("--shard=0/2")
-  second = place.started_and_at(20, "--shard=1/2")
+  second = place.started_and_at(20, "--shard=1/2", segment="1-of-2")
   second.kill()
   second.communicate()
   _, err = first.communicate(timeout=300)
