@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sophia_jax.algorithms.losses import Term
-from sophia_jax.data.loader import Loader
+from sophia_jax.data.loader import Loader, LoaderIterator
 from sophia_jax.models import InternVL
 from sophia_jax.train import sharding
 from sophia_jax.train.checkpoint import Checkpoints
@@ -93,12 +93,9 @@ def fit(
     jax.set_mesh(mesh),
     nn.logical_axis_rules(sharding.RULES),
   ):
-    state = create(params, tx, config.trained)
-    batches = iter(loader)
-    if restored := checkpoints.restore(state):
-      state, loader_state = restored
-      batches.set_state(loader_state)
-      _log.info("resumed at update %d", int(state.step))
+    state, batches = _resumed(
+      create(params, tx, config.trained), iter(loader), checkpoints
+    )
     done, where = int(state.step), layout(state)
     step = jit_train_step(
       make_train_step(model, terms, tx, where, config.block), where
@@ -113,9 +110,8 @@ def fit(
         metrics.add(values)
         done += 1
         profile(done, state)
-        stop = arrived(done)
-        save = stop or done == loader.steps
-        save = save or done % config.checkpoint_every == 0
+        stop, last = arrived(done), done == loader.steps
+        save = stop or last or done % config.checkpoint_every == 0
         # Before the checkpoint: it must neither outlive the rows of its updates
         # nor hold what came of a loss that is not finite.
         if save or done % config.log_every == 0:
@@ -126,6 +122,17 @@ def fit(
         if stop:
           raise Preempted(f"saved update {done} in {directory}")
   return state.model_params
+
+
+def _resumed(
+  state: TrainState, batches: LoaderIterator, checkpoints: Checkpoints
+) -> tuple[TrainState, LoaderIterator]:
+  """Where the newest checkpoint stands, if there is one."""
+  if restored := checkpoints.restore(state):
+    state, loader_state = restored
+    batches.set_state(loader_state)
+    _log.info("resumed at update %d", int(state.step))
+  return state, batches
 
 
 def _waited_for(

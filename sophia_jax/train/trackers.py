@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ class TensorBoard(Tracker):
 
 
 class WandB(Tracker):
-  """One run of a project, gone on with by the directory's name."""
+  """One run of a project; whoever goes on in the directory goes on with it."""
 
   def __init__(self, directory: Path, project: str):
     try:
@@ -57,13 +58,28 @@ class WandB(Tracker):
       raise SophiaError(
         f"config.log.wandb={project!r}: pip install wandb, or leave it empty"
       ) from e
-    name = "-".join(directory.parts[-2:])
-    self._run: Any = wandb.init(
-      project=project, id=name, resume="allow", dir=str(directory)
-    )
+    directory.mkdir(parents=True, exist_ok=True)
+    own = directory / "wandb_id"
+    if not own.exists():
+      own.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+    try:
+      self._run: Any = wandb.init(
+        project=project,
+        id=own.read_text(encoding="utf-8"),
+        name="-".join(directory.parts[-2:]),
+        resume="allow",
+        dir=str(directory),
+      )
+    except wandb.Error as e:
+      raise SophiaError(
+        f"config.log.wandb={project!r}: {e}; wandb login, WANDB_MODE=offline, "
+        "or leave it empty"
+      ) from e
+    # Their own counter may not go back, as ours does to the last checkpoint.
+    self._run.define_metric("*", step_metric="step")
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
-    self._run.log(dict(values), step=step)
+    self._run.log({**values, "step": step})
 
   def close(self) -> None:
     self._run.finish()
@@ -76,7 +92,7 @@ def trackers(directory: Path, config: LogConfig, step: int) -> list[Tracker]:
     step: the update training goes on from.
 
   Raises:
-    SophiaError: wandb is asked for and not installed.
+    SophiaError: wandb is asked for, and not installed or not logged in to.
   """
   found: list[Tracker] = []
   if config.tensorboard:
