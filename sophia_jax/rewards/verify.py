@@ -43,6 +43,9 @@ ANSWER_TYPES = (
 )
 
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[)\].:：、]{1,2}(?:\s.*)?)?", re.DOTALL)
+_LETTERS = re.compile(
+  r"\(?[A-Z][).]?(?:\s*(?:,|、|and\b|or\b|&|和|或)\s*\(?[A-Z]\b[).]?)+"
+)
 _CHOICE_WORDS = ("option ", "choice ", "answer ", "选项", "选")
 _MATH = re.compile(r"[\\^*/+=<>≤≥√π±∞∪{}]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
 
@@ -211,7 +214,11 @@ def compare_choice(gold: str, answer: str, choices: Sequence[str]) -> Outcome:
 
 
 def which_choice(text: str, choices: Sequence[str]) -> int | None:
-  """The index of the option that `text` names; None if it names none."""
+  """The index of the option that `text` names; None if it names none, or two.
+
+  What begins with a letter names that option: "(A) and so on", but not
+  "(A) and (B)".
+  """
   text = unwrap(half_width(text))
   for word in _CHOICE_WORDS:
     if text.lower().startswith(word):
@@ -223,7 +230,9 @@ def which_choice(text: str, choices: Sequence[str]) -> int | None:
   texts = [normalise(c) for c in choices]
   if normalise(text) in texts:
     return texts.index(normalise(text))
-  return _letter_index(letter[1], choices) if letter else None
+  if letter is None or _LETTERS.fullmatch(text):
+    return None
+  return _letter_index(letter[1], choices)
 
 
 def _letter_index(letter: str, choices: Sequence[str]) -> int | None:
