@@ -16,7 +16,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import grain
 import numpy as np
@@ -114,6 +114,21 @@ class _Source:
     return digest.hexdigest()
 
 
+class Reading(TypedDict, total=False):
+  """How the sequences of a row become arrays, and whose share of them."""
+
+  streams: Required[Sequence[str]]
+  """The streams the trainer reads."""
+  tokens_per_tile: Required[int]
+  """Image tokens P of a tile."""
+  image: ImageConfig | None
+  """How images are cut; as in the renderer."""
+  process_index: int
+  """Of `process_count` processes, the one this is."""
+  process_count: int
+  """Must divide the shards of the packing."""
+
+
 class Batches(abc.ABC):
   """All batches of a run: `batches[n]`, or `iter(batches)` with a state.
 
@@ -139,7 +154,7 @@ class Batches(abc.ABC):
     process_index: int = 0,
     process_count: int = 1,
   ):
-    """Args: as for `Loader`; `load` gives what a row names."""
+    """Args: as for `Loader` and in `Reading`; `load` gives what a row names."""
     packing.check_processes(packing_config, process_count)
     self.config = config
     self.packing = packing_config
@@ -192,31 +207,23 @@ class Loader(Batches):
     packing_config: PackConfig,
     config: LoaderConfig,
     *,
-    streams: Sequence[str],
-    tokens_per_tile: int,
-    image: ImageConfig | None = None,
     sizes: Sequence[Size] | None = None,
     amounts: Mapping[str, float] | None = None,
     by: str = "epochs",
-    process_index: int = 0,
-    process_count: int = 1,
+    **reading: Unpack[Reading],
   ):
     """Plans every epoch.
 
     Args:
       sequences: what to train on; several lists by their names are mixed.
       packing_config: the shape of a batch.
-      config: order and reading.
-      streams: the streams the trainer reads.
-      tokens_per_tile: image tokens P of a tile.
-      image: how images are cut; as in the renderer.
+      config: order and reading ahead.
       sizes: of the sequences, list after list, where rendering all of them to
         measure is dear.
       amounts: how much of each list an epoch takes (`Mixture`); None: all of
         every one, once.
       by: the unit of the amounts.
-      process_index: of `process_count` processes, the one this is.
-      process_count: must divide the shards of the packing.
+      reading: as in `Reading`.
 
     Raises:
       SophiaError: nothing to train on, or a sequence fits no batch.
@@ -224,16 +231,8 @@ class Loader(Batches):
     named = sequences if isinstance(sequences, Mapping) else {"": sequences}
     amounts = amounts or dict.fromkeys(named, 1.0)
     self._source = _Source(named, sizes, amounts, by, packing_config, config)
-    super().__init__(
-      self._source.sequences.__getitem__,
-      packing_config,
-      config,
-      streams=streams,
-      tokens_per_tile=tokens_per_tile,
-      image=image,
-      process_index=process_index,
-      process_count=process_count,
-    )
+    load = self._source.sequences.__getitem__
+    super().__init__(load, packing_config, config, **reading)
     # Read-ahead crosses from one epoch into the next, hence two.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
     plans = [self._plan(epoch) for epoch in range(config.epochs)]

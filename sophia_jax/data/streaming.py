@@ -13,11 +13,10 @@ from __future__ import annotations
 import collections
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, Unpack
 
-from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.loader import Batches, LoaderConfig
+from sophia_jax.data.loader import Batches, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig, Packer, Size, stream
 from sophia_jax.types import SophiaError, TokenSequence
 
@@ -33,12 +32,7 @@ class StreamLoader(Batches):
     load: Callable[[T], TokenSequence],
     packing_config: PackConfig,
     config: LoaderConfig,
-    *,
-    streams: Sequence[str],
-    tokens_per_tile: int,
-    image: ImageConfig | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    **reading: Unpack[Reading],
   ):
     """Goes through the sizes of all epochs once.
 
@@ -48,25 +42,12 @@ class StreamLoader(Batches):
       load: what stands for a sequence -> the sequence; thread-safe.
       packing_config: the shape of a batch.
       config: epochs and reading; `seed` and `shuffle` are the source's affair.
-      streams: the streams the trainer reads.
-      tokens_per_tile: image tokens P of a tile.
-      image: how images are cut; as in the renderer.
-      process_index: of `process_count` processes, the one this is.
-      process_count: must divide the shards of the packing.
+      reading: as in `loader.Reading`.
 
     Raises:
       SophiaError: nothing to train on, or a sequence fits no batch.
     """
-    super().__init__(
-      load,
-      packing_config,
-      config,
-      streams=streams,
-      tokens_per_tile=tokens_per_tile,
-      image=image,
-      process_index=process_index,
-      process_count=process_count,
-    )
+    super().__init__(load, packing_config, config, **reading)
     self._source = source
     self._lock = threading.Lock()
     # The threads of an iterator ask out of order, within what is read ahead.
