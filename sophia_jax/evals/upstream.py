@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sophia_jax.rewards.verify import Outcome, is_bounded, split_list
+from sophia_jax.rewards.text import Outcome, is_bounded, split_list
 
 
 def two_decimals(
