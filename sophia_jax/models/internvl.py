@@ -20,7 +20,11 @@ from jaxtyping import Array, Float, Int, UInt8
 from sophia_jax.models import logprobs
 from sophia_jax.models.config import InternVLConfig
 from sophia_jax.models.decoder import Decoder, KVCache, Rows, Step
-from sophia_jax.models.layers import rotary_tables, segment_lengths
+from sophia_jax.models.layers import (
+  constrain,
+  rotary_tables,
+  segment_lengths,
+)
 from sophia_jax.models.vision import Projector, VisionEncoder
 
 Params = dict[str, Any]
@@ -141,6 +145,9 @@ class InternVL(nn.Module):
     x = self.language.embed(tokens)
     if tile_slots is None or image_embeds is None:
       return x
+    # Rows take embeddings of tiles that any device may have encoded: each
+    # device picks its slice of the width for all rows, and none holds them all.
+    image_embeds = constrain(image_embeds, (None, "act_sliced"))
     images = image_embeds[jnp.maximum(tile_slots, 0)].astype(x.dtype)
     return jnp.where((tile_slots >= 0)[..., None], images, x)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
@@ -31,6 +33,9 @@ LANES = 128
 """Tokens and head widths that TPU and GPU kernels count in."""
 KERNEL_BLOCK = 1024
 """Queries, and keys, that a TPU kernel holds at a time, at most."""
+GRADIENT_KEYS = 4096
+"""Keys that its backward pass holds, at most. For every so many it writes a part
+of the queries' gradient of the whole size: few are little memory."""
 RESIDUALS = "attention"
 """Name of what a rematerialisation policy may keep of attention."""
 
@@ -59,7 +64,9 @@ def attend(
   if obstacle := _obstacle(name, q, k):
     _say_once(f"attention: xla instead of {name}: {obstacle}")
     name = "xla"
-  return checkpoint_name(IMPLEMENTATIONS[name](q, k, v, segment_ids), RESIDUALS)
+  out = IMPLEMENTATIONS[name](q, k, v, segment_ids)
+  # splash names its own, as it lays them out; named twice they are kept twice.
+  return out if name == "splash" else checkpoint_name(out, RESIDUALS)
 
 
 def _obstacle(name: str, q: Q, k: KV) -> str:
@@ -72,8 +79,9 @@ def _obstacle(name: str, q: Q, k: KV) -> str:
     name in ("splash", "pallas") and _mesh() is None and jax.device_count() > 1
   ):
     return "there are several devices and no mesh is set"
-  if name in ("splash", "pallas") and t % (LANES * sharded):
-    return f"{t} tokens are no multiple of {LANES * sharded}"
+  least = LANES * _share("act_length").stretches
+  if name in ("splash", "pallas") and t % least:
+    return f"{t} tokens are no multiple of {least}"
   if name == "pallas" and h not in (64, 128):
     return f"a head width of {h} is neither 64 nor 128"
   if name == "splash" and h % 64:
@@ -189,15 +197,9 @@ class _Layout:
 
   @property
   def specs(self) -> tuple[PartitionSpec, ...]:
-    """Of q, k, v and their segments; keys and values are whole sequences."""
-    keys = _spec(self.batch, None, self.heads, None)
-    return (
-      _spec(self.batch, self.length, self.heads, None),
-      keys,
-      keys,
-      _spec(self.batch, self.length),
-      _spec(self.batch, None),
-    )
+    """Of q, k, v and their segments."""
+    tokens = _spec(self.batch, self.length, self.heads, None)
+    return tokens, tokens, tokens, _spec(self.batch, self.length)
 
 
 _ROWS = _Layout("act_batch", "act_length", "act_heads", causal=True)
@@ -209,44 +211,26 @@ def splash(
 ) -> Q:
   """jax.experimental.pallas.ops.tpu.splash_attention.
 
-  With a context axis every device holds a stretch of the queries and gathers
-  all keys and values of its rows.
+  With a context axis every device gathers all keys and values of its rows and
+  works on a share of the queries that is as much work as any other's.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernels,
   )
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_mask as masks,
-  )
 
-  _, t, n, h = q.shape
-  shards = _shards(layout.length)
-  block = math.gcd(t // shards, KERNEL_BLOCK)
-  sizes = kernels.BlockSizes(
-    block_q=block,
-    block_kv=block,
-    block_kv_compute=min(block, 512),
-    block_q_dkv=block,
-    block_kv_dkv=block,
-    block_kv_dkv_compute=min(block, 512),
-    use_fused_bwd_kernel=True,
-  )
-  mask = masks.CausalMask if layout.causal else masks.FullMask
-  kernel = kernels.make_splash_mha(
-    masks.MultiHeadMask([mask((t, t))] * n),
-    block_sizes=sizes,
-    head_shards=_shards(layout.heads),
-    q_seq_shards=shards,
-    residual_checkpoint_name=RESIDUALS,
-    interpret=_platform() == "cpu",
-  )
+  h = q.shape[3]
+  share = _share(layout.length)
+  kernel = _splash_kernel(q, layout, share)
 
-  def local(kernel, q, k, v, q_segments, k_segments):
+  def local(kernel, q, k, v, ids):
+    k, v, seen = (share.whole(x) for x in (k, v, ids))
+    q, ids = share.given(q), share.given(ids)
     q, k, v = (x.swapaxes(1, 2) for x in (q * h**-0.5, k, v))
     one = lambda q, k, v, a, b: kernel(q, k, v, kernels.SegmentIds(q=a, kv=b))
-    return jax.vmap(one)(q, k, v, q_segments, k_segments).swapaxes(1, 2)
+    out = jax.vmap(one)(q, k, v, ids, seen).swapaxes(1, 2)
+    return share.returned(out)
 
-  args = q, k, v, segment_ids, segment_ids
+  args = q, k, v, segment_ids
   mesh = _mesh()
   if mesh is None:
     return local(kernel, *args)
@@ -256,13 +240,107 @@ def splash(
   )
 
 
+def _splash_kernel(q: Q, layout: _Layout, share: _Share) -> Any:
+  """The kernel for q's shape; it knows which queries every device works on."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernels,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  t, n = q.shape[1:3]
+  mask: masks.Mask = masks.FullMask((t, t))
+  if layout.causal:
+    mask = masks.CausalMask((t, t))
+    mask.q_sequence = share.order(t)
+  queries = math.gcd(t // share.stretches, KERNEL_BLOCK)
+  keys = math.gcd(t, KERNEL_BLOCK)
+  sizes = kernels.BlockSizes(
+    block_q=queries,
+    block_kv=keys,
+    block_kv_compute=min(keys, 512),
+    block_q_dkv=queries,
+    block_kv_dkv=math.gcd(t, GRADIENT_KEYS),
+    block_kv_dkv_compute=min(keys, 512),
+    use_fused_bwd_kernel=True,
+  )
+  return kernels.make_splash_mha(
+    masks.MultiHeadMask([mask] * n),
+    block_sizes=sizes,
+    head_shards=_shards(layout.heads),
+    q_seq_shards=share.devices,
+    residual_checkpoint_name=RESIDUALS,
+    interpret=_platform() == "cpu",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+  """Which queries of a row each of its devices works on.
+
+  A row lies on c devices as 2 c stretches, two neighbours on each. Causality
+  makes late ones more work than early ones, so device i works on stretches i
+  and 2 c - 1 - i. One of the two is even and one odd: what every device holds
+  first, and what it holds second, is a permutation of devices each.
+  """
+
+  axes: tuple[str, ...]
+  """Of the mesh; the methods `given`, `returned`, `whole` run on a device."""
+  devices: int
+
+  @property
+  def stretches(self) -> int:
+    return 2 * self.devices if self.devices > 1 else 1
+
+  def order(self, length: int) -> np.ndarray:
+    """Index in the row of every query, device by device."""
+    index = np.arange(length, dtype=np.int32)
+    if self.devices == 1:
+      return index
+    last = self.stretches - 1
+    pairs = (
+      sorted((i, last - i), key=lambda stretch: stretch % 2)
+      for i in range(self.devices)
+    )
+    stretches = list(itertools.chain.from_iterable(pairs))
+    return index.reshape(self.stretches, -1)[stretches].reshape(-1)
+
+  def given(self, x: Array) -> Array:
+    """[B, T/c, ...] as the row lies -> as it is worked on."""
+    return self._exchanged(x, lambda here, there: (here, there))
+
+  def returned(self, x: Array) -> Array:
+    """Undoes `given`."""
+    return self._exchanged(x, lambda here, there: (there, here))
+
+  def whole(self, x: Array) -> Array:
+    """[B, T/c, ...] -> [B, T, ...]; its gradient is summed in shares."""
+    if self.devices == 1:
+      return x
+    return jax.lax.all_gather(x, self.axes, axis=1, tiled=True)
+
+  def _exchanged(
+    self, x: Array, way: Callable[[int, int], tuple[int, int]]
+  ) -> Array:
+    if self.devices == 1:
+      return x
+    last = self.stretches - 1
+    parts = []
+    for half, part in enumerate(jnp.split(x, 2, axis=1)):
+      held = [2 * i + half for i in range(self.devices)]
+      moves = [way(i, min(s, last - s)) for i, s in enumerate(held)]
+      parts.append(jax.lax.ppermute(part, self.axes, moves))
+    return jnp.concatenate(parts, axis=1)
+
+
 def pallas(
   q: Q, k: KV, v: KV, segment_ids: Segments, layout: _Layout = _ROWS
 ) -> Q:
   """jax.experimental.pallas.ops.gpu.attention: one head of keys per query head."""
   from jax.experimental.pallas.ops.gpu import attention
 
-  def local(q, k, v, q_segments, _):
+  def local(q, k, v, ids):
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     sizes = attention.BlockSizes(
       block_q=64,
@@ -276,14 +354,14 @@ def pallas(
       q,
       k,
       v,
-      q_segments,
+      ids,
       sm_scale=q.shape[-1] ** -0.5,
       causal=layout.causal,
       block_sizes=sizes,
       interpret=_platform() == "cpu",
     )
 
-  args = q, k, v, segment_ids, segment_ids
+  args = q, k, v, segment_ids
   mesh = _mesh()
   if mesh is None:
     return local(*args)
@@ -315,6 +393,10 @@ def attend_all(q: Q, k: Q, v: Q) -> Q:
 
 
 # ------------------------------------------------------------------------- mesh
+def _share(length: str | None) -> _Share:
+  return _Share(_axes(length), _shards(length))
+
+
 def _per_device(
   local: Callable[..., Q], mesh: Any, layout: _Layout
 ) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Q]:
@@ -350,9 +432,10 @@ def _platform() -> str:
 
 def _shards(name: str | None) -> int:
   """How many devices share an activation axis."""
-  mesh = _mesh()
-  if mesh is None or name is None:
-    return 1
-  axes = _spec(name)[0]
-  axes = (axes,) if isinstance(axes, str) else axes or ()
-  return math.prod(mesh.shape[axis] for axis in axes)
+  return math.prod(_mesh().shape[axis] for axis in _axes(name))
+
+
+def _axes(name: str | None) -> tuple[str, ...]:
+  """The mesh axes that share an activation axis."""
+  axes = None if _mesh() is None or name is None else _spec(name)[0]
+  return (axes,) if isinstance(axes, str) else axes or ()

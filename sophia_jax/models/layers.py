@@ -10,6 +10,7 @@ Every parameter and every constrained activation carries logical axis names;
   act_tiles                               activations: tiles,
   act_batch, act_length, act_heads        and rows, tokens, heads,
   act_residual, act_embed                 tokens and width between blocks
+  act_sliced                              a width of which all have a slice
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ ACTIVATION_AXES = (
   "act_heads",
   "act_residual",
   "act_embed",
+  "act_sliced",
 )
 
 constrain = nn.with_logical_constraint
@@ -53,6 +55,36 @@ def named(
 ) -> Callable[..., Array]:
   """`init` whose parameter carries the logical names `axes`."""
   return cast(Callable[..., Array], nn.with_logical_partitioning(init, axes))
+
+
+@jax.custom_vjp
+def linear(
+  x: Float[Array, "... A"], kernel: Float[Array, "A Z"]
+) -> Float[Array, "... Z"]:
+  """x W.
+
+  Its derivative is spelt out for the order of the operands of W's gradient:
+  jax's own rule swaps them and transposes the result, for which a CPU first
+  copies the larger operand column by column. That takes as long as the product.
+  """
+  return x @ kernel
+
+
+def _linear_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+  return x @ kernel, (x, kernel)
+
+
+def _linear_backward(
+  saved: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, Array]:
+  x, kernel = saved
+  return (
+    jnp.einsum("...z,az->...a", cotangent, kernel),
+    jnp.einsum("...a,...z->az", x, cotangent),
+  )
+
+
+linear.defvjp(_linear_forward, _linear_backward)
 
 
 class Dense(nn.Module):
@@ -73,7 +105,7 @@ class Dense(nn.Module):
       (x.shape[-1], self.features),
       self.param_dtype,
     )
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = linear(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       bias = self.param(
         "bias",

@@ -18,11 +18,12 @@ def token_logps(
   targets: Int[Array, "B T"],
   block: int,
 ) -> Float[Array, "B T"]:
-  """log softmax(hidden @ head_kernel)[targets] in fp32.
+  """log softmax(hidden @ head_kernel)[targets] in fp32; 0 if a target is -1.
 
   `block` tokens of every row are in flight at a time, forward and backward: the
   peak is a few [B, block, V]. The backward pass recomputes the logits from the
-  saved log-normaliser.
+  saved log-normaliser. Tokens whose target is -1 make no logits: those of every
+  row that have one are moved to its front, and blocks without any are left out.
   """
   return _forward(hidden, head_kernel, targets, block)[0]
 
@@ -33,26 +34,41 @@ def _forward(
   targets: Int[Array, "B T"],
   block: int,
 ) -> tuple[Float[Array, "B T"], tuple[Array, ...]]:
-  def chunk(_: None, xs: tuple[Array, Array]) -> tuple[None, tuple]:
-    h, target = xs
-    logits = jnp.matmul(h, head_kernel, preferred_element_type=jnp.float32)
-    norm = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-    return None, (picked - norm, norm)
+  kernel = _whole(head_kernel)
 
-  blocks = _split(hidden, block), _split(targets, block)
-  _, (logps, norm) = jax.lax.scan(chunk, None, blocks)
+  def chunk(h: Array, target: Array) -> tuple[Array, Array]:
+    logits = jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
+    norm = jax.nn.logsumexp(logits, axis=-1)
+    index = jnp.maximum(target, 0)[..., None]
+    picked = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    return jnp.where(target < 0, 0.0, picked - norm), norm
+
+  def nothing(h: Array, target: Array) -> tuple[Array, Array]:
+    zeros = jnp.zeros(target.shape, jnp.float32)
+    return zeros, zeros
+
+  def step(_: None, xs: tuple[Array, Array]) -> tuple[None, tuple]:
+    return None, jax.lax.cond(jnp.any(xs[1] >= 0), chunk, nothing, *xs)
+
   t = hidden.shape[1]
-  return _join(logps, t), (hidden, head_kernel, targets, _join(norm, t))
+  order = jnp.argsort(targets < 0, axis=1, stable=True)
+  hidden, targets = _along(hidden, order), _along(targets, order)
+  blocks = _split(hidden, block, 0), _split(targets, block, -1)
+  _, (logps, norm) = jax.lax.scan(step, None, blocks)
+  back = jnp.argsort(order, axis=1)
+  saved = hidden, head_kernel, targets, _join(norm, t), order, back
+  return _along(_join(logps, t), back), saved
 
 
 def _backward(
   block: int, saved: tuple[Array, ...], cotangent: Float[Array, "B T"]
 ) -> tuple[Float[Array, "B T D"], Float[Array, "D V"], None]:
-  hidden, kernel, targets, norm = saved
+  hidden, head_kernel, targets, norm, order, back = saved
+  kernel = _whole(head_kernel)
 
-  def chunk(d_kernel: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
-    h, target, z, g = xs
+  def chunk(
+    d_kernel: Array, h: Array, target: Array, z: Array, g: Array
+  ) -> tuple[Array, Array]:
     logits = jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
     onehot = jnp.arange(kernel.shape[1]) == target[..., None]
     d_logits = g[..., None] * (onehot - jnp.exp(logits - z[..., None]))
@@ -65,23 +81,50 @@ def _backward(
     d_kernel = constrain(d_kernel, ("embed", "vocab"))
     return d_kernel, jnp.einsum("btv,dv->btd", d_logits, kernel)
 
-  xs = tuple(_split(x, block) for x in (hidden, targets, norm, cotangent))
+  def nothing(d_kernel: Array, h: Array, *_: Array) -> tuple[Array, Array]:
+    return d_kernel, jnp.zeros_like(h)
+
+  def step(d_kernel: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
+    asked = jnp.any(xs[1] >= 0)
+    return jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
+
+  cotangent = jnp.where(targets < 0, 0.0, _along(cotangent, order))
+  xs = (
+    _split(hidden, block, 0),
+    _split(targets, block, -1),
+    _split(norm, block, 0),
+    _split(cotangent, block, 0),
+  )
   zero = jnp.zeros(kernel.shape, jnp.float32)
-  d_kernel, d_hidden = jax.lax.scan(chunk, zero, xs)
-  d_hidden = _join(d_hidden, hidden.shape[1])
+  d_kernel, d_hidden = jax.lax.scan(step, zero, xs)
+  d_hidden = _along(_join(d_hidden, hidden.shape[1]), back)
   return d_hidden.astype(hidden.dtype), d_kernel.astype(kernel.dtype), None
 
 
 token_logps.defvjp(_forward, _backward)
 
 
-def _split(x: Array, block: int) -> Array:
-  """[B, T, ...] -> [T/block, B, block, ...], zero-padded; rows stay whole so
-  that a sharded batch axis stays sharded."""
+def _whole(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
+  """On every device, once: the blocks would each gather it anew."""
+  return constrain(kernel, (None, None))
+
+
+def _along(x: Array, order: Int[Array, "B T"]) -> Array:
+  """The tokens [B, T, ...] of every row in another order."""
+  order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, order, axis=1)
+
+
+def _split(x: Array, block: int, fill: int) -> Array:
+  """[B, T, ...] -> [T/block, B, block, ...], padded with `fill`. The tokens of
+  a block are spread over the devices that share its rows."""
   b, t = x.shape[:2]
   block = min(block, t)
-  x = jnp.pad(x, [(0, 0), (0, -t % block)] + [(0, 0)] * (x.ndim - 2))
-  return x.reshape(b, -1, block, *x.shape[2:]).swapaxes(0, 1)
+  padding = [(0, 0), (0, -t % block)] + [(0, 0)] * (x.ndim - 2)
+  x = jnp.pad(x, padding, constant_values=fill)
+  x = x.reshape(b, -1, block, *x.shape[2:]).swapaxes(0, 1)
+  axes = (None, "act_batch", "act_residual")
+  return constrain(x, axes + (None,) * (x.ndim - 3))
 
 
 def _join(x: Array, t: int) -> Array:

@@ -26,6 +26,7 @@ RULES: tuple[tuple[str, Any], ...] = (
   ("act_heads", "tensor"),
   ("act_residual", ("context", "tensor")),
   ("act_embed", None),
+  ("act_sliced", AXES),
   ("act_tiles", AXES),
   ("layers", None),
   ("embed", ("fsdp", "context")),

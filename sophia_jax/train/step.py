@@ -24,13 +24,20 @@ StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def response_logps(
   model: nn.Module, params: Params, batch: Batch, block: int
 ) -> Float[Array, "B T"]:
-  """log p(targets) of packed rows, teacher-forced."""
+  """log p(targets) of packed rows, teacher-forced; 0 if a target is -1."""
   apply: Any = functools.partial(model.apply, {"params": params})
   embeds = apply(batch.tiles, method="encode") if "vision" in params else None
   hidden = apply(
     batch.tokens, batch.segment_ids, batch.positions, batch.tile_slots, embeds
   )
   return apply(hidden, batch.targets, block, method="token_logps")
+
+
+def learnt_only(batch: Batch, terms: Sequence[Term]) -> Batch:
+  """The batch without the targets that no term weighs: they become -1."""
+  weighed = jnp.stack([batch.streams[t.weights] != 0 for t in terms])
+  targets = jnp.where(jnp.any(weighed, axis=0), batch.targets, -1)
+  return dataclasses.replace(batch, targets=targets)
 
 
 def work(batch: Batch) -> Metrics:
@@ -62,7 +69,8 @@ def make_train_step(
   """
 
   def objective(params: Params, frozen: Params, batch: Batch, counts: Metrics):
-    logps = response_logps(model, {**params, **frozen}, batch, block)
+    asked = learnt_only(batch, terms)
+    logps = response_logps(model, {**params, **frozen}, asked, block)
     sums = {
       t.name: jnp.sum(batch.streams[t.weights] * t.loss(logps, batch.streams))
       / counts[t.name]

@@ -11,11 +11,8 @@ from flax.traverse_util import flatten_dict
 
 from sophia_jax.models import (
   SIZES,
-  DecoderConfig,
   InternVL,
-  InternVLConfig,
   KVCache,
-  VisionConfig,
   abstract_params,
   init_cache,
   init_params,
@@ -24,6 +21,7 @@ from sophia_jax.models import (
   token_logps,
 )
 from sophia_jax.models.layers import PARAM_AXES
+from tests.checkpoints.toy import CFG
 
 PARAMETERS = {
   "internvl2_5_1b": 938_193_024,
@@ -40,22 +38,6 @@ PARAMETERS = {
   "internvl3_38b": 38_388_164_992,
   "internvl3_78b": 78_408_318_336,
 }
-CFG = InternVLConfig(
-  vision=VisionConfig(width=16, depth=2, heads=2, mlp=32, image_size=56),
-  decoder=DecoderConfig(
-    vocab=90,
-    width=32,
-    depth=2,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    head_dim=8,
-    rope_scaling="dynamic",
-    rope_factor=2.0,
-    max_positions=128,
-  ),
-  dtype="float32",
-)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +191,46 @@ def test_blocked_logps_equal_full(block):
   np.testing.assert_allclose(got_logps, want_logps, atol=1e-5)
   for a, b in zip(want, got, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [5, 8, 64])
+def test_logps_that_nobody_asks_for(block):
+  """Target -1: no value, no gradient; the others' are what they were."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  hidden = jax.random.normal(keys[0], (3, 16, 8))
+  head = jax.random.normal(keys[1], (8, 50))
+  targets = jax.random.randint(keys[2], (3, 16), 0, 50)
+  asked = jax.random.uniform(keys[3], (3, 16)) < jnp.array([[0], [0.3], [0.6]])
+  weights = jnp.linspace(-1, 1, 48).reshape(3, 16)
+
+  def weighed(hidden, head, targets, weights):
+    logps = token_logps(hidden, head, targets, block)
+    return jnp.sum(weights * logps), logps
+
+  grad = jax.jit(jax.grad(weighed, (0, 1), has_aux=True))
+  want, logps = grad(hidden, head, targets, weights * asked)
+  got, found = grad(hidden, head, jnp.where(asked, targets, -1), weights)
+  np.testing.assert_allclose(found, jnp.where(asked, logps, 0), atol=1e-6)
+  for a, b in zip(want, got, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert (found[~asked] == 0).all() and (got[0][~asked] == 0).all()
+
+
+def test_blocks_without_targets_are_left_out():
+  """Nothing of them is computed: a NaN in them does no harm."""
+  asked = jnp.arange(16) % 2 == jnp.array([[0], [1]])
+  hidden = jnp.where(asked[..., None], 1.0, jnp.nan) * jnp.ones((2, 16, 8))
+  targets = jnp.where(asked, 3, -1)
+
+  @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+  def grad(hidden, head):
+    logps = token_logps(hidden, head, targets, 4)
+    return jnp.sum(logps), logps
+
+  gradients, logps = grad(hidden, jnp.eye(8, 50))
+  for x in (*gradients, logps):
+    assert jnp.isfinite(x).all()
+  assert (logps[asked] < -1).all()
 
 
 def test_logps_never_hold_the_whole_vocabulary():

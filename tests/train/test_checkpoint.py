@@ -166,45 +166,37 @@ import jax, numpy as np
 from sophia_jax.train import sharding
 from sophia_jax.train.checkpoint import Checkpoints
 from tests.train.test_checkpoint import IDENTITY, assert_is_step, state_at
-command, directory, devices = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-assert jax.device_count() == devices
-mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=devices))
-spread = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
-whole = jax.sharding.NamedSharding(mesh, jax.P())
-def on_mesh(step):
+def on_mesh(step, devices):
+  where = jax.devices()[:devices]
+  assert len(where) == devices
+  mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=devices), where)
+  spread = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
+  whole = jax.sharding.NamedSharding(mesh, jax.P())
   put = lambda x: jax.device_put(x, spread if x.shape else whole)
   return jax.tree.map(put, state_at(step))
-checkpoints = Checkpoints(directory, 2, IDENTITY)
-if command == "save":
-  checkpoints.save(on_mesh(5), {"step": 5})
-else:
-  like = on_mesh(0)
+checkpoints = Checkpoints(Path(sys.argv[1]), 2, IDENTITY)
+checkpoints.save(on_mesh(5, 4), {"step": 5})
+checkpoints.close()
+for devices in (8, 4, 2):
+  like = on_mesh(0, devices)
+  checkpoints = Checkpoints(Path(sys.argv[1]), 2, IDENTITY)
   found = checkpoints.restore(like)
+  checkpoints.close()
   assert_is_step(found, 5)
   for x, y in zip(jax.tree.leaves(found[0]), jax.tree.leaves(like)):
     assert x.sharding.is_equivalent_to(y.sharding, x.ndim), x.sharding
   assert len(found[0].params["language"]["w"].sharding.device_set) == devices
-checkpoints.close()
 """
 
 
-def on_devices(command, directory, devices):
+def test_another_number_of_devices_restores_it(tmp_path):
   subprocess.run(
-    [
-      *(sys.executable, "-c", ON_DEVICES),
-      *(command, str(directory), str(devices)),
-    ],
+    [sys.executable, "-c", ON_DEVICES, str(tmp_path)],
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     },
     check=True,
   )
-
-
-def test_another_number_of_devices_restores_it(tmp_path):
-  on_devices("save", tmp_path, 4)
-  assert_is_step(restore(tmp_path), 5)
-  on_devices("restore", tmp_path, 8)
-  on_devices("restore", tmp_path, 2)
+  assert_is_step(restore(tmp_path), 5)  # on the only device here

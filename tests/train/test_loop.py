@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -18,13 +17,7 @@ from sophia_jax.train.metrics import MetricsFile
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
 from tests.train import toy, training
-
-CLOCK = (
-  "seconds",
-  "tokens_per_s",
-  "tokens_per_s_per_device",
-  *metrics.WAITS,
-)
+from tests.train.training import rows, steps
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,22 +38,10 @@ def undisturbed(tmp_path_factory, cache):
   return directory / "run", params
 
 
-def rows(run):
-  """The metrics without what a clock says."""
-  found = metrics.read(run / "metrics.jsonl")
-  return [{k: v for k, v in row.items() if k not in CLOCK} for row in found]
-
-
-def steps(run):
-  """Of the checkpoints that are there."""
-  names = (path.name for path in (run / "checkpoints").iterdir())
-  return sorted(int(name) for name in names if name.isdigit())
-
-
-def kill_in_its_middle(directory, cache, how):
-  """Starts the run and signals it after some updates; what it printed."""
-  process = subprocess.Popen(
-    [sys.executable, "-m", "tests.train.training", str(directory)],
+def cut_off(directory, cache, how):
+  """A run that gets a signal in its middle: its exit code, what it printed."""
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.train.training", str(directory), how.name],
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
@@ -69,15 +50,9 @@ def kill_in_its_middle(directory, cache, how):
     },
     stdout=subprocess.PIPE,
     text=True,
+    check=False,
   )
-  deadline = time.monotonic() + 120
-  run = directory / "run"
-  while len(rows(run)) < 4 or not steps(run):
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.005)
-  process.send_signal(how)
-  said = process.communicate(timeout=60)[0]
-  return process.returncode, said
+  return done.returncode, done.stdout
 
 
 def assert_same_run(directory, undisturbed):
@@ -91,7 +66,7 @@ def assert_same_run(directory, undisturbed):
 
 # ------------------------------------------------------------------------- kills
 def test_sigterm_saves_and_a_restart_goes_on(tmp_path, cache, undisturbed):
-  code, said = kill_in_its_middle(tmp_path, cache, signal.SIGTERM)
+  code, said = cut_off(tmp_path, cache, signal.SIGTERM)
   assert code == 0
   last = len(rows(tmp_path / "run"))
   assert said == f"preempted: saved update {last} in {tmp_path / 'run'}\n"
@@ -102,10 +77,27 @@ def test_sigterm_saves_and_a_restart_goes_on(tmp_path, cache, undisturbed):
 def test_sigkill_loses_no_more_than_since_the_checkpoint(
   tmp_path, cache, undisturbed
 ):
-  code, _ = kill_in_its_middle(tmp_path, cache, signal.SIGKILL)
+  code, _ = cut_off(tmp_path, cache, signal.SIGKILL)
   assert code == -signal.SIGKILL
   assert steps(tmp_path / "run")[-1] % training.CONFIG.checkpoint_every == 0
   assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_run_on_a_mesh_ends_the_same_to_the_last_bit(tmp_path, cache):
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.train.on_a_mesh", str(tmp_path)],
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": cache,
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    },
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.startswith("preempted: saved update ")
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed):

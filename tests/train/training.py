@@ -1,8 +1,13 @@
-"""A small training run that can be killed: `python -m tests.train.training DIR`.
+"""A small training run: `python -m tests.train.training DIR SIGNAL`.
 
-The images are in DIR/images, the rest is written to DIR/run.
+The images are in DIR/images, the rest is written to DIR/run. The process sends
+itself the signal in the middle of the run.
 """
 
+import functools
+import itertools
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +17,7 @@ from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.models import InternVL, logical_axes
-from sophia_jax.train import sharding
+from sophia_jax.train import metrics, sharding
 from sophia_jax.train.loop import NO_LOG, Preempted, TrainConfig, fit
 from tests.train import toy
 
@@ -27,6 +32,45 @@ CONFIG = TrainConfig(
   checkpoint_every=3,
   log_every=2,
 )
+ONE_AXIS = sharding.MeshConfig()
+CLOCK = (
+  "seconds",
+  "tokens_per_s",
+  "tokens_per_s_per_device",
+  *metrics.WAITS,
+)
+
+
+def rows(run):
+  """The metrics without what a clock says."""
+  found = metrics.read(run / "metrics.jsonl")
+  return [{k: v for k, v in row.items() if k not in CLOCK} for row in found]
+
+
+def steps(run):
+  """Of the checkpoints that are there."""
+  names = (path.name for path in run.glob("checkpoints/*"))
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+class Cut(list):
+  """Sequences while the reading of which the process gets a signal.
+
+  It comes with the 40th of 64. By then enough batches were read for a checkpoint
+  and four rows, for which it waits; the last batch was not, since a loader reads
+  but a few ahead.
+  """
+
+  def __init__(self, sequences, run, how):
+    super().__init__(sequences)
+    self._run, self._how, self._reads = run, how, itertools.count(1)
+
+  def __getitem__(self, index):
+    if next(self._reads) == 40:
+      while len(rows(self._run)) < 4 or not steps(self._run):
+        time.sleep(0.005)
+      os.kill(os.getpid(), self._how)
+    return super().__getitem__(index)
 
 
 class Slow(list):
@@ -45,6 +89,7 @@ def train(
   start=None,
   shards=1,
   log=NO_LOG,
+  mesh=ONE_AXIS,
 ):
   """The trained parameters of DIR/run."""
   images = directory / "images"
@@ -53,7 +98,7 @@ def train(
   sequences = [
     toy.sequence(i, *[(paths[i % 3], 1)] * (i % 2)) for i in range(16)
   ]
-  mesh = sharding.make_mesh(sharding.MeshConfig())
+  mesh = sharding.make_mesh(mesh)
   index, count = sharding.share(mesh)
   loader = Loader(
     kind(sequences),
@@ -86,8 +131,14 @@ def train(
   )
 
 
+def cut_off(directory, how, *args, **kwargs):
+  """A run that gets the signal `how`; raises Preempted if that is SIGTERM."""
+  kind = functools.partial(Cut, run=directory / "run", how=how)
+  train(directory, *args, kind=kind, **kwargs)
+
+
 if __name__ == "__main__":
   try:
-    train(Path(sys.argv[1]), kind=Slow)
+    cut_off(Path(sys.argv[1]), signal.Signals[sys.argv[2]])
   except Preempted as e:
     print(f"preempted: {e}")

@@ -1,0 +1,37 @@
+"""Context parallelism: who works on which queries of a row."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sophia_jax.models.kernels import _Share
+
+
+def test_splash_on_a_context_axis_is_the_reference():
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.models.on_context"],
+    capture_output=True,
+    text=True,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    },
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+    "context=4 tensor=1: the same",
+    "context=2 tensor=2: the same",
+  ]
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 16])
+def test_every_device_has_the_same_causal_work(devices):
+  length = 2 * devices * 8
+  order = _Share(("context",), devices).order(length)
+  assert sorted(order) == list(range(length))
+  keys = (order + 1).reshape(devices, -1).sum(axis=1)  # seen by its queries
+  assert np.ptp(keys) == 0
