@@ -7,7 +7,12 @@ BIN := .venv/bin
 export JAX_PLATFORMS ?= cpu
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup setup-dev quickstart test test-slow test-servers check format clean
+# What must also hold with the newest libraries, beside tests/latest.
+BOTH := tests/models tests/algorithms/test_losses.py tests/data/test_packing.py \
+  tests/train/test_step.py tests/train/test_optimizer.py
+
+.PHONY: setup setup-dev quickstart test test-latest test-slow test-servers \
+  check format clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -29,6 +34,24 @@ setup-dev: .venv/.dev
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+# The newest jax, flax and libtpu, which need Python 3.12. pyenv's python3.12 works
+# only while that version is the chosen one.
+.venv-latest/bin/python:
+	@for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
+	  $$python -c 'import ensurepip' 2>/dev/null && \
+	    exec $$python -m venv .venv-latest; \
+	done; \
+	echo "make test-latest needs Python 3.12 and found none: put python3.12 on \
+	PATH, for instance by pyenv install 3.12" >&2; exit 1
+
+.venv-latest/.complete: requirements-latest.txt requirements-dev.txt \
+  requirements.txt | .venv-latest/bin/python
+	.venv-latest/bin/python -m pip install --quiet --upgrade pip
+	.venv-latest/bin/python -m pip install --quiet -r requirements-dev.txt
+	.venv-latest/bin/python -m pip install --quiet --upgrade \
+	  -r requirements-latest.txt
+	touch $@
+
 # ENGINE=sglang: both roles are served by SGLang, which has its own environment.
 # On a CPU it decodes far fewer tokens a second, so there is less to sample.
 quickstart: .venv/.runtime
@@ -36,8 +59,19 @@ quickstart: .venv/.runtime
 	  --config.policy.engine=$(ENGINE) --config.reasoners.easy.engine=$(ENGINE) \
 	  $(LESS_$(ENGINE)) $(ARGS)
 
+# Most tests wait for one core: start-up, tracing, one program to compile. The
+# files with processes come first (conftest.py). ARGS=-n0: all in one process.
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow and not servers" $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder -m "not slow and not servers and not latest" \
+	  $(ARGS)
+
+# libtpu compiles for a TPU that is not there; its lock is for one that is.
+test-latest: export ALLOW_MULTIPLE_LIBTPU_LOAD = 1
+test-latest: export TPU_SKIP_MDS_QUERY = 1
+test-latest: .venv-latest/.complete
+	.venv-latest/bin/python -m pytest -n logical --maxprocesses 2 --dist loadfile \
+	  -m "not slow and not servers" tests/latest $(BOTH) $(ARGS)
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

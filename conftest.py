@@ -9,6 +9,15 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+# Their files take longest, and would otherwise be the last that one worker has
+# while the others have none.
+FIRST = ("tests/launch/", "tests/train/")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
 @pytest.fixture(scope="module")
 def quick_to_compile():
   """For programs that run for milliseconds and compile for seconds."""
