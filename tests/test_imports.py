@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,18 @@ def test_packages_form_no_circle_either():
 def test_torch_is_nowhere(module):
   names = {name.partition(".")[0] for name in imported(MODULES[module])}
   assert not names & {"torch", "torchvision", "tensorflow"}
+
+
+def test_no_command_waits_for_what_it_may_never_need():
+  """torch comes with libraries that use it where they find it: two seconds."""
+  commands = [module for module in MODULES if module.startswith("launch.")]
+  code = f"import sys, {', '.join(commands)}; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True
+  )
+  loaded = done.stdout.decode().split()
+  assert "launch.run" in loaded
+  assert not {"torch", "sklearn", "pandas", "matplotlib"} & set(loaded)
 
 
 def test_configs_are_ml_collections_at_the_top_only():

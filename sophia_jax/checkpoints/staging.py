@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from safetensors import SafetensorError
@@ -44,7 +45,16 @@ def replacing(directory: str | pathlib.Path) -> Iterator[pathlib.Path]:
     raise _unwritten(directory, e.strerror or str(e)) from e
   finally:
     if work is not None:
-      shutil.rmtree(work, ignore_errors=True)
+      _clear(work)
+
+
+def _clear(work: pathlib.Path) -> None:
+  """After an error tensorstore's other threads may still be writing into it."""
+  for _ in range(20):
+    shutil.rmtree(work, ignore_errors=True)
+    if not work.exists():
+      return
+    time.sleep(0.1)
 
 
 def check_room(directory: pathlib.Path, size: int) -> None:

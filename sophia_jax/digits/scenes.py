@@ -11,7 +11,6 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from sklearn.datasets import load_digits
 
 CELL = 16  # pixels: one image token covers one cell
 GRID = 3
@@ -44,6 +43,9 @@ class Scans:
 
 def load_scans(seed: int, held_out: float) -> tuple[Scans, Scans]:
   """Loads the scans and splits them: (training, held-out), disjoint."""
+  # Takes a second to import, which every command would wait for.
+  from sklearn.datasets import load_digits
+
   digits = load_digits()
   order = np.random.default_rng([seed, 1]).permutation(len(digits.target))
   cut = round(len(order) * (1 - held_out))

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
-
 from sophia_jax.types import SophiaError
 
 
@@ -38,6 +36,9 @@ class TensorBoard(Tracker):
   """Event files; a run that goes on hides what a killed life wrote later."""
 
   def __init__(self, directory: Path, step: int):
+    # Imports torch where there is one, which costs every command seconds.
+    from tensorboardX import SummaryWriter
+
     self._writer = SummaryWriter(str(directory), purge_step=step + 1)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:

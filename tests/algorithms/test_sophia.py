@@ -14,16 +14,8 @@ from sophia_jax.algorithms.sophia import (
   eligible,
   select,
 )
-from sophia_jax.types import (
-  Caption,
-  Completion,
-  FinishReason,
-  Group,
-  Problem,
-  Status,
-  Trajectory,
-  Verdict,
-)
+from sophia_jax.types import Group, Problem, Status, Verdict
+from tests import sampled
 
 PROBLEM = Problem(
   id="apples",
@@ -35,38 +27,18 @@ PROBLEM = Problem(
 )
 
 
-def completion(text: str) -> Completion:
-  return Completion(
-    request_id="",
-    text=text,
-    token_ids=(),
-    logps=None,
-    finish_reason=FinishReason.STOP,
-  )
-
-
 def group(rows, texts="{k}{n}") -> Group:
   """[k][n] of (right?, length) -> a group."""
-  return Group(
-    problem=PROBLEM,
-    captions=tuple(
-      Caption(problem_id=PROBLEM.id, k=k, completion=completion(f"caption {k}"))
-      for k in range(len(rows))
-    ),
-    trajectories=tuple(
-      tuple(
-        Trajectory(
-          problem_id=PROBLEM.id,
-          k=k,
-          n=n,
-          completion=completion(texts.format(k=k, n=n)),
-          verdict=Verdict(status=Status.RIGHT if right else Status.WRONG),
-          length=length,
-        )
+  return sampled.group(
+    PROBLEM,
+    [sampled.completion(f"caption {k}") for k in range(len(rows))],
+    [
+      [
+        (texts.format(k=k, n=n), sampled.status(right), length)
         for n, (right, length) in enumerate(row)
-      )
+      ]
       for k, row in enumerate(rows)
-    ),
+    ],
   )
 
 

@@ -5,56 +5,26 @@ import dataclasses
 import pytest
 
 from sophia_jax.algorithms.sophia import SophiaConfig, credit, system_prompt
-from sophia_jax.types import (
-  Caption,
-  Completion,
-  FinishReason,
-  Group,
-  Problem,
-  Status,
-  Trajectory,
-  Verdict,
-)
+from sophia_jax.types import FinishReason, Problem
+from tests import sampled
 
 THINK = "Think slowly."
 DESCRIBE = "Describe the image."
 
 
-def completion(text, finish_reason=FinishReason.STOP):
-  return Completion(
-    request_id="",
-    text=text,
-    token_ids=(),
-    logps=None,
-    finish_reason=finish_reason,
-  )
-
-
 def group(rows, images=("apples.png",), cut=()):
   """Statuses [k][n] -> a group; captions `cut` were ended by length."""
   reason = lambda k: FinishReason.LENGTH if k in cut else FinishReason.STOP
-  return Group(
-    problem=Problem(id="p", question="How many?", answer="6", images=images),
-    captions=tuple(
-      Caption(
-        problem_id="p", k=k, completion=completion(f"seen {k}\n", reason(k))
-      )
-      for k in range(len(rows))
-    ),
-    trajectories=tuple(
-      tuple(
-        Trajectory(
-          problem_id="p",
-          k=k,
-          n=n,
-          completion=completion(f"<think>{k}{n}</think> 6"),
-          verdict=Verdict(status=Status.RIGHT if right else Status.WRONG),
-          length=10 * k + n,
-        )
+  return sampled.group(
+    Problem(id="p", question="How many?", answer="6", images=images),
+    [sampled.completion(f"seen {k}\n", reason(k)) for k in range(len(rows))],
+    [
+      [
+        (f"<think>{k}{n}</think> 6", sampled.status(right), 10 * k + n)
         for n, right in enumerate(row)
-      )
+      ]
       for k, row in enumerate(rows)
-    ),
+    ],
   )
 
 
@@ -117,10 +87,10 @@ def test_h_finds_the_caption_by_its_number():
 def test_h_does_not_think_because_the_caption_shows_a_tag():
   """The system prompt is the trajectory's affair."""
   shown = dataclasses.replace(
-    TOY.captions[0], completion=completion("a page with <think> on it")
+    TOY.captions[0], completion=sampled.completion("a page with <think> on it")
   )
   plain = dataclasses.replace(
-    TOY.trajectories[0][0], completion=completion("plain")
+    TOY.trajectories[0][0], completion=sampled.completion("plain")
   )
   toy = dataclasses.replace(TOY, captions=(shown,), trajectories=((plain,),))
   (only,) = learnt(toy, caption_first=True)

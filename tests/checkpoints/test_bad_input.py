@@ -19,18 +19,7 @@ from sophia_jax.checkpoints import (
 )
 from sophia_jax.models import abstract_params
 from sophia_jax.types import SophiaError
-from tests.checkpoints.toy import CFG, assert_same, edit, random_params
-
-
-@pytest.fixture(scope="module")
-def params():
-  return random_params(CFG)
-
-
-@pytest.fixture
-def saved(params, tmp_path):
-  save_params(params, CFG, tmp_path / "model")
-  return tmp_path / "model"
+from tests.checkpoints.toy import CFG, assert_same, edit
 
 
 def rewrite(directory, change):

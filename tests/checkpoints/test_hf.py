@@ -38,17 +38,6 @@ from tests.checkpoints.toy import (
 )
 
 
-@pytest.fixture(scope="module")
-def params():
-  return random_params(CFG)
-
-
-@pytest.fixture
-def saved(params, tmp_path):
-  save_params(params, CFG, tmp_path / "model")
-  return tmp_path / "model"
-
-
 def test_round_trip(params, saved):
   cfg = read_config(saved)
   assert cfg == CFG

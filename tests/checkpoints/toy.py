@@ -69,7 +69,7 @@ def random_params(cfg, seed=0):
   )
 
 
-def write_tokenizer(directory: Path) -> Path:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
   """Bytes and the marks."""
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   base = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
@@ -79,7 +79,11 @@ def write_tokenizer(directory: Path) -> Path:
     tokenizer_object=base, eos_token="<|im_end|>", pad_token="<|endoftext|>"
   )
   tokenizer.add_tokens(list(MARKS), special_tokens=True)
-  tokenizer.save_pretrained(directory)
+  return tokenizer
+
+
+def write_tokenizer(directory: Path) -> Path:
+  byte_tokenizer().save_pretrained(directory)
   return directory
 
 

@@ -1,7 +1,11 @@
 """What the tests of sophia_jax.data share besides fixtures."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 from tokenizers import (
   Tokenizer,
   decoders,
@@ -31,3 +35,19 @@ def byte_level(special):
     ),
   )
   return tokenizer
+
+
+def command(*args):
+  """What came of `python -m sophia_jax.data.problems`."""
+  return subprocess.run(
+    [sys.executable, "-m", "sophia_jax.data.problems", *map(str, args)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def joined(loaders, step):
+  """The batch of which each process has a share."""
+  shares = [loader[step] for loader in loaders]
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *shares)

@@ -7,7 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from data_samples import SMALL
+from data_samples import SMALL, joined
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -249,11 +249,7 @@ def test_hosts_make_up_the_batch_of_one(streams, processes):
     assert part.identity == whole.identity
     assert part.steps == whole.steps
   for step in range(whole.steps):
-    shares = [part[step] for part in parts]
-    same(
-      jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *shares),
-      whole[step],
-    )
+    same(joined(parts, step), whole[step])
 
 
 def test_a_host_needs_no_tile_of_another(streams):

@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from data_samples import FIXTURES
+from data_samples import FIXTURES, command
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -334,15 +332,6 @@ def test_nothing_is_half_written(tmp_path):
 
 
 # ---------------------------------------------------------------- command line
-def command(*args):
-  return subprocess.run(
-    [sys.executable, "-m", "sophia_jax.data.problems", *map(str, args)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
 def test_the_command_prints_every_error(write):
   path = write(RIGHT, {"id": "1", "question": 3}, "{")
   done = command("check", path)

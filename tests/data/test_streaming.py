@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from data_samples import SMALL
+from data_samples import SMALL, joined
 
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig, size_of
@@ -87,11 +87,7 @@ def test_hosts_make_up_the_batch_of_one(sequences):
   whole = streamed(sequences)
   parts = [streamed(sequences, process=(p, 2)) for p in range(2)]
   for step in range(whole.steps):
-    shares = [part[step] for part in parts]
-    same(
-      jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *shares),
-      whole[step],
-    )
+    same(joined(parts, step), whole[step])
 
 
 def test_any_step_can_be_asked_for(sequences):

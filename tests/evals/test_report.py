@@ -21,17 +21,8 @@ from sophia_jax.evals.report import (
   to_plain,
   write_report,
 )
-from sophia_jax.types import (
-  Caption,
-  Completion,
-  FinishReason,
-  Group,
-  Problem,
-  SophiaError,
-  Status,
-  Trajectory,
-  Verdict,
-)
+from sophia_jax.types import Problem, SophiaError, Status, Verdict
+from tests import sampled
 
 REPORT = {
   "seed": 3,
@@ -71,42 +62,14 @@ class Page(html.parser.HTMLParser):
     self.words.append(data)
 
 
-def completion(text):
-  return Completion(
-    request_id="r",
-    text=text,
-    token_ids=(),
-    logps=None,
-    finish_reason=FinishReason.STOP,
-  )
-
-
 def group(text="so 6", images=(), status=Status.RIGHT):
   problem = Problem(
     id="p", question="How many?", answer="6", images=images, choices=("a", "b")
   )
-  return Group(
-    problem=problem,
-    captions=tuple(
-      Caption(problem_id="p", k=k, completion=completion(text)) for k in (0, 1)
-    ),
-    trajectories=tuple(
-      tuple(
-        Trajectory(
-          problem_id="p",
-          k=k,
-          n=n,
-          completion=completion(text),
-          verdict=Verdict(
-            status=Status.WRONG if (k, n) == (1, 1) else status, extracted="6"
-          ),
-          length=10 * k + n,
-        )
-        for n in (0, 1)
-      )
-      for k in (0, 1)
-    ),
-  )
+  said = [sampled.completion(text)] * 2
+  rows = [[(text, status, 10 * k + n) for n in (0, 1)] for k in (0, 1)]
+  rows[1][1] = (text, Status.WRONG, 11)
+  return sampled.group(problem, said, rows)
 
 
 def samples(text="so 6", **values):

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,47 +16,15 @@ from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.store import Store
 from sophia_jax.train import metrics, sharding
 from sophia_jax.types import Request, Sampling, Status
+from tests.launch.commands import (
+  CONFIG,
+  TINY,
+  assert_refused,
+  overrides,
+  until,
+)
 
-ROOT = Path(__file__).parents[2]
-CONFIG = "--config=configs/quickstart.py"
-
-# Everything as small as it can be. Such a reasoner is never right, hence the
-# ablation that learns from any trajectory.
-TINY = {
-  "prepare.corpus.problems": 10,
-  "prepare.corpus.heldout": 5,
-  "prepare.corpus.warmup_scenes": 80,
-  "prepare.corpus.reasoner_examples": 160,
-  "prepare.vision.steps": 2,
-  "prepare.vision.images": 8,
-  "prepare.encoder.width": 16,
-  "prepare.encoder.depth": 1,
-  "prepare.encoder.heads": 2,
-  "prepare.encoder.mlp": 32,
-  "prepare.decoder.width": 32,
-  "prepare.decoder.depth": 1,
-  "prepare.decoder.heads": 2,
-  "prepare.decoder.kv_heads": 1,
-  "prepare.decoder.head_dim": 16,
-  "prepare.decoder.mlp": 64,
-  "prepare.reasoner.epochs": 2,
-  "warmup.epochs": 4,
-  "rollout.captions": 2,
-  "rollout.trajectories": 3,
-  "captioning.max_new_tokens": 12,
-  "reasoning.max_new_tokens": 20,
-  "eval.max_new_tokens": 16,
-  "engine.slots": 4,
-  "engine.prefill_rows": 2,
-  "engine.chunk": 2,
-  "sophia.random": "true",
-  "sophia.keep_n": 3,
-  "train.epochs": 20,
-  "train.rows": 2,
-  "train.checkpoint_every": 10,
-  "train.log_every": 5,
-}
-OVERRIDES = [f"--config.{key}={value}" for key, value in TINY.items()]
+OVERRIDES = overrides(TINY)
 STAGES = [
   "data",
   "vision",
@@ -69,34 +35,6 @@ STAGES = [
   "train",
   "after",
 ]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-  return {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-    # A third of the time to compile.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  }
-
-
-@pytest.fixture(scope="module")
-def command(environment):
-  """command("launch.run", ...) -> what came of it."""
-
-  def run(module, *arguments):
-    return subprocess.run(
-      [sys.executable, "-m", module, *map(str, arguments)],
-      cwd=ROOT,
-      env=environment,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
-  return run
 
 
 # ------------------------------------------------------ a run that is killed twice
@@ -133,37 +71,23 @@ class Killed:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def kill_when(arguments, environment, reached):
-  """Runs the pipeline until `reached()`, then kills it outright."""
-  process = subprocess.Popen(
-    [sys.executable, "-m", "launch.run", *arguments],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-  )
-  deadline = time.monotonic() + 300
-  while not reached():
-    if process.poll() is not None or time.monotonic() > deadline:
-      process.kill()
-      pytest.fail(process.communicate()[1].decode())
-    time.sleep(0.003)
+def kill_when(process, reached):
+  until(process, reached)
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, environment, command):
+def killed(tmp_path_factory, start, command):
   run = Killed()
   run.workdir = tmp_path_factory.mktemp("run") / "W"
   kill_when(
-    run.command,
-    environment,
+    start("launch.run", *run.command),
     lambda: run.segment_now().count(b'"length":') >= 10,
   )
   run.segment, run.stages = run.segment_now(), [run.done()]
-  kill_when(run.command, environment, run.checkpoints)
+  kill_when(start("launch.run", *run.command), run.checkpoints)
   run.steps = run.checkpoints()[-1]
   run.stages.append(run.done())
   run.last = command("launch.run", *run.command)
@@ -326,16 +250,6 @@ def test_score_agrees_with_the_engine(
 
 
 # ------------------------------------------------------------------------- errors
-def assert_refused(done, *said):
-  assert done.returncode != 0
-  lines = done.stderr.splitlines()
-  assert len(lines) == 1, done.stderr
-  assert lines[0].startswith("error: ")
-  for text in said:
-    assert text in lines[0]
-  assert not done.stdout
-
-
 @pytest.mark.parametrize(
   ("module", "flag"),
   [("launch.run", "--workdir"), ("launch.score", "--model")],

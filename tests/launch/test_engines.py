@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 from launch import engines, models
 from launch.cli import Run
 from launch.models import ReasonerConfig, RuntimeConfig
-from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.config import defaults
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.rollout import readiness
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.train.sharding import MeshConfig
 from sophia_jax.types import Chat, Request, Sampling, SophiaError
+from tests.launch.commands import export
 from tests.rollout import little
 from tests.rollout.fake_server import Fake
 
@@ -22,13 +22,11 @@ from tests.rollout.fake_server import Fake
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
   """Directories of a policy and of a reasoner."""
-  found = {}
-  for name, vision in (("policy", True), ("reasoner", False)):
-    words = tmp_path_factory.mktemp("words")
-    module = little.model(little.renderer(str(words), vision))
-    found[name] = tmp_path_factory.mktemp(name) / "little"
-    save_params(little.params(module), module.cfg, found[name], words)
-  return found
+  new = tmp_path_factory.mktemp
+  return {
+    name: export(new(name) / "little", new("words"), vision)
+    for name, vision in (("policy", True), ("reasoner", False))
+  }
 
 
 @pytest.fixture

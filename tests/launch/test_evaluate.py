@@ -1,12 +1,8 @@
 """`launch.evaluate` on a benchmark: killed, gone on with, marked again."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +10,15 @@ import pytest
 from PIL import Image
 
 from launch.evaluation import fingerprint
-from sophia_jax.checkpoints.directories import save_params
 from tests.evals import official
-from tests.launch.test_cli import CONFIG, ROOT, assert_refused
+from tests.launch.commands import (
+  CONFIG,
+  ROOT,
+  assert_refused,
+  export,
+  overrides,
+  until,
+)
 from tests.rollout import little
 
 MATHVISION = ROOT.parent / "shared" / "data" / "mathvision"
@@ -37,21 +39,15 @@ PROBLEMS, SAMPLES = 10, 2
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
   """An exported checkpoint of random weights."""
-  words = tmp_path_factory.mktemp("words")
-  module = little.model(little.renderer(str(words), True))
-  directory = tmp_path_factory.mktemp("models") / "InternVL3-8B"
-  save_params(little.params(module), module.cfg, directory, words)
-  return directory
+  new = tmp_path_factory.mktemp
+  return export(new("models") / "InternVL3-8B", new("words"), True)
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
   """A text-only model, which is asked to read answers."""
-  words = tmp_path_factory.mktemp("words")
-  module = little.model(little.renderer(str(words), False))
-  directory = tmp_path_factory.mktemp("models") / "judge"
-  save_params(little.params(module), module.cfg, directory, words)
-  return directory
+  new = tmp_path_factory.mktemp
+  return export(new("models") / "judge", new("words"), False)
 
 
 @pytest.fixture(scope="module")
@@ -82,39 +78,18 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory, model, judge):
-  """start(workdir, "--flag=...") -> a running launch.evaluate."""
-  environment = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  }
-  sizes = [f"--config.{key}={value}" for key, value in SIZES.items()]
-  sizes.append(f"--config.reasoners.easy.path={judge}")
-
-  def run(workdir, *flags):
-    arguments = [CONFIG, f"--workdir={workdir}", *sizes, f"--model={model}"]
-    return subprocess.Popen(
-      [sys.executable, "-m", "launch.evaluate", *arguments, *flags],
-      cwd=ROOT,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  return run
+def arguments(model, judge):
+  """Of every evaluation."""
+  sizes = {**SIZES, "reasoners.easy.path": judge}
+  return ["launch.evaluate", CONFIG, *overrides(sizes), f"--model={model}"]
 
 
 @pytest.fixture(scope="module")
-def command(start):
-  def run(workdir, *flags):
-    process = start(workdir, *flags)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess([], process.returncode, out, err)
-
-  return run
+def evaluate(command, arguments):
+  """evaluate(workdir, "--flag=...") -> what came of it."""
+  return lambda workdir, *flags: command(
+    *arguments, f"--workdir={workdir}", *flags
+  )
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +102,9 @@ def flags(data):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, command, flags):
+def undisturbed(tmp_path_factory, evaluate, flags):
   workdir = tmp_path_factory.mktemp("undisturbed")
-  done = command(workdir, *flags)
+  done = evaluate(workdir, *flags)
   assert done.returncode == 0, done.stderr
   return workdir, done
 
@@ -167,15 +142,12 @@ def test_scores_table_and_page(undisturbed):
   assert "<h1" in page.read_text() and "Traceback" not in done.stderr
 
 
-def test_killed_and_gone_on_with(start, command, flags, undisturbed, tmp_path):
+def test_killed_and_gone_on_with(
+  start, arguments, evaluate, flags, undisturbed, tmp_path
+):
   """Nothing is lost, nothing asked twice, and the responses are the same."""
-  process = start(tmp_path, *flags)
-  deadline = time.monotonic() + 300
-  while segment(tmp_path).count(b"\n") < 5:
-    if process.poll() is not None or time.monotonic() > deadline:
-      process.kill()
-      pytest.fail("".join(process.communicate()))
-    time.sleep(0.002)
+  process = start(*arguments, f"--workdir={tmp_path}", *flags)
+  until(process, lambda: segment(tmp_path).count(b"\n") >= 5)
   process.send_signal(signal.SIGKILL)
   process.communicate()
   killed = segment(tmp_path)
@@ -188,7 +160,7 @@ def test_killed_and_gone_on_with(start, command, flags, undisturbed, tmp_path):
   ) as f:
     f.write(b'{"id": "mathvision/1", "sam')
 
-  done = command(tmp_path, *flags)
+  done = evaluate(tmp_path, *flags)
   assert done.returncode == 0, done.stderr
   after = segment(tmp_path)
   assert after.startswith(whole)
@@ -196,7 +168,7 @@ def test_killed_and_gone_on_with(start, command, flags, undisturbed, tmp_path):
   assert found(tmp_path) == found(undisturbed[0])
 
 
-def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
+def test_marked_again_without_a_model(evaluate, flags, undisturbed, tmp_path):
   workdir = tmp_path / "W"
   shutil.copytree(undisturbed[0], workdir)
   before = found(workdir)
@@ -209,7 +181,7 @@ def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
   official.jsonl(path, rows)
   (workdir / "evals" / "InternVL3-8B-mathvision.json").unlink()
   nowhere = f"--model={tmp_path}/gone/InternVL3-8B"
-  done = command(workdir, *flags, nowhere, "--rescore", "--upstream")
+  done = evaluate(workdir, *flags, nowhere, "--rescore", "--upstream")
   assert done.returncode == 0, done.stderr
   after = found(workdir)
   assert after["rule"] == "upstream" and before["rule"] == "ours"
@@ -218,7 +190,7 @@ def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
   assert after["status"]["right"] == before["status"]["right"] + SAMPLES
 
   # A random judge says nothing that can be read, and is asked all the same.
-  done = command(
+  done = evaluate(
     workdir, *flags, nowhere, "--rescore", "--judge=easy", "--limit=1"
   )
   assert done.returncode == 0, done.stderr
@@ -228,7 +200,7 @@ def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
   assert (workdir / "evals" / "judge.jsonl").read_bytes().count(b"\n") >= 1
 
   against = f"--against={undisturbed[0]}/evals/InternVL3-8B-mathvision.json"
-  done = command(workdir, *flags, "--limit=4", against)
+  done = evaluate(workdir, *flags, "--limit=4", against)
   assert done.returncode == 0, done.stderr
   result = found(workdir)
   assert result["part"] == "4 of 3,040" and result["comparison"]["n"] == 4
@@ -236,10 +208,10 @@ def test_marked_again_without_a_model(command, flags, undisturbed, tmp_path):
   assert segment(workdir).count(b"\n") == PROBLEMS * SAMPLES
 
 
-def test_the_real_mathvision(command, tmp_path):
+def test_the_real_mathvision(evaluate, tmp_path):
   if not MATHVISION.is_dir():
     pytest.skip("shared/data/mathvision is not here")
-  done = command(
+  done = evaluate(
     tmp_path,
     "--benchmarks=mathvision",
     f"--benchmark_data={MATHVISION}",
@@ -271,15 +243,15 @@ def test_the_real_mathvision(command, tmp_path):
     (["--rescore", "--limit=0", "--samples=3"], "10 responses are missing"),
   ],
 )
-def test_a_mistake_is_one_line(command, undisturbed, flags, more, said):
+def test_a_mistake_is_one_line(evaluate, undisturbed, flags, more, said):
   before = segment(undisturbed[0])
-  done = command(undisturbed[0], *flags, *more)
+  done = evaluate(undisturbed[0], *flags, *more)
   assert_refused(done, said)
   assert segment(undisturbed[0]) == before
 
 
-def test_help_names_the_official_files(command, tmp_path):
-  done = command(tmp_path, "--help")
+def test_help_names_the_official_files(evaluate, tmp_path):
+  done = evaluate(tmp_path, "--help")
   assert done.returncode == 0
   text = " ".join(done.stdout.split())
   assert "mathvision/ data/test.jsonl (or testmini.jsonl) and images/" in text

@@ -2,12 +2,9 @@
 
 import functools
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -19,30 +16,24 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.rollout.records import Judgement, decode
 from sophia_jax.rollout.store import Store
 from sophia_jax.types import Problem, SophiaError
-from tests.launch.test_cli import CONFIG, ROOT, TINY
+from tests.launch.commands import CONFIG, TINY, overrides, until
 
 # Enough to be killed in the middle of; long enough to be found at it.
 SIZES = TINY | {"prepare.corpus.problems": 24, "engine.chunk": 1}
-OVERRIDES = [f"--config.{key}={value}" for key, value in SIZES.items()]
+OVERRIDES = overrides(SIZES)
 TEXTS = 24 * 2 * (1 + 3)
 
 
 class Place:
   """A workdir in which everything is ready to sample."""
 
-  def __init__(self, workdir, environment):
-    self.workdir, self.environment = workdir, environment
+  def __init__(self, workdir, command):
+    """Args: command: the fixture `start`."""
+    self.workdir, self.command = workdir, command
 
   def start(self, *flags):
     arguments = [CONFIG, f"--workdir={self.workdir}", *OVERRIDES, *flags]
-    return subprocess.Popen(
-      [sys.executable, "-m", "launch.sample", *arguments],
-      cwd=ROOT,
-      env=self.environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    return self.command("launch.sample", *arguments)
 
   def run(self, *flags):
     """Its exit code and what it said."""
@@ -71,24 +62,13 @@ class Place:
   def started_and_at(self, texts, *flags, segment="*"):
     """A process that has been let run until so many texts were written."""
     process = self.start(*flags)
-    deadline = time.monotonic() + 300
-    while len(self.texts(segment)) < texts:
-      if process.poll() is not None or time.monotonic() > deadline:
-        process.kill()
-        pytest.fail("".join(process.communicate()))
-      time.sleep(0.002)
+    until(process, lambda: len(self.texts(segment)) >= texts)
     return process
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-  environment = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  }
-  place = Place(tmp_path_factory.mktemp("undisturbed"), environment)
+def undisturbed(tmp_path_factory, start):
+  place = Place(tmp_path_factory.mktemp("undisturbed"), start)
   code, place.out, place.err = place.run()
   assert code == 0, place.err
   return place
@@ -97,7 +77,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def place(undisturbed, tmp_path):
   """The same, of which nothing is sampled."""
-  copy = Place(tmp_path / "W", undisturbed.environment)
+  copy = Place(tmp_path / "W", undisturbed.command)
   shutil.copytree(undisturbed.workdir, copy.workdir)
   shutil.rmtree(copy.workdir / "trajectories")
   stages = copy.workdir / "stages.json"

@@ -16,24 +16,17 @@ import pytest
 from launch import environments, servers
 from launch.backends import BACKENDS, Packages, ServeSpec, by_name, sglang_jax
 from launch.backends.base import cache
-from sophia_jax.checkpoints import save_params
 from sophia_jax.models import DecoderConfig
 from sophia_jax.types import SophiaError
+from tests.launch.commands import ROOT, export
 from tests.rollout import little
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "--config=tests/servers/tiny_config.py"
 
 
-def serve(*flags, **env):
-  return subprocess.run(
-    [sys.executable, "-m", "launch.serve", *flags],
-    cwd=ROOT,
-    env={**os.environ, **env},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+@pytest.fixture(scope="module")
+def serve(command):
+  return lambda *flags: command("launch.serve", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +34,12 @@ def checkpoints(tmp_path_factory):
   """policy and reasoner, as a workdir of tiny_config has them."""
   directory = tmp_path_factory.mktemp("workdir")
   for name, vision in (("policy", True), ("reasoner", False)):
-    words = little.renderer(str(directory / f"{name}-words"), vision)
-    model = little.model(words)
-    path = directory / f"{name}-words"
-    save_params(little.params(model), model.cfg, directory / name, path)
+    export(directory / name, directory / f"{name}-words", vision)
   return directory
 
 
 # ------------------------------------------------------------------------- mistakes
-def test_help_is_a_success():
+def test_help_is_a_success(serve):
   done = serve("--help")
   assert done.returncode == 0
   assert "--api_key_env" in done.stdout
@@ -67,14 +57,14 @@ def test_help_is_a_success():
     ),
   ],
 )
-def test_a_mistake_is_one_line(flags, words):
+def test_a_mistake_is_one_line(serve, flags, words):
   done = serve(CONFIG, *flags)
   assert done.returncode == 1
   assert words in done.stderr
   assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_key_that_is_not_set(checkpoints):
+def test_a_key_that_is_not_set(serve, checkpoints):
   done = serve(
     *(CONFIG, "--role=policy", "--port=1", f"--workdir={checkpoints}"),
     "--api_key_env=NO_SUCH_KEY",

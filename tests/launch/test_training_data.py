@@ -13,13 +13,12 @@ from sophia_jax.rollout.store import Store
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.types import (
   Caption,
-  Completion,
-  FinishReason,
   SophiaError,
   Status,
   Trajectory,
   Verdict,
 )
+from tests.sampled import completion
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
 THINK = "Think slowly, then answer."
@@ -32,16 +31,6 @@ def config():
   made = module.get_config()
   made.rollout.captions = made.rollout.trajectories = 1
   return made
-
-
-def completion(text):
-  return Completion(
-    request_id="",
-    text=text,
-    token_ids=(),
-    logps=None,
-    finish_reason=FinishReason.STOP,
-  )
 
 
 def write(path, *records):

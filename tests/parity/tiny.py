@@ -13,20 +13,19 @@ import pathlib
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
   InternVLConfig,
   InternVLForConditionalGeneration,
   InternVLVisionConfig,
   LlamaConfig,
   LlamaForCausalLM,
-  PreTrainedTokenizerFast,
   Qwen2Config,
   Qwen2ForCausalLM,
 )
 
+from tests.checkpoints.toy import byte_tokenizer
+
 SIDE, PATCH, TOKENS_PER_TILE = 56, 14, 4
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>")
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
 
@@ -81,19 +80,6 @@ def pixels(tiles: np.ndarray) -> torch.Tensor:
   return (x - mean) / std
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-  """Bytes and the special tokens."""
-  letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-  base = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
-  base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  base.decoder = decoders.ByteLevel()
-  tokenizer = PreTrainedTokenizerFast(
-    tokenizer_object=base, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-  )
-  tokenizer.add_tokens([*SPECIAL, IMAGE_TOKEN], special_tokens=True)
-  return tokenizer
-
-
 def randomise(model: torch.nn.Module, seed: int) -> None:
   """Every tensor random: fresh models have zero biases and unit norms."""
   rng = np.random.RandomState(seed)
@@ -136,7 +122,7 @@ def text_config(llm: str, heads: int, kv_heads: int, vocab: int, **settings):
 
 def build(spec: Spec, directory: pathlib.Path) -> Reference:
   """Writes `directory`/hf and `directory`/chat, the same weights twice."""
-  tokenizer = make_tokenizer()
+  tokenizer = byte_tokenizer()
   image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
   big = spec.vision == "6b"
   vision = InternVLVisionConfig(

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tracemalloc
 
 import pytest
+from data_samples import command
 
 from sophia_jax.data.importers import IMPORTERS, find_importer
 from sophia_jax.data.importers.rows import read_rows
@@ -272,15 +272,6 @@ def test_memory_does_not_grow_with_the_file(put, name):
 
 
 # ------------------------------------------------------------------ the command
-def command(*args):
-  return subprocess.run(
-    [sys.executable, "-m", "sophia_jax.data.problems", *map(str, args)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
 def test_the_command(put, tmp_path):
   path = put("set.jsonl", [*many(2), {"q": "Q", "a": ""}, "{"])
   dst = tmp_path / "p.jsonl"

@@ -1,0 +1,82 @@
+"""What the tests of the command line type, and how they watch it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from sophia_jax.checkpoints import save_params
+from tests.rollout import little
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "--config=configs/quickstart.py"
+
+# Everything as small as it can be. Such a reasoner is never right, hence the
+# ablation that learns from any trajectory.
+TINY = {
+  "prepare.corpus.problems": 10,
+  "prepare.corpus.heldout": 5,
+  "prepare.corpus.warmup_scenes": 80,
+  "prepare.corpus.reasoner_examples": 160,
+  "prepare.vision.steps": 2,
+  "prepare.vision.images": 8,
+  "prepare.encoder.width": 16,
+  "prepare.encoder.depth": 1,
+  "prepare.encoder.heads": 2,
+  "prepare.encoder.mlp": 32,
+  "prepare.decoder.width": 32,
+  "prepare.decoder.depth": 1,
+  "prepare.decoder.heads": 2,
+  "prepare.decoder.kv_heads": 1,
+  "prepare.decoder.head_dim": 16,
+  "prepare.decoder.mlp": 64,
+  "prepare.reasoner.epochs": 2,
+  "warmup.epochs": 4,
+  "rollout.captions": 2,
+  "rollout.trajectories": 3,
+  "captioning.max_new_tokens": 12,
+  "reasoning.max_new_tokens": 20,
+  "eval.max_new_tokens": 16,
+  "engine.slots": 4,
+  "engine.prefill_rows": 2,
+  "engine.chunk": 2,
+  "sophia.random": "true",
+  "sophia.keep_n": 3,
+  "train.epochs": 20,
+  "train.rows": 2,
+  "train.checkpoint_every": 10,
+  "train.log_every": 5,
+}
+
+
+def overrides(values):
+  """{"train.rows": 2} as flags."""
+  return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def export(directory, words, vision):
+  """A checkpoint of random weights at `directory`, its tokenizer at `words`."""
+  model = little.model(little.renderer(str(words), vision))
+  save_params(little.params(model), model.cfg, directory, words)
+  return directory
+
+
+def until(process, reached):
+  """Lets a command run until `reached()`, which it must see running."""
+  deadline = time.monotonic() + 600
+  while not reached():
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.kill()
+      pytest.fail("".join(process.communicate()))
+    time.sleep(0.002)
+
+
+def assert_refused(done, *said):
+  """One line that says so, and nothing else."""
+  assert done.returncode != 0
+  lines = done.stderr.splitlines()
+  assert len(lines) == 1, done.stderr
+  assert lines[0].startswith("error: ")
+  for text in said:
+    assert text in lines[0]
+  assert not done.stdout

@@ -1,0 +1,53 @@
+"""Commands as processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.launch.commands import ROOT
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+  """Of every command: what one has compiled, no other compiles again."""
+  shared = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    shared = shared.parent
+  return {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XDG_CACHE_HOME": str(shared / "xdg-cache"),
+    # A third of the time to compile.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+  """start("launch.run", "--flag=...", ..., XLA_FLAGS=...) -> the running command."""
+
+  def run(module, *arguments, **variables):
+    return subprocess.Popen(
+      [sys.executable, "-m", module, *map(str, arguments)],
+      cwd=ROOT,
+      env=environment | variables,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  return run
+
+
+@pytest.fixture(scope="session")
+def command(start):
+  """command("launch.run", "--flag=...", ...) -> what came of it."""
+
+  def run(module, *arguments):
+    process = start(module, *arguments)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess([], process.returncode, out, err)
+
+  return run

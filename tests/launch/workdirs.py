@@ -1,0 +1,46 @@
+"""A workdir in which everything is done that comes before training."""
+
+from launch import sampling
+from launch.cli import Run
+from sophia_jax.data.problems import write_jsonl
+from sophia_jax.types import Caption, Status, Trajectory, Verdict
+from tests.launch.commands import export
+from tests.rollout import little
+from tests.sampled import completion
+
+
+def sampled(config, workdir, problems):
+  """Makes `workdir`: a policy, and of each problem one right trajectory.
+
+  Args:
+    config: of the quickstart; the policy is taken as warmed up.
+  """
+  run = Run(config, str(workdir))
+  models, images = workdir / "models", workdir / "data" / "images"
+  images.mkdir(parents=True)
+  paths = [path.rpartition("data/")[2] for path in little.pictures(images)]
+  export(models / "warm", models / "words", vision=True)
+  rows = [
+    {
+      "id": f"p{i}",
+      "question": "What do you see?" + " red" * (i % 7),
+      "answer": "6",
+      "images": paths[i % 2 : i % 2 + 1] * (i % 3 > 0),
+    }
+    for i in range(problems)
+  ]
+  write_jsonl(workdir / "data" / "problems.jsonl", rows)
+  with sampling.open_store(run) as store:
+    for row in rows:
+      store.append(
+        Caption(problem_id=row["id"], k=0, completion=completion("red ink")),
+        Trajectory(
+          problem_id=row["id"],
+          k=0,
+          n=0,
+          completion=completion(f"<think>{row['question']}</think> 6"),
+          verdict=Verdict(status=Status.RIGHT),
+          length=3,
+        ),
+      )
+  run.mark("sample", 1.0)

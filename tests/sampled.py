@@ -1,0 +1,51 @@
+"""Completions and groups as sampling leaves them, of a few words."""
+
+from sophia_jax.types import (
+  Caption,
+  Completion,
+  FinishReason,
+  Group,
+  Status,
+  Trajectory,
+  Verdict,
+)
+
+
+def completion(text, finish_reason=FinishReason.STOP):
+  """Of a model whose tokens are not ours to know."""
+  return Completion(
+    request_id="",
+    text=text,
+    token_ids=(),
+    logps=None,
+    finish_reason=finish_reason,
+  )
+
+
+def group(problem, captions, rows):
+  """captions[k] is a completion, rows[k][n] is (text, status, length)."""
+  return Group(
+    problem=problem,
+    captions=tuple(
+      Caption(problem_id=problem.id, k=k, completion=caption)
+      for k, caption in enumerate(captions)
+    ),
+    trajectories=tuple(
+      tuple(
+        Trajectory(
+          problem_id=problem.id,
+          k=k,
+          n=n,
+          completion=completion(text),
+          verdict=Verdict(status=status, extracted="6"),
+          length=length,
+        )
+        for n, (text, status, length) in enumerate(row)
+      )
+      for k, row in enumerate(rows)
+    ),
+  )
+
+
+def status(right):
+  return Status.RIGHT if right else Status.WRONG
