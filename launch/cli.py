@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fnmatch
 import json
 import logging
+import math
 import os
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from launch import hosts
 from sophia_jax.config import nearest, section
 from sophia_jax.train.loop import Preempted
 from sophia_jax.types import SophiaError
@@ -31,7 +34,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 # A section stands for all its keys.
 FREE = (
   *("eval", "engine", "reward", "mesh", "report", "client", "serve", "log"),
-  *(f"policy.{key}" for key in ("engine", "urls", "served")),
+  *("topology", "topologies"),
+  *(f"policy.{key}" for key in ("engine", "urls", "served", "remat")),
   *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
 )
 
@@ -42,17 +46,24 @@ class Run:
   def __init__(self, config: ConfigDict, workdir: str):
     """Makes the workdir, or checks that it is this config's.
 
+    Of several processes the first one makes it.
+
     Raises:
-      SophiaError: the workdir was made with another config.
+      SophiaError: the workdir was made with another config, or processes do not
+        have the same, or do not see the same workdir.
     """
     self.config = config
     self.workdir = Path(workdir).absolute()
     own = self.workdir / "config.json"
-    values = json.loads(json.dumps(config.to_dict()))
+    text = json.dumps(config.to_dict(), indent=1)
+    hosts.agree("config", text, "give the same command on every host")
     if own.exists():
-      _same(own, json.loads(own.read_text(encoding="utf-8")), values)
-    self.workdir.mkdir(parents=True, exist_ok=True)
-    write_text(own, json.dumps(values, indent=1))
+      _same(own, json.loads(own.read_text("utf-8")), json.loads(text))
+    if hosts.first():
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      write_text(own, text)
+    hosts.together("workdir")
+    hosts.check_seen(own)
 
   @property
   def seed(self) -> int:
@@ -68,6 +79,36 @@ class Run:
     for key in name.split("."):
       values = values[key]
     return section(cls, values.to_dict(), name)
+
+  def laid_out(self) -> Run:
+    """This run with its updates laid out as config.topology says.
+
+    What the command line says itself is left as it is.
+
+    Raises:
+      SophiaError: the config does not know it, or it has other devices.
+    """
+    name = self.config.get("topology")
+    if not name:
+      return self
+    known = self.config.get("topologies", {})
+    if name not in known:
+      raise SophiaError(
+        f"config.topology={name}: not in config.topologies, which has "
+        f"{', '.join(known) or 'none'}"
+      )
+    size = name.partition(":")[2]
+    wanted = math.prod(int(n) for n in size.split("x"))
+    if wanted != jax.device_count():
+      raise SophiaError(
+        f"config.topology={name} has {wanted} devices, there are "
+        f"{jax.device_count()}; name another, or start on all hosts "
+        "(--coordinator)"
+      )
+    other = copy.copy(self)
+    other.config = for_topology(self.config, name)
+    other.config.update_from_flattened_dict(_given())
+    return other
 
   # -------------------------------------------------------------------- stages
   def seconds(self) -> dict[str, float]:
@@ -88,6 +129,8 @@ class Run:
 
   def mark(self, stage: str, seconds: float) -> None:
     """Marks a stage as done."""
+    if not hosts.first():
+      return
     done = {**self.seconds(), stage: round(seconds, 2)}
     write_text(self.workdir / "stages.json", json.dumps(done, indent=1))
 
@@ -100,13 +143,33 @@ def _same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in tree.items():
       yield from leaves(value, f"{prefix}.{key}")
 
-  before, after = dict(leaves(old, "")), dict(leaves(new, ""))
+  before, after = (dict(leaves(_whole(tree), "")) for tree in (old, new))
   for key in sorted(before | after):
     if before.get(key) != after.get(key) and not _is_free(key):
       raise SophiaError(
         f"{path}: this workdir was made with another config: config{key} was "
         f"{before.get(key)!r}, is {after.get(key)!r}; use another --workdir"
       )
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+  """A config of the same batches, each in one microbatch.
+
+  How many rows a shard of the packing has is left to the checkpoints to check.
+  """
+  whole = copy.deepcopy(config)
+  for stage in whole.values():
+    if isinstance(stage, dict) and {"rows", "microbatches"} <= stage.keys():
+      stage.update(one_microbatch(stage))
+  whole.get("packing", {}).pop("shards", None)
+  return whole
+
+
+def one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:
+  """What a stage of training says of its shape, for all of a batch at once."""
+  count = stage["microbatches"]
+  each = {name: stage[name] * count for name in ("rows", "tiles")}
+  return {**each, "microbatches": 1}
 
 
 def _is_free(key: str) -> bool:
@@ -146,21 +209,33 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
       _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     return rest
 
-  def main(_: list[str]) -> None:
+  def work() -> int:
     _set_up()
-    try:
-      command()
-    except SophiaError as e:
-      _fail(_one_line(e))
-    except Preempted as e:
-      print(f"preempted: {e}; the same command goes on from there")
+    return _explained(command)
+
+  def main(_: list[str]) -> None:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    sys.exit(_explained(lambda: hosts.run(work)))
 
   app.run(main, flags_parser=parse)
 
 
+def _explained(command: Callable[[], int | None]) -> int:
+  """The exit code of a command; a user's mistake is said in one line."""
+  try:
+    return command() or 0
+  except SophiaError as e:
+    print(f"error: {_one_line(e)}", file=sys.stderr)
+    return 1
+  except Preempted as e:
+    if hosts.first():
+      print(f"preempted: {e}; the same command goes on from there")
+    return 0
+
+
 def _help() -> None:
   """What the command does, an example, its flags; unlike absl's, a success."""
-  for name in ("config", "workdir"):
+  for name in ("config", "workdir", *hosts.FLAGS):
     if name in flags.FLAGS:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
@@ -225,18 +300,24 @@ def for_topology(config: ConfigDict, topology: str) -> ConfigDict:
   return config
 
 
+def _given() -> dict[str, Any]:
+  """What the command line says: {"train.rows": 8}."""
+  return config_flags.get_override_values(flags.FLAGS["config"])
+
+
 def run_of_flags() -> Run:
   return Run(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 def _set_up() -> None:
   handler = logging.StreamHandler()
-  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+  who = "" if hosts.first() else f"[{jax.process_index()}] "
+  form = f"%(asctime)s {who}%(message)s"
+  handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
   log = logging.getLogger("sophia_jax")
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
-  absl_logging.set_verbosity(absl_logging.WARNING)
   cache = CACHE.expanduser()
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

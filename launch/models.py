@@ -10,7 +10,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from launch.cli import Run, write_text
+from launch import hosts
+from launch.cli import Run, one_microbatch, write_text
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import section
@@ -202,6 +203,9 @@ def train(
     mixture: of the named streams; None: all of each, once an epoch.
     identity: what else a restart may not change, kept in every checkpoint.
   """
+  hosts.check_alone()
+  mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
+  index, count = sharding.share(mesh)
   loader = Loader(
     sequences,
     _packing(run, config, config.tiles if model.module.cfg.vision else 0),
@@ -215,10 +219,17 @@ def train(
     image=model.image,
     amounts=mixture.amounts if mixture else None,
     by=mixture.by if mixture else "epochs",
+    process_index=index,
+    process_count=count,
   )
-  directory.mkdir(parents=True, exist_ok=True)
-  write_text(directory / "input.json", json.dumps(loader.summary(), indent=1))
-  mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
+  hosts.agree(
+    f"data of {directory}",
+    loader.identity,
+    "every host must see the same files under the same names",
+  )
+  if hosts.first():
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "input.json", json.dumps(loader.summary(), indent=1))
   return fit(
     model.module,
     weights(model, mesh, config.trained),
@@ -227,14 +238,22 @@ def train(
     config,
     directory,
     {
-      "model": dataclasses.asdict(model.module.cfg),
-      "optimizer": dataclasses.asdict(config),
+      **_identity(model.module.cfg, config),
       "seed": run.seed,
       **identity,
     },
     mesh,
     run.section(LogConfig, "log"),
   )
+
+
+def _identity(cfg: InternVLConfig, config: TrainConfig) -> dict[str, Any]:
+  """What of model and stage a restart may not change: not how they are laid out."""
+  stage = dataclasses.asdict(config)
+  return {
+    "model": dataclasses.asdict(dataclasses.replace(cfg, remat="none")),
+    "optimizer": {**stage, **one_microbatch(stage)},
+  }
 
 
 def _packing(run: Run, config: TrainConfig, tiles: int) -> PackConfig:

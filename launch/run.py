@@ -1,18 +1,22 @@
 """The whole pipeline: warm-up, sample, train, evaluate, export, report.
 
 Every stage that is done is passed over, and one that was killed goes on where
-it stopped: give the same command again.
+it stopped: give the same command again. For one process; the stages by
+themselves are for several (launch.sample, launch.train).
 
 Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-from launch import cli, evaluation, sampling, stages
+from launch import cli, evaluation, hosts, sampling, stages
 
 EXAMPLE = "python -m launch.run --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
+  hosts.check_single(
+    "use launch.sample --shard=I/N, launch.train on all hosts, launch.evaluate"
+  )
   run = cli.run_of_flags()
   stages.prepare(run)
   stages.check_data(run)

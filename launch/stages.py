@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launch import digits, models, sampling
+from launch import digits, hosts, models, sampling
 from launch.cli import Run, write_text
 from sophia_jax.algorithms import sft, sophia
 from sophia_jax.data.filters import FilterConfig
@@ -48,6 +48,7 @@ def warm_up(run: Run) -> None:
   """SFT on captions and general questions, before the policy is sampled."""
   if run.done("warmup") or not run.config.get("warmup"):
     return
+  run = run.laid_out()
   with run.stage("warmup"):
     model = models.load_policy(run, run.path(run.config.policy.path))
     examples = instruction(run, "warmup")
@@ -75,6 +76,7 @@ def train(run: Run) -> None:
   """Selection and update -> W/checkpoints, W/export."""
   if run.done("train"):
     return
+  run = run.laid_out()
   with run.stage("train"):
     model = models.load_policy(run, sampling.policy_directory(run))
     config = run.section(TrainConfig, "train")
@@ -86,7 +88,8 @@ def train(run: Run) -> None:
       streams[name], counts[name] = prepare_sequences(
         examples, model.renderer, reduction, filters, config.length
       )
-    write_text(run.workdir / "filters.json", json.dumps(counts, indent=1))
+    if hosts.first():
+      write_text(run.workdir / "filters.json", json.dumps(counts, indent=1))
     with sampling.open_store(run, read_only=True) as store:
       position = store.position
     params = models.train(

@@ -1,10 +1,18 @@
 """Selection and update -> W/checkpoints, W/export. Resumes by itself.
 
+Several processes may do it together, on one machine or many with a common W:
+each is started with the same command (under Slurm, by one `srun`), or is told
+where the others are. Should one be lost, all end; start them all again.
+
 Example:
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m launch.train --config=C --workdir=W --coordinator=host-0:9999 \\
+    --processes=2 --process=0
 """
 
-from launch import cli, stages
+from absl import flags
+
+from launch import cli, hosts, sampling, stages
 from sophia_jax.types import SophiaError
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
@@ -12,14 +20,27 @@ EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
 def main() -> None:
   run = cli.run_of_flags()
-  if not run.done("sample"):
+  if flags.FLAGS.stage == "warmup":
+    stages.warm_up(run)
+    written = sampling.policy_directory(run)
+  elif run.done("sample"):
+    stages.train(run)
+    written = run.workdir / "export"
+  else:
     raise SophiaError(
       f"{run.workdir}: nothing is sampled yet; run launch.sample first"
     )
-  stages.train(run)
-  print(f"checkpoint: {run.workdir / 'export'}")
+  if hosts.first():
+    print(f"checkpoint: {written}")
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
+  hosts.define_flags()
+  flags.DEFINE_enum(
+    "stage",
+    "train",
+    ["warmup", "train"],
+    "warmup: what launch.sample begins with, where that takes several hosts.",
+  )
   cli.start(main, EXAMPLE, ("config", "workdir"))

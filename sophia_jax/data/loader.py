@@ -93,7 +93,7 @@ class _Source:
     }
     self._mixture = Mixture(lengths, amounts, by, config.seed, config.shuffle)
     mixed = by, [(name, amounts.get(name)) for name in streams]
-    self._facts = shape, config.seed, config.shuffle, self.counts, mixed
+    self._facts = shape.whole(), config.seed, config.shuffle, self.counts, mixed
 
   def order(self, epoch: int) -> Indices:
     """Indices into `sequences`."""

@@ -74,6 +74,16 @@ class PackConfig:
   def shard_tiles(self) -> int:
     return self.tile_budget // self.shards
 
+  def whole(self) -> PackConfig:
+    """The same batches as single microbatches: what decides which they are."""
+    return dataclasses.replace(
+      self,
+      rows=self.rows * self.microbatches,
+      tile_budget=self.tile_budget * self.microbatches,
+      shards=self.shards * self.microbatches,
+      microbatches=1,
+    )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Size:

@@ -52,7 +52,8 @@ class StreamLoader(Batches):
     self._lock = threading.Lock()
     # The threads of an iterator ask out of order, within what is read ahead.
     self._held = max(config.prefetch, config.threads) + config.threads + 1
-    digest = hashlib.blake2b(repr(packing_config).encode(), digest_size=8)
+    facts = repr(packing_config.whole())
+    digest = hashlib.blake2b(facts.encode(), digest_size=8)
     self.dropped_count = 0
     """Sequences that fit no batch (drop_oversize), over all epochs."""
     self.steps = sum(1 for _ in self._all_rows(digest))

@@ -170,7 +170,8 @@ def _reporting(
       yield metrics
     except NotFinite as e:
       batch = dataclasses.asdict(loader[e.update - 1])
-      path = directory / f"update-{e.update}.npz"
+      share = f"-{jax.process_index()}" if jax.process_count() > 1 else ""
+      path = directory / f"update-{e.update}{share}.npz"
       np.savez_compressed(path, **batch.pop("streams"), **batch)
       raise SophiaError(f"{e}, which is in {path}") from e
 

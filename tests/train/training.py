@@ -87,7 +87,6 @@ def train(
   kind=list,
   identity="toy",
   start=None,
-  shards=1,
   log=NO_LOG,
   mesh=ONE_AXIS,
 ):
@@ -108,7 +107,6 @@ def train(
       tile_budget=config.tiles,
       microbatches=config.microbatches,
       open_rows=1,
-      shards=shards,
     ),
     LoaderConfig(epochs=config.epochs),
     streams=sophia.STREAMS,
