@@ -7,7 +7,6 @@ Weights are read only where they are needed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,6 @@ from launch.models import EngineChoice, Model, ReasonerConfig, RuntimeConfig
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.models import InternVL
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
@@ -90,11 +88,9 @@ def reasoner(run: Run, name: str) -> Iterator[Engine]:
 
 def embedded(run: Run, model: Model) -> EmbeddedEngine:
   """A loaded model in the embedded engine, on the devices of config.mesh."""
-  # Unrolled layers would each copy their part of the cache, on every step.
-  scanned = dataclasses.replace(model.module.cfg, scan_unroll=1)
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return EmbeddedEngine(
-    InternVL(scanned),
+    model.module,
     models.weights(model, mesh),
     model.renderer,
     run.section(EngineConfig, "engine"),

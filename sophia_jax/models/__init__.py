@@ -11,7 +11,7 @@ from sophia_jax.models.internvl import (
   InternVL,
   Params,
   abstract_params,
-  init_cache,
+  init_caches,
   init_params,
   logical_axes,
 )
@@ -29,7 +29,7 @@ __all__ = [
   "Params",
   "VisionConfig",
   "abstract_params",
-  "init_cache",
+  "init_caches",
   "init_params",
   "logical_axes",
   "token_logps",

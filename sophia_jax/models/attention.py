@@ -40,30 +40,19 @@ def causal_attention(
 
 def cached_attention(
   q: Float[Array, "B N H"],
-  k: Float[Array, "B M H"],
-  v: Float[Array, "B M H"],
-  k_cache: Float[Array, "B M C H"],
-  v_cache: Float[Array, "B M C H"],
+  k: Float[Array, "B M H C"],
+  v: Float[Array, "B M C H"],
   lengths: Int[Array, "B"],
 ) -> Float[Array, "B N H"]:
-  """One new token a row attends to itself and to `lengths` cached columns.
-
-  The new key and value are separate operands so that the cache is only read
-  here: all layers' columns are then written by one in-place scatter. A head's
-  columns lie side by side in it: a CPU would first copy what is laid out
-  otherwise, on every step.
-  """
+  """A token of each row attends to the first `lengths` columns of its cache."""
   b, n, h = q.shape
-  m = k.shape[1]
+  m, c = v.shape[1:3]
   q = q.reshape(b, m, n // m, h) * jnp.asarray(h**-0.5, q.dtype)
   f32 = jnp.float32
-  old = jnp.einsum("bmgh,bmch->bmgc", q, k_cache, preferred_element_type=f32)
-  new = jnp.einsum("bmgh,bmh->bmg", q, k, preferred_element_type=f32)[..., None]
-  seen = jnp.arange(k_cache.shape[2]) < lengths[:, None]
-  old = jnp.where(seen[:, None, None], old, MASKED)
-  top = jnp.maximum(jnp.max(old, axis=-1, keepdims=True), new)
-  old, new = jnp.exp(old - top), jnp.exp(new - top)
-  total = jnp.sum(old, axis=-1, keepdims=True) + new
-  old, new = (old / total).astype(q.dtype), (new / total).astype(q.dtype)
-  out = jnp.einsum("bmgc,bmch->bmgh", old, v_cache) + new * v[:, :, None]
+  scores = jnp.einsum("bmgh,bmhc->bmgc", q, k, preferred_element_type=f32)
+  seen = jnp.arange(c) < lengths[:, None]
+  scores = jnp.where(seen[:, None, None], scores, MASKED)
+  weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+  weights /= jnp.sum(weights, axis=-1, keepdims=True)
+  out = jnp.einsum("bmgc,bmch->bmgh", weights.astype(v.dtype), v)
   return out.reshape(b, n, h)

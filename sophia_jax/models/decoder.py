@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,7 +28,11 @@ RESIDUAL = "residual"
 """Name of what flows between blocks."""
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
-  "dots": _policies.checkpoint_dots_with_no_batch_dims,
+  # A kernel's products are no dots to the compiler: they are kept by name.
+  "dots": _policies.save_from_both_policies(
+    _policies.checkpoint_dots_with_no_batch_dims,
+    _policies.save_only_these_names(RESIDUALS),
+  ),
   "attention": _policies.save_only_these_names(RESIDUALS),
   "block": _policies.nothing_saveable,
   "offload": _policies.save_and_offload_only_these_names(
@@ -39,10 +46,27 @@ REMAT_POLICIES = {
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of C columns a row; column = position."""
+  """A layer's keys and values of C columns a row; column = position.
 
-  k: Float[Array, "layers B M C H"]
-  v: Float[Array, "layers B M C H"]
+  Each is laid out as a CPU's product with it reads it; otherwise it is copied
+  for every token.
+  """
+
+  k: Float[Array, "B M H C"]
+  v: Float[Array, "B M C H"]
+
+  def write(
+    self,
+    k: Float[Array, "B M H"],
+    v: Float[Array, "B M H"],
+    positions: Int[Array, "B"],
+  ) -> KVCache:
+    """With column positions[b] of row b; beyond the capacity with none."""
+    rows = jnp.arange(len(positions))
+    return KVCache(
+      k=self.k.at[rows, :, :, positions].set(k),
+      v=self.v.at[rows, :, positions].set(v),
+    )
 
 
 @flax.struct.dataclass
@@ -62,8 +86,8 @@ class Step:
 
   cos: Float[Array, "B T H/2"]
   sin: Float[Array, "B T H/2"]
-  lengths: Int[Array, "B"]
-  """Columns of the cache that are filled."""
+  positions: Int[Array, "B"]
+  """The column of the cache that each row's token fills."""
   keep_kv: bool = flax.struct.field(pytree_node=False, default=True)
 
 
@@ -89,14 +113,16 @@ class Attention(nn.Module):
     v = heads("v", cfg.kv_heads, "kv_heads")
     if isinstance(ctx, Rows):
       y = causal_attention(q, k, v, ctx.segment_ids, self.cfg.attention)
+      cache = KVCache(k=jnp.moveaxis(k, 1, 3), v=v.swapaxes(1, 2))
     else:
       assert cache is not None
-      y = cached_attention(
-        q[:, 0], k[:, 0], v[:, 0], cache.k, cache.v, ctx.lengths
-      )
+      # Written before it is read: a cache that is still to be read would be
+      # copied to be written.
+      cache = cache.write(k[:, 0], v[:, 0], ctx.positions)
+      y = cached_attention(q[:, 0], cache.k, cache.v, ctx.positions + 1)
     y = y.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)
     y = Dense(cfg.width, ("heads", "embed"), False, *types, name="o")(y)
-    return y, KVCache(k=k.swapaxes(1, 2), v=v.swapaxes(1, 2))
+    return y, cache
 
 
 class MLP(nn.Module):
@@ -156,7 +182,7 @@ class Decoder(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
+      in_axes=(nn.broadcast, nn.broadcast),
       length=decoder.depth,
       unroll=min(cfg.scan_unroll, decoder.depth),
       metadata_params={nn.PARTITION_NAME: "layers"},
@@ -174,14 +200,28 @@ class Decoder(nn.Module):
     return jnp.asarray(self.embedding)[tokens].astype(self.cfg.dtype)
 
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    ctx: Rows | Step,
-    cache: KVCache | None = None,
-  ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-    """Hidden states after the final norm, and every layer's keys, values."""
-    x, kv = self.layers(x, ctx, cache)
-    return self.norm(x), kv
+    self, x: Float[Array, "B T D"], ctx: Rows
+  ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...] | None]:
+    """Hidden states after the final norm; each layer's keys, values if kept."""
+    x, kv = self.layers(x, ctx, None)
+    caches = None if kv is None else _unstacked(kv, self.cfg.decoder.depth)
+    return self.norm(x), caches
+
+  def step(
+    self, x: Float[Array, "B 1 D"], ctx: Step, caches: tuple[KVCache, ...]
+  ) -> tuple[Float[Array, "B 1 D"], tuple[KVCache, ...]]:
+    """One token a row, and the caches with its column.
+
+    Not a scan: for every token a CPU would copy each layer's weights and its
+    part of a stacked cache.
+    """
+    apply: Any = Block(self.cfg, parent=None).apply
+    weights = _unstacked(self.layers.variables["params"], len(caches))
+    written = []
+    for params, cache in zip(weights, caches):
+      x, cache = apply({"params": params}, x, ctx, cache)
+      written.append(cache)
+    return self.norm(x), tuple(written)
 
   def head_kernel(self) -> Float[Array, "D V"]:
     """The output projection in the compute dtype."""
@@ -191,3 +231,8 @@ class Decoder(nn.Module):
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     kernel = self.head_kernel()
     return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def _unstacked(tree: Any, layers: int) -> tuple[Any, ...]:
+  """Of leaves with a leading axis of layers, the tree of each layer."""
+  return tuple(jax.tree.map(itemgetter(i), tree) for i in range(layers))

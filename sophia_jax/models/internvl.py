@@ -44,6 +44,9 @@ class InternVL(nn.Module):
   def encode(self, tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I*P D"]:
     """Image embeddings, tile by tile, P tokens each."""
     x = self.projector(self.vision(tiles))
+    # Else a device that takes a slice of the width has all tiles brought to it
+    # before the projection, not after.
+    x = constrain(x, ("act_tiles", None, None))
     return x.reshape(-1, x.shape[-1])
 
   def __call__(
@@ -83,8 +86,8 @@ class InternVL(nn.Module):
     lengths: Int[Array, "B"],
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
-  ) -> tuple[Float[Array, "B T D"], KVCache]:
-    """Reads right-padded prompts; the cache has T columns.
+  ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
+    """Reads right-padded prompts; the cache of each layer has T columns.
 
     Columns beyond a row's length hold values that `decode` never sees before
     it overwrites them.
@@ -95,37 +98,25 @@ class InternVL(nn.Module):
     segment_ids = (positions < limits).astype(jnp.int32)
     rows = Rows(cos=cos, sin=sin, segment_ids=segment_ids, keep_kv=True)
     x = self._embed(tokens, tile_slots, image_embeds)
-    hidden, cache = self.language(x, rows)
-    assert cache is not None
-    return hidden, cache
+    hidden, caches = self.language(x, rows)
+    assert caches is not None
+    return hidden, caches
 
   def decode(
     self,
     tokens: Int[Array, "B"],
     positions: Int[Array, "B"],
-    cache: KVCache,
-  ) -> tuple[Float[Array, "B D"], KVCache]:
-    """One token a row: attends to columns <= positions[b], fills that column.
+    caches: tuple[KVCache, ...],
+  ) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
+    """One token a row: fills column positions[b], attends to columns <= it.
 
-    A position beyond the capacity is computed and not stored.
+    A token beyond the capacity is not stored, and is not seen by itself.
     """
     cos, sin = self._rotary(positions[:, None], positions[:, None] + 1)
-    step = Step(cos=cos, sin=sin, lengths=positions)
-    hidden, new = self.language(
-      self.language.embed(tokens[:, None]), step, cache
-    )
-    # All reads of the cache come before its one write: without the barrier XLA
-    # may copy the whole cache to let the last layer read the old one.
-    hidden, new = jax.lax.optimization_barrier((hidden, new))
-    rows = jnp.arange(len(tokens))
-    cache = jax.tree.map(
-      lambda old, x: old.at[:, rows, :, positions].set(
-        x[:, :, :, 0].swapaxes(0, 1)  # the indexed axes come first
-      ),
-      cache,
-      new,
-    )
-    return hidden[:, 0], cache
+    step = Step(cos=cos, sin=sin, positions=positions)
+    embeds = self.language.embed(tokens[:, None])
+    hidden, caches = self.language.step(embeds, step, caches)
+    return hidden[:, 0], caches
 
   def everything(
     self, tokens: Int[Array, "B T"], tiles: UInt8[Array, "I S S 3"] | None
@@ -158,11 +149,17 @@ class InternVL(nn.Module):
     return rotary_tables(positions, lengths, cfg.decoder, cfg.dtype)
 
 
-def init_cache(cfg: InternVLConfig, batch: int, capacity: int) -> KVCache:
-  """An empty cache for `batch` rows of `capacity` columns."""
+def init_caches(
+  cfg: InternVLConfig, batch: int, capacity: int
+) -> tuple[KVCache, ...]:
+  """Each layer's empty cache for `batch` rows of `capacity` columns."""
   d = cfg.decoder
-  shape = (d.depth, batch, d.kv_heads, capacity, d.head_dim)
-  return KVCache(k=jnp.zeros(shape, cfg.dtype), v=jnp.zeros(shape, cfg.dtype))
+  k = batch, d.kv_heads, d.head_dim, capacity
+  v = batch, d.kv_heads, capacity, d.head_dim
+  return tuple(
+    KVCache(k=jnp.zeros(k, cfg.dtype), v=jnp.zeros(v, cfg.dtype))
+    for _ in range(d.depth)
+  )
 
 
 def init_params(cfg: InternVLConfig, key: Array) -> Params:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.models.internvl import InternVL, KVCache, init_cache
+from sophia_jax.models.internvl import InternVL, KVCache, init_caches
 from sophia_jax.rollout import sampling
 from sophia_jax.types import (
   Chat,
@@ -52,7 +52,7 @@ class EngineConfig:
 class Slots:
   """The state of S slots; a slot whose `left` is 0 is free or finished."""
 
-  cache: KVCache
+  caches: tuple[KVCache, ...]
   token: Int[Array, "S"]
   """The token to be fed next, at `position`."""
   position: Int[Array, "S"]
@@ -167,7 +167,7 @@ class EmbeddedEngine:
   def _empty(self) -> Slots:
     s, c = self.config.slots, self.config.length
     return Slots(
-      cache=init_cache(self.model.cfg, s, c),
+      caches=init_caches(self.model.cfg, s, c),
       token=jnp.zeros(s, jnp.int32),
       position=jnp.zeros(s, jnp.int32),
       left=jnp.zeros(s, jnp.int32),
@@ -204,7 +204,7 @@ class EmbeddedEngine:
         rows[key] = len(prompts)
         prompts.append(request.prompt)
     tokens, lengths, tile_slots, tiles = self._prompt_arrays(prompts)
-    cache = _prefill(
+    caches = _prefill(
       self.model, self.params, tokens, lengths, tile_slots, tiles
     )
     s = self.config.slots
@@ -232,7 +232,7 @@ class EmbeddedEngine:
       fresh["temperature"][place] = how.temperature
       fresh["top_p"][place] = how.top_p
       fresh["top_k"][place] = how.top_k
-    return _insert(slots, cache, source, fresh)
+    return _insert(slots, caches, source, fresh)
 
   def _prompt_arrays(self, prompts: list[Prompt]):
     """Right-padded prompts in bucketed shapes, with the tiles they show."""
@@ -288,24 +288,25 @@ def _key_data(seed: int) -> UInt32[np.ndarray, "2"]:
 
 # ----------------------------------------------------- the three jitted programs
 @functools.partial(jax.jit, static_argnums=0)
-def _prefill(model, params, tokens, lengths, tile_slots, tiles) -> KVCache:
+def _prefill(
+  model, params, tokens, lengths, tile_slots, tiles
+) -> tuple[KVCache, ...]:
   apply: Any = functools.partial(model.apply, {"params": params})
   embeds = None if tiles is None else apply(tiles, method="encode")
-  _, cache = apply(tokens, lengths, tile_slots, embeds, method="prefill")
-  return cache
+  _, caches = apply(tokens, lengths, tile_slots, embeds, method="prefill")
+  return caches
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _insert(slots: Slots, cache: KVCache, source, fresh) -> Slots:
+def _insert(slots: Slots, caches: tuple[KVCache, ...], source, fresh) -> Slots:
   """Copies prefilled row source[s] into slot s; -1 leaves the slot alone."""
   new = source >= 0
-  width = cache.k.shape[3]
+  rows = jnp.maximum(source, 0)
 
-  def put(old, rows):
-    mask = new[None, :, None, None, None]
-    head = jnp.where(
-      mask, rows[:, jnp.maximum(source, 0)], old[:, :, :, :width]
-    )
+  def put(old, prompts):
+    columns = tuple(map(slice, prompts.shape[1:]))
+    mask = new[:, None, None, None]
+    head = jnp.where(mask, prompts[rows], old[:, *columns])
     return jax.lax.dynamic_update_slice(old, head, (0,) * old.ndim)
 
   def choose(name, value):
@@ -314,7 +315,7 @@ def _insert(slots: Slots, cache: KVCache, source, fresh) -> Slots:
 
   return dataclasses.replace(
     slots,
-    cache=jax.tree.map(put, slots.cache, cache),
+    caches=jax.tree.map(put, slots.caches, caches),
     drawn=jnp.where(new, 0, slots.drawn),
     **{name: choose(name, value) for name, value in fresh.items()},
   )
@@ -336,7 +337,7 @@ def _decode(
 
   def step(carry):
     i, s = carry
-    hidden, cache = apply(s.token, s.position, s.cache, method="decode")
+    hidden, caches = apply(s.token, s.position, s.caches, method="decode")
     token, logp = sampling.draw(
       apply(hidden, method="logits"),
       s.keys,
@@ -350,7 +351,7 @@ def _decode(
     column = jnp.where(live, s.drawn, s.tokens.shape[1])
     return i + 1, dataclasses.replace(
       s,
-      cache=cache,
+      caches=caches,
       token=jnp.where(live, token, s.token),
       position=jnp.where(live, s.position + 1, s.position),
       left=jnp.where(live & (token != end_id), s.left - 1, 0),

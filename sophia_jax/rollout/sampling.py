@@ -31,6 +31,18 @@ def truncate(
   return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 
+def _argmax(x: Float[Array, "B V"]) -> Int[Array, "B"]:
+  """The lowest index of each row's largest value; 0 for a row with NaN.
+
+  Two passes that a CPU vectorises; it takes `jnp.argmax` value by value.
+  """
+  top = jnp.max(x, axis=-1, keepdims=True)
+  vocab = x.shape[-1]
+  return jnp.min(
+    jnp.where(x < top, vocab, jnp.arange(vocab, dtype=jnp.int32)), axis=-1
+  )
+
+
 def draw(
   logits: Float[Array, "B V"],
   keys: UInt32[Array, "B 2"],
@@ -67,5 +79,5 @@ def draw(
   noise = jax.lax.cond(
     jnp.any(temperature > 0), drawn, lambda: jnp.zeros_like(logits)
   )
-  tokens = jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
+  tokens = _argmax(scaled + noise)
   return tokens, jnp.take_along_axis(logps, tokens[:, None], axis=-1)[:, 0]

@@ -7,6 +7,7 @@ plain values. What the servers get wrong by themselves is told in the docstrings
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sophia_jax.types import Chat, FinishReason, Prompt, Sampling, SophiaError
@@ -127,7 +128,7 @@ def read_generated(
   triples = _field(meta, "output_token_logprobs", list)
   if not 0 < len(triples) <= how.max_new_tokens:
     raise Trouble(f"{len(triples)} tokens, asked for {how.max_new_tokens}")
-  ids, logps = zip(*map(_token, triples))
+  ids, logps = _tokens_of(triples)
   if max(ids) >= vocab:
     raise Trouble(f"id {max(ids)} is not one of {vocab}")
   return ids, logps if how.temperature in (0, 1) else None, reason
@@ -171,16 +172,20 @@ def _finish(name: str) -> FinishReason:
   return _FINISH[name]
 
 
-def _token(triple: Any) -> tuple[int, float]:
-  if not isinstance(triple, list) or len(triple) < 2:
+def _tokens_of(
+  triples: list[Any],
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+  """Ids and log-probabilities, column by column: it is most of reading."""
+  if set(map(type, triples)) != {list} or min(map(len, triples)) < 2:
     raise Trouble("output_token_logprobs holds no (logprob, id, text)")
-  logp, token = triple[:2]
-  # bool is an int to isinstance.
-  if type(logp) not in (int, float) or not abs(logp) < _LARGEST:
+  logps, ids = (tuple(map(itemgetter(i), triples)) for i in (0, 1))
+  # Exact types: bool is an int to isinstance.
+  numbers = set(map(type, logps)) <= {int, float}
+  if not numbers or not all(-_LARGEST < logp < _LARGEST for logp in logps):
     raise Trouble("output_token_logprobs holds no log-probability")
-  if type(token) is not int or token < 0:
+  if set(map(type, ids)) != {int} or min(ids) < 0:
     raise Trouble("output_token_logprobs holds no token id")
-  return token, float(logp)
+  return ids, tuple(map(float, logps))
 
 
 def _field(values: Any, key: str, kind: type[T]) -> T:

@@ -1,11 +1,12 @@
 """One of two processes that load and export a checkpoint together.
 
 `XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m
-tests.checkpoints.on_two_hosts ADDRESS PROCESS SOURCE OUT` prints how many bytes
-it read.
+tests.checkpoints.on_two_hosts ADDRESS PROCESS SOURCE OUT READ` writes into the
+file READ how many bytes it read: what is printed, gloo may print into.
 """
 
 import sys
+from pathlib import Path
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -16,7 +17,7 @@ from sophia_jax.train import sharding
 from tests.checkpoints.on_a_mesh import shardings_of
 
 
-def main(address: str, process: str, source: str, out: str) -> None:
+def main(address: str, process: str, source: str, out: str, read: str) -> None:
   jax.distributed.initialize(address, 2, int(process))
   assert jax.device_count() == 4 and jax.local_device_count() == 2
   cfg = read_config(source)
@@ -30,7 +31,7 @@ def main(address: str, process: str, source: str, out: str) -> None:
   ]
   assert len(spread) > 15
   save_params(params, cfg, out, source, format=Format.INTERNVL_CHAT)
-  print(reader.bytes)
+  Path(read).write_text(str(reader.bytes))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def free_port():
     return s.getsockname()[1]
 
 
-def test_two_hosts_read_half_each_and_one_writes(tmp_path):
+def test_two_hosts_read_half_each_and_one_writes(tmp_path, tmp_path_factory):
   cfg = VARIANTS["6b-internlm2"]
   words = write_tokenizer(tmp_path / "words")
   source, out = tmp_path / "source", tmp_path / "out"
@@ -128,21 +128,16 @@ def test_two_hosts_read_half_each_and_one_writes(tmp_path):
   save_params(params, cfg, source, words, format=Format.INTERNVL_CHAT)
   line = [sys.executable, "-m", "tests.checkpoints.on_two_hosts"]
   address = f"127.0.0.1:{free_port()}"
+  counts = [tmp_path_factory.mktemp("read") / str(i) for i in range(2)]
   hosts = [
     subprocess.Popen(
-      [*line, address, str(i), str(source), str(out)],
+      [*line, address, str(i), str(source), str(out), str(count)],
       env=environment(2),
-      stdout=subprocess.PIPE,
-      text=True,
     )
-    for i in range(2)
+    for i, count in enumerate(counts)
   ]
-  said = [host.communicate(timeout=300)[0] for host in hosts]
-  # Beside the number, gloo says whom it has met.
-  (read,) = zip(
-    *([int(s) for s in text.splitlines() if s.isdecimal()] for text in said)
-  )
-  assert [host.returncode for host in hosts] == [0, 0]
+  assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+  read = [int(count.read_text()) for count in counts]
   total = sum(x.nbytes for x in jax.tree.leaves(params))
   assert max(read) < 0.6 * total < total <= sum(read)
   want = load_file(source / "model.safetensors")

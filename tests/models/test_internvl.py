@@ -14,7 +14,7 @@ from sophia_jax.models import (
   InternVL,
   KVCache,
   abstract_params,
-  init_cache,
+  init_caches,
   init_params,
   kernels,
   logical_axes,
@@ -99,26 +99,30 @@ def test_prefill_and_decode_equal_the_full_pass(params):
   )
   for b, n in enumerate(lengths):
     np.testing.assert_allclose(hidden[b, :n], want[b, :n], atol=1e-5)
-  cache = jax.tree.map(
-    lambda full, part: full.at[:, :, :, :12].set(part),
-    init_cache(CFG, 3, 20),
-    prompt,
+  caches = tuple(
+    KVCache(
+      k=full.k.at[..., :12].set(part.k), v=full.v.at[:, :, :12].set(part.v)
+    )
+    for full, part in zip(init_caches(CFG, 3, 20), prompt)
   )
   step = jax.jit(functools.partial(model.apply, method="decode"))
   for i in range(8):
     at = lengths + i
-    hidden, cache = step(variables, tokens[np.arange(3), at], at, cache)
+    hidden, caches = step(variables, tokens[np.arange(3), at], at, caches)
     np.testing.assert_allclose(hidden, want[np.arange(3), at], atol=1e-5)
 
 
 def test_decoding_past_the_capacity_leaves_the_cache(params):
-  cache = init_cache(CFG, 2, 4)
+  caches = init_caches(CFG, 2, 4)
   model = InternVL(CFG)
   at = np.array([4, 1], np.int32)
-  _, new = model.apply({"params": params}, at, at, cache, method="decode")
-  assert not np.asarray(new.k[:, 0]).any()
-  assert np.asarray(new.k[:, 1, :, 1]).any()
-  assert not np.asarray(new.k[:, 1, :, 2:]).any()
+  _, new = model.apply({"params": params}, at, at, caches, method="decode")
+  for cache in new:
+    k, v = np.asarray(cache.k).swapaxes(2, 3), np.asarray(cache.v)
+    for x in (k, v):
+      assert not x[0].any()
+      assert x[1, :, 1].any()
+      assert not x[1, :, [0, 2, 3]].any()
 
 
 def test_packing_and_padding_change_nothing(params):
@@ -267,9 +271,10 @@ def test_bfloat16_keeps_fp32_logits_and_half_caches(params):
   assert logits.dtype == jnp.float32
   want = hidden_states(CFG, params, *batch)
   assert np.abs(hidden.astype(jnp.float32) - want).mean() < 0.03
-  cache = init_cache(cfg, 2, 5)
-  assert isinstance(cache, KVCache) and cache.k.shape == (2, 2, 2, 5, 8)
-  assert cache.v.dtype == jnp.bfloat16
+  caches = init_caches(cfg, 2, 5)
+  assert [c.k.shape for c in caches] == [(2, 2, 8, 5)] * 2
+  assert [c.v.shape for c in caches] == [(2, 2, 5, 8)] * 2
+  assert {x.dtype for x in jax.tree.leaves(caches)} == {jnp.bfloat16.dtype}
 
 
 def test_attention_never_repeats_the_kv_heads():

@@ -1,5 +1,7 @@
 """The update does not depend on how its batch is laid out."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -58,6 +60,17 @@ def test_the_loss_is_the_equation(reference):
     count += n**0.5
   np.testing.assert_allclose(
     reference["metrics/0/loss"], total / count, rtol=1e-5
+  )
+
+
+def test_a_batch_without_a_place_for_tiles():
+  """Text alone: the encoder does not run."""
+  logps_of = jax.jit(response_logps, static_argnums=(0, 3))
+  one = jax.tree.map(lambda x: x[0], toy.batch([[[1]]], 32, 4))
+  none = dataclasses.replace(one, tiles=one.tiles[:0])
+  args = InternVL(toy.CFG), toy.fresh_params()
+  np.testing.assert_array_equal(
+    logps_of(*args, none, 32), logps_of(*args, one, 32)
   )
 
 
