@@ -30,8 +30,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -59,7 +58,7 @@ from sophia_jax.train.devices import accelerator
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
 from sophia_jax.train.step import jit_train_step, make_train_step
-from sophia_jax.types import Role, SophiaError, TokenSequence
+from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
 # A constant learning rate: the cosine ends where it begins.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, final_fraction=1.0)
@@ -79,11 +78,11 @@ Update = Callable[[], float]
 
 # ----------------------------------------------------------------- what is learnt
 def sequence(
-  index: int, image: bool, question: int, response: int, cfg: InternVLConfig
+  index: int, tiles: int, question: int, response: int, cfg: InternVLConfig
 ) -> TokenSequence:
   """[image] question response, of random words."""
   rng = np.random.default_rng(index)
-  shown = cfg.tokens_per_tile if image else 0
+  shown = cfg.tokens_per_tile * tiles
   roles = np.full(shown + question + response, Role.RESPONSE, np.int8)
   roles[: shown + question] = Role.PROMPT
   roles[:shown] = Role.IMAGE
@@ -93,8 +92,8 @@ def sequence(
     id=str(index),
     token_ids=ids,
     roles=roles,
-    images=(str(index),) * image,
-    tiles=(1,) * image,
+    images=(str(index),) if tiles else (),
+    tiles=(tiles,) if tiles else (),
     streams=streams(roles, 1.0, "token"),
   )
 
@@ -105,7 +104,7 @@ def whole_rows(
   """One sequence a row."""
   question = 4
   response = length - cfg.tokens_per_tile - question
-  return [sequence(i, True, question, response, cfg) for i in range(rows)]
+  return [sequence(i, 1, question, response, cfg) for i in range(rows)]
 
 
 def many_lengths(
@@ -115,7 +114,9 @@ def many_lengths(
   rng = np.random.default_rng(0)
   room = (length - cfg.tokens_per_tile) / 3
   sizes = rng.uniform(0.3, 0.9, 3 * rows) * room
-  found = [sequence(i, i % 3 == 0, 8, int(n), cfg) for i, n in enumerate(sizes)]
+  found = [
+    sequence(i, int(i % 3 == 0), 8, int(n), cfg) for i, n in enumerate(sizes)
+  ]
   return sorted(found, key=len, reverse=True)  # so that they fit the rows
 
 
@@ -130,16 +131,15 @@ def load_tiles(side: int, path: str, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What both learn, from the same checkpoint."""
+  """What is learnt, and of which model."""
 
   cfg: InternVLConfig
-  directory: Path
   sequences: Sequence[TokenSequence]
   rows: int
   length: int
   trained: tuple[str, ...]
-  attention: str
-  """What transformers computes attention with."""
+  block: int
+  """Tokens of a row whose logits exist at the same time."""
 
   def tiles(self, path: str, count: int) -> np.ndarray:
     assert self.cfg.vision is not None
@@ -147,52 +147,60 @@ class Task:
 
 
 # ------------------------------------------------------------------------- ours
-def ours(task: Task) -> Update:
-  """The step of launch.train on packed rows."""
-  cfg, images = task.cfg, sum(len(s.images) for s in task.sequences)
+class Ours:
+  """The step of launch.train, compiled for one batch of packed rows.
+
+  Raises:
+    SophiaError: the sequences are more than one batch.
+  """
+
+  def __init__(self, task: Task, params: Any):
+    self._batch = packed(task)
+    self._mesh = sharding.make_mesh(sharding.MeshConfig())
+    params = sharding.place(params, logical_axes(task.cfg), self._mesh)
+    tx = make_optimizer(OPTIMIZER, steps=1000)
+    with self._rules():
+      self._state = create(params, tx, task.trained)
+      where, model = layout(self._state), InternVL(task.cfg)
+      update = make_train_step(model, sft.TERMS, tx, where, task.block)
+      jitted = jit_train_step(update, where)
+      self.compiled = jitted.lower(self._state, self._placed()).compile()
+
+  def __call__(self) -> float:
+    with self._rules():
+      self._state, metrics = self.compiled(self._state, self._placed())
+    return float(jax.block_until_ready((self._state, metrics))[1]["loss"])
+
+  def _placed(self) -> Batch:
+    return sharding.to_mesh(self._batch, self._mesh)
+
+  @contextlib.contextmanager
+  def _rules(self) -> Iterator[None]:
+    with jax.set_mesh(self._mesh), nn.logical_axis_rules(sharding.RULES):
+      yield
+
+
+def packed(task: Task) -> Batch:
+  """All sequences in one batch."""
+  cfg, images = task.cfg, sum(sum(s.tiles) for s in task.sequences)
   shape = PackConfig(rows=task.rows, length=task.length, tile_budget=images)
-  sizes = [size_of(s) for s in task.sequences]
-  batches = plan(sizes, shape).batches
+  batches = plan([size_of(s) for s in task.sequences], shape).batches
   if len(batches) != 1:
-    raise SophiaError(f"--length={task.length}: {len(batches)} batches, not 1")
-  assert cfg.vision is not None
-  batch = stack(
-    [
-      pack(
-        [[task.sequences[i] for i in row] for row in batches[0]],
-        shape,
-        tokens_per_tile=cfg.tokens_per_tile,
-        tile_size=cfg.vision.image_size,
-        streams=sft.STREAMS,
-        load_tiles=task.tiles,
-      )
-    ]
-  )
-  mesh = sharding.make_mesh(sharding.MeshConfig())
-  params = load_params(task.directory, cfg)
-  params = sharding.place(params, logical_axes(cfg), mesh)
-  tx = make_optimizer(OPTIMIZER, steps=1000)
-
-  def rules() -> contextlib.ExitStack:
-    stack = contextlib.ExitStack()
-    stack.enter_context(jax.set_mesh(mesh))
-    stack.enter_context(nn.logical_axis_rules(sharding.RULES))
-    return stack
-
-  with rules():
-    state = create(params, tx, task.trained)
-    where = layout(state)
-    step = jit_train_step(
-      make_train_step(InternVL(cfg), sft.TERMS, tx, where), where
+    raise SophiaError(
+      f"--length={task.length}: {len(task.sequences)} sequences are "
+      f"{len(batches)} batches, not one; raise --rows"
     )
-
-  def update() -> float:
-    nonlocal state
-    with rules():
-      state, metrics = step(state, sharding.to_mesh(batch, mesh))
-    return float(jax.block_until_ready((state, metrics))[1]["loss"])
-
-  return update
+  assert cfg.vision is not None
+  rows = [[task.sequences[i] for i in row] for row in batches[0]]
+  batch = pack(
+    rows,
+    shape,
+    tokens_per_tile=cfg.tokens_per_tile,
+    tile_size=cfg.vision.image_size,
+    streams=sft.STREAMS,
+    load_tiles=task.tiles,
+  )
+  return stack([batch])
 
 
 # ----------------------------------------------------------------------- theirs
@@ -218,12 +226,12 @@ def images(sequence: TokenSequence) -> list[tuple[str, int]]:
   return list(zip(sequence.images, sequence.tiles))
 
 
-def theirs(task: Task) -> Update:
+def theirs(task: Task, directory: str, attention: str) -> Update:
   """transformers' forward pass and loss, fused AdamW."""
   cuda = torch.cuda.is_available()
   device = torch.device("cuda" if cuda else "cpu")
   model = transformers.InternVLForConditionalGeneration.from_pretrained(
-    task.directory, dtype=torch.float32, attn_implementation=task.attention
+    directory, dtype=torch.float32, attn_implementation=attention
   )
   model = model.to(device).train()
   names = tuple(name for part in task.trained for name in PARTS[part])
@@ -265,18 +273,13 @@ def measure(
 ) -> dict[str, Any]:
   sequences = CASES[case](cfg, args.rows, args.length)
   trained = tuple(args.trained.split(","))
+  task = Task(cfg, sequences, args.rows, args.length, trained, args.block)
   with tempfile.TemporaryDirectory() as directory:
     save_params(random_params(cfg), cfg, directory + "/hf")
-    task = Task(
-      cfg,
-      Path(directory) / "hf",
-      sequences,
-      args.rows,
-      args.length,
-      trained,
-      args.attention,
-    )
-    works = {"ours": ours(task), "hf": theirs(task)}
+    works: dict[str, Update] = {
+      "ours": Ours(task, load_params(directory + "/hf", cfg)),
+      "hf": theirs(task, directory + "/hf", args.attention),
+    }
   losses = {name: [work(), work()] for name, work in works.items()}
   np.testing.assert_allclose(
     losses["ours"], losses["hf"], rtol=AGREE if cfg.dtype == "float32" else 0.01
@@ -356,6 +359,7 @@ def main() -> None:
   parser.add_argument("--trained", default="language")
   parser.add_argument("--rows", type=int, default=4)
   parser.add_argument("--length", type=int, default=512)
+  parser.add_argument("--block", type=int, default=128)
   parser.add_argument("--dtype", default="float32")
   parser.add_argument("--remat", default="none")
   parser.add_argument("--scan_unroll", type=int, default=1)

@@ -9,6 +9,8 @@ Hardware:  a pod: 64 chips of v5p, 64 of v6e, or four nodes of 8 H100
 Expect:    not run at this size yet; the rows above are the paper's
 """
 
+import functools
+
 from ml_collections import ConfigDict
 
 from configs import internvl3_8b
@@ -18,12 +20,15 @@ from configs.internvl3_8b import layout
 def get_config() -> ConfigDict:
   c = internvl3_8b.get_config()
   c.size = "internvl3_38b"
+  # Where tensor is 4, a host of four chips has a single row.
+  single = functools.partial(layout, shard_rows=1)
   c.topologies = {
-    "v5p:4x4x4": layout(64, 8, "block", fsdp=64),
-    "v5p:4x4x8": layout(128, 4, "block", fsdp=128),
+    # Eight chips share a row, so that all matrix products of it can be kept.
+    "v5p:4x4x4": single(8, "dots", 8192, fsdp=8, context=8),
+    "v5p:4x4x8": single(16, "dots", 8192, fsdp=16, context=8),
     # A row of 32,768 tokens does not fit one chip of 31 GiB.
-    "v6e:8x8": layout(16, 32, "block", fsdp=16, tensor=4),
-    "v6e:16x16": layout(64, 8, "block", fsdp=64, tensor=4),
-    "h100:32": layout(8, 64, "block", fsdp=8, tensor=4),
+    "v6e:8x8": single(16, "block", 4096, fsdp=16, tensor=4),
+    "v6e:16x16": single(64, "attention", 4096, fsdp=64, tensor=4),
+    "h100:32": single(8, "attention", 4096, fsdp=8, tensor=4),
   }
   return c

@@ -35,14 +35,31 @@ TILES = 48
 """Of a row, on average; the bound InternVL's own packing has."""
 
 
-def layout(rows: int, microbatches: int, remat: str, **mesh: int) -> dict:
-  """How an update lies on a topology; `for_topology` of launch/cli.py sets it."""
+ROWS = 512
+"""Of an update, as the paper has it."""
+
+
+def layout(
+  rows: int, remat: str, block: int = 1024, shard_rows: int = 2, **mesh: int
+) -> dict:
+  """How an update lies on a topology; `for_topology` of launch/cli.py sets it.
+
+  Args:
+    rows: of a microbatch, over all devices.
+    block: tokens of a row whose logits exist at the same time. The head's
+      gradient is summed over the devices for each: where several devices share
+      a row, larger blocks are as little memory and fewer sums.
+    shard_rows: rows that are packed together. A host takes whole shards, and a
+      run may go on on another topology with as many rows to a shard.
+  """
   return {
     "train": {
       "rows": rows,
-      "microbatches": microbatches,
+      "microbatches": ROWS // rows,
       "tiles": rows * TILES,
+      "block": block,
     },
+    "packing": {"shards": rows // shard_rows},
     "policy": {"remat": remat},
     "mesh": mesh,
   }
@@ -95,11 +112,11 @@ def get_config() -> ConfigDict:
   c.log = defaults(LogConfig)
   c.topology = ""
   c.topologies = {
-    "v5p:4x4x4": layout(64, 8, "attention", fsdp=64),
-    "v5p:4x4x8": layout(128, 4, "attention", fsdp=128),
-    "v6e:8x8": layout(64, 8, "block", fsdp=64),
-    "v6e:16x16": layout(256, 2, "block", fsdp=256),
-    "h100:8": layout(8, 64, "block", fsdp=8),
-    "h100:32": layout(32, 16, "block", fsdp=32),
+    "v5p:4x4x4": layout(64, "attention", fsdp=64),
+    "v5p:4x4x8": layout(128, "attention", fsdp=128),
+    "v6e:8x8": layout(32, "block", 2048, fsdp=32, context=2),
+    "v6e:16x16": layout(128, "block", 2048, fsdp=128, context=2),
+    "h100:8": layout(8, "attention", fsdp=8),
+    "h100:32": layout(32, "attention", fsdp=32),
   }
   return c

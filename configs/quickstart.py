@@ -43,6 +43,7 @@ BATCH = {
   "warmup_steps": 20,
   "b2": 0.98,
   "checkpoint_every": 250,
+  "block": 128,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -136,34 +137,46 @@ def batch_shardings(batch: Batch, mesh: Mesh) -> Any:
   return dataclasses.replace(shardings, tiles=tiles)
 
 
+@functools.cache
 def share(mesh: Mesh) -> tuple[int, int]:
   """Which share of every batch this process holds, and how many there are.
 
   Rows go to devices in the order of the mesh, which need not be that of the
-  processes.
+  processes. Processes that rows are spread over hold the same share.
 
   Raises:
-    SophiaError: a row would be spread over several processes.
+    SophiaError: a process would hold rows of several shares.
   """
   rows = mesh.devices.reshape(_devices(("data", "fsdp"), mesh), -1)
-  owners = [{device.process_index for device in row} for row in rows]
-  order = list(dict.fromkeys(min(owner) for owner in owners))
-  each = len(owners) // len(order)
-  whole = [{p} for p in order for _ in range(each)]
-  if owners != whole or len(order) != jax.process_count():
+  owners = [frozenset(device.process_index for device in row) for row in rows]
+  shares = list(dict.fromkeys(owners))
+  each = len(owners) // len(shares)
+  if (
+    owners != [owner for owner in shares for _ in range(each)]
+    or sum(map(len, shares)) != jax.process_count()
+  ):
     raise SophiaError(
-      f"config.mesh: context={mesh.shape['context']} x tensor="
-      f"{mesh.shape['tensor']} spreads a row over several of the "
-      f"{jax.process_count()} processes; their product must divide the "
-      f"{jax.local_device_count()} devices of one"
+      f"config.mesh: {mesh.shape['context'] * mesh.shape['tensor']} devices "
+      f"(context x tensor) for a row do not fit the {jax.local_device_count()} "
+      f"of each of {jax.process_count()} processes: one number must divide the "
+      "other"
     )
-  return order.index(jax.process_index()), len(order)
+  (own,) = (i for i, o in enumerate(shares) if jax.process_index() in o)
+  return own, len(shares)
 
 
 def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
   """Puts this process's share of a batch onto the mesh."""
-  return jax.tree.map(
-    lambda x, where: jax.make_array_from_process_local_data(where, x),
-    batch,
-    batch_shardings(batch, mesh),
-  )
+  index, count = share(mesh)
+
+  def put(x: np.ndarray, where: NamedSharding) -> jax.Array:
+    first, whole = index * x.shape[1], count * x.shape[1]
+
+    def part(place: Any) -> np.ndarray:
+      begin, end, _ = place[1].indices(whole)
+      return x[place[0], begin - first : end - first, *place[2:]]
+
+    shape = x.shape[0], whole, *x.shape[2:]
+    return jax.make_array_from_callback(shape, where, part)
+
+  return jax.tree.map(put, batch, batch_shardings(batch, mesh))

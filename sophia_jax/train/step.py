@@ -26,7 +26,8 @@ def response_logps(
 ) -> Float[Array, "B T"]:
   """log p(targets) of packed rows, teacher-forced; 0 if a target is -1."""
   apply: Any = functools.partial(model.apply, {"params": params})
-  embeds = apply(batch.tiles, method="encode") if "vision" in params else None
+  shown = "vision" in params and len(batch.tiles) > 0
+  embeds = apply(batch.tiles, method="encode") if shown else None
   hidden = apply(
     batch.tokens, batch.segment_ids, batch.positions, batch.tile_slots, embeds
   )
@@ -102,8 +103,7 @@ def make_train_step(
     (grads, metrics), _ = jax.lax.scan(accumulate, start, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics["grad_norm"] = optax.global_norm(grads)
-    metrics["tokens"] = counts["tokens"]
-    metrics |= work(batch)
+    metrics |= work(batch) | {"tokens": counts["tokens"]}
     params = optax.apply_updates(state.params, updates)
     new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state

@@ -19,6 +19,7 @@ from tests.launch import hosts_config, workdirs
 from tests.launch.commands import assert_refused, until
 
 CONFIG = "--config=tests/launch/hosts_config.py"
+AXES = {"fsdp": 1, "context": 2, "tensor": 2}
 DEVICES = "--xla_force_host_platform_device_count="
 
 
@@ -185,6 +186,13 @@ def test_two_processes_interrupted_twice_export_what_one_exports(
   assert written(workdir) == written(alone)
   stages = json.loads((workdir / "stages.json").read_text())
   assert list(stages) == ["sample", "train"]
+
+
+def test_a_row_may_lie_on_two_processes(train, alone, workdir):
+  mesh = [f"--config.mesh.{x}={n}" for x, n in AXES.items()]
+  done = ended([train(workdir, *flags, *mesh) for flags in together(2)])
+  assert [code for code, _, _ in done] == [0, 0], done
+  trained(workdir, alone)
 
 
 def test_processes_that_disagree_write_nothing(train, tmp_path):
