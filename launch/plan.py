@@ -1,19 +1,23 @@
 """Memory, collectives and estimated MFU of a training step on absent devices.
 
 Compiles the true train step of a config for a TPU topology without a TPU (it
-needs `pip install libtpu`), or for a number of CPU devices. The last line is
-JSON. Several meshes are compared in one call.
+needs `pip install libtpu`), or for a number of CPU devices. For GPUs, which
+cannot be compiled for here, it does the arithmetic, and says so. The last line
+is JSON. Several meshes are compared in one call.
 
 Example:
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v6e:16x16 \\
-    --mesh=fsdp=64,tensor=4 --mesh=fsdp=64,context=4
+    --rows=64 --mesh=fsdp=64,tensor=4 --mesh=fsdp=64,context=4
+
+What suits a topology is written into `config.topologies`.
 """
 
 import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 from absl import flags
 from ml_collections import config_flags
@@ -24,8 +28,10 @@ from launch.planning import Assumptions, Plan, plan
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.config import section
 from sophia_jax.models import SIZES, InternVLConfig
+from sophia_jax.models.config import Remat
 from sophia_jax.progress import Progress
-from sophia_jax.train.devices import ACCELERATORS, Accelerator
+from sophia_jax.train.aot import GPUS
+from sophia_jax.train.devices import ACCELERATORS, CPU, Accelerator
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import AXES, MeshConfig
 from sophia_jax.types import SophiaError
@@ -34,18 +40,25 @@ EXAMPLE = (
   "python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4"
 )
 
+HOW = {
+  "compiled": "the compiler's cost model",
+  "arithmetic": "formulas and data sheets, nothing compiled; memory too",
+}
+
 
 def main() -> None:
   topology = flags.FLAGS.topology
   accelerator = _accelerator(topology)
   config = cli.for_topology(flags.FLAGS.config, topology)
-  train = section(TrainConfig, config.train.to_dict(), "train")
-  model = _model(config)
+  train = _of_rows(
+    section(TrainConfig, config.train.to_dict(), "train"), flags.FLAGS.rows
+  )
+  model = _model(config, flags.FLAGS.remat)
   candidates = [_mesh(text) for text in flags.FLAGS.mesh or ()]
   if not candidates:
     candidates = [section(MeshConfig, config.mesh.to_dict(), "mesh")]
   assumptions = Assumptions(
-    flags.FLAGS.segment_length or 0, flags.FLAGS.attention_efficiency
+    flags.FLAGS.segment_length, flags.FLAGS.attention_efficiency
   )
   plans, refused = [], []
   with Progress("plan", len(candidates), "mesh") as progress:
@@ -63,17 +76,17 @@ def main() -> None:
     print(line)
   plans.sort(key=lambda p: (not p.fits, p.estimated_seconds))
   for one in plans:
-    print(table(one, assumptions))
+    print(table(one))
   values = json.dumps([dataclasses.asdict(p) for p in plans], indent=1)
   if flags.FLAGS.out:
     cli.write_text(Path(flags.FLAGS.out), values)
   print(json.dumps(dataclasses.asdict(plans[0])))
 
 
-def table(one: Plan, assumptions: Assumptions) -> str:
+def table(one: Plan) -> str:
   """A plan for people."""
   rows = [
-    f"{one.topology}  {_shown(one.mesh)}  "
+    f"{one.topology}  {_shown(one.mesh)}  remat {one.remat}  {one.source}  "
     f"{'fits' if one.fits else 'DOES NOT FIT'}: {one.peak_gib:.1f} of "
     f"{one.hbm_gib:.1f} GiB a device",
     *(f"  {name:18} {gib:9.2f} GiB" for name, gib in one.memory_gib.items()),
@@ -86,9 +99,9 @@ def table(one: Plan, assumptions: Assumptions) -> str:
     f"{one.model_flops / 1e15:,.0f} PFLOP, about {one.estimated_seconds:,.1f} s"
     f" = {one.estimated_tokens_per_s:,.0f} tokens/s, MFU "
     f"{one.estimated_mfu:.1%}",
-    "  (the compiler's cost model, not a timing; attention at "
-    f"{assumptions.attention_efficiency:.0%} of the peak; "
-    f"{assumptions.segment or 'whole-row'} tokens a sequence)",
+    f"  ({HOW[one.source]}, not a timing; attention at "
+    f"{one.attention_efficiency:.0%} of the peak; {one.segment:,} tokens a "
+    "sequence)",
   ]
   return "\n".join(rows + ([f"  advice: {one.advice}"] if one.advice else []))
 
@@ -98,36 +111,58 @@ def _accelerator(topology: str) -> Accelerator:
   kind, _, size = topology.partition(":")
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  if kind == "cpu":
-    count = f"--xla_force_host_platform_device_count={size}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
-    return Accelerator(flops=1e11, memory=float(2**33), bandwidth=1e10)
-  if kind not in ACCELERATORS or not size:
+  known = {**ACCELERATORS, "cpu": CPU}
+  if kind not in known or not size:
     raise SophiaError(
       f"--topology={topology}: known kinds are cpu, "
-      f"{', '.join(ACCELERATORS)}; write v5p:4x4x4, v6e:16x16 or cpu:8"
+      f"{', '.join(ACCELERATORS)}; write v5p:4x4x4, v6e:16x16, h100:8 or cpu:8"
     )
-  return ACCELERATORS[kind]
+  if kind in ("cpu", *GPUS):
+    count = f"--xla_force_host_platform_device_count={size}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+  return known[kind]
 
 
-def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
+def _of_rows(train: TrainConfig, rows: int | None) -> TrainConfig:
+  """The same update in microbatches of `rows` rows; None: as it is.
+
+  Raises:
+    SophiaError: the rows of an update are no multiple of them.
+  """
+  if rows is None:
+    return train
+  whole = train.rows * train.microbatches
+  if rows < 1 or whole % rows or train.tiles * rows % train.rows:
+    raise SophiaError(
+      f"--rows={rows}: an update of {whole} rows and {train.tiles} tiles for "
+      f"every {train.rows} does not divide into such microbatches"
+    )
+  return dataclasses.replace(
+    train,
+    rows=rows,
+    microbatches=whole // rows,
+    tiles=train.tiles * rows // train.rows,
+  )
+
+
+def _model(config, remat: str | None) -> InternVLConfig:  # type: ignore[no-untyped-def]
   """The policy's shapes: its own config.json, or the released size by name."""
   runtime = section(RuntimeConfig, config.policy.to_dict(), "policy")
   directory = Path(runtime.path)
-  if directory.is_dir():
+  if runtime.path and directory.is_dir():
     cfg = read_config(directory)
   elif config.get("size") in SIZES:
     cfg = SIZES[config.size]
   else:
     raise SophiaError(
-      f"{directory}: no such checkpoint; give --config.policy.path, or set "
+      f"{runtime.path}: no such checkpoint; give --config.policy.path, or set "
       f"config.size to one of {', '.join(SIZES)}"
     )
   return dataclasses.replace(
     cfg,
     dtype=runtime.dtype,
     param_dtype=runtime.param_dtype,
-    remat=runtime.remat,  # type: ignore[arg-type]
+    remat=remat or runtime.remat,  # type: ignore[arg-type]
   )
 
 
@@ -157,10 +192,16 @@ if __name__ == "__main__":
   flags.DEFINE_string("topology", None, "v5p:4x4x4, v6e:16x16, cpu:8, ...")
   flags.DEFINE_multi_string("mesh", None, "fsdp=16,tensor=4; may be repeated.")
   flags.DEFINE_integer(
+    "rows", None, "Of a microbatch; an update stays as large as it is."
+  )
+  flags.DEFINE_enum("remat", None, get_args(Remat), "Instead of the config's.")
+  flags.DEFINE_integer(
     "segment_length", None, "Tokens of a packed sequence; a row's if absent."
   )
   flags.DEFINE_float(
-    "attention_efficiency", 0.5, "Of the peak, in the attention kernel."
+    "attention_efficiency",
+    None,
+    "Of the peak, in the attention kernel; the device's usual one if absent.",
   )
   flags.DEFINE_string("out", None, "JSON of all plans.")
   cli.start(main, EXAMPLE, ("config", "topology"))

@@ -33,9 +33,11 @@ LANES = 128
 """Tokens and head widths that TPU and GPU kernels count in."""
 KERNEL_BLOCK = 1024
 """Queries, and keys, that a TPU kernel holds at a time, at most."""
-GRADIENT_KEYS = 4096
+GRADIENT_KEYS = 2048
 """Keys that its backward pass holds, at most. For every so many it writes a part
 of the queries' gradient of the whole size: few are little memory."""
+QUERIES = 256
+"""Queries of a tile whose scores exist at the same time without a kernel."""
 RESIDUALS = "attention"
 """Name of what a rematerialisation policy may keep of attention."""
 
@@ -110,18 +112,38 @@ def dot_product(
   v: Float[Array, "B S M H"],
   mask: Any = None,
 ) -> Float[Array, "B T N H"]:
-  """Softmax attention, scores in fp32; `mask` [B, T, S] or None for all."""
+  """Softmax attention, scores in fp32; `mask` [B, T, S] or None for all.
+
+  The query heads of a key head are rows of one product, beside their token: a
+  CPU multiplies many small matrices slowly. The division by the sum comes last,
+  where there is least to divide.
+  """
   b, t, n, h = q.shape
   m = k.shape[2]
-  q = q.reshape(b, t, m, n // m, h)
-  scores = jnp.einsum(
-    "btmgh,bsmh->bmgts", q, k, preferred_element_type=jnp.float32
-  )
-  scores = scores * h**-0.5
+  f32, merged = jnp.float32, (b, m, t * (n // m), -1)
+  q = q.reshape(b, t, m, n // m, h) * h**-0.5
+  q = q.swapaxes(1, 2).reshape(merged)
+  scores = jnp.einsum("bmth,bsmh->bmts", q, k, preferred_element_type=f32)
+  scores = scores.reshape(b, m, t, n // m, -1)
   if mask is not None:
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum("bmgts,bsmh->btmgh", weights, v).reshape(b, t, n, h)
+    scores = jnp.where(mask[:, None, :, None], scores, MASKED)
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  weights = weights.astype(v.dtype).reshape(merged)
+  out = jnp.einsum("bmts,bsmh->bmth", weights, v, preferred_element_type=f32)
+  out = (out.reshape(b, m, t, n // m, h) / total).astype(v.dtype)
+  return out.swapaxes(1, 2).reshape(b, t, n, h)
+
+
+def every_pair(q: Q, k: Q, v: Q) -> Q:
+  """Every query sees every key; so few queries at a time that their scores stay
+  in a CPU's cache."""
+  parts = [
+    dot_product(q[:, first : first + QUERIES], k, v)
+    for first in range(0, q.shape[1], QUERIES)
+  ]
+  return jnp.concatenate(parts, axis=1)
 
 
 def _visible(
@@ -384,7 +406,7 @@ def attend_all(q: Q, k: Q, v: Q) -> Q:
   """
   name, h = BY_PLATFORM.get(_platform(), "xla"), q.shape[-1]
   if name not in ("splash", "pallas") or h not in (64, 128):
-    return dot_product(q, k, v)
+    return every_pair(q, k, v)
   b, t = q.shape[:2]
   padding = ((0, 0), (0, -t % LANES), (0, 0), (0, 0))
   q, k, v = (jnp.pad(x, padding) for x in (q, k, v))

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from sophia_jax.models.layers import constrain
 
+HEAD = ("embed", "vocab")
+"""Logical axes of the head's kernel."""
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def token_logps(
@@ -34,7 +37,7 @@ def _forward(
   targets: Int[Array, "B T"],
   block: int,
 ) -> tuple[Float[Array, "B T"], tuple[Array, ...]]:
-  kernel = _whole(head_kernel)
+  kernel = _gathered(head_kernel)
 
   def chunk(h: Array, target: Array) -> tuple[Array, Array]:
     logits = jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
@@ -64,7 +67,7 @@ def _backward(
   block: int, saved: tuple[Array, ...], cotangent: Float[Array, "B T"]
 ) -> tuple[Float[Array, "B T D"], Float[Array, "D V"], None]:
   hidden, head_kernel, targets, norm, order, back = saved
-  kernel = _whole(head_kernel)
+  kernel = _gathered(head_kernel)
 
   def chunk(
     d_kernel: Array, h: Array, target: Array, z: Array, g: Array
@@ -78,15 +81,17 @@ def _backward(
     )
     # The sum over rows is due in every block: scattered, it costs half of what
     # it costs replicated, and the sum is not held whole by every device.
-    d_kernel = constrain(d_kernel, ("embed", "vocab"))
-    return d_kernel, jnp.einsum("btv,dv->btd", d_logits, kernel)
+    return constrain(d_kernel, HEAD), jnp.einsum(
+      "btv,dv->btd", d_logits, kernel
+    )
 
   def nothing(d_kernel: Array, h: Array, *_: Array) -> tuple[Array, Array]:
     return d_kernel, jnp.zeros_like(h)
 
   def step(d_kernel: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
     asked = jnp.any(xs[1] >= 0)
-    return jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
+    d_kernel, d_h = jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
+    return constrain(d_kernel, HEAD), d_h
 
   cotangent = jnp.where(targets < 0, 0.0, _along(cotangent, order))
   xs = (
@@ -95,7 +100,7 @@ def _backward(
     _split(norm, block, 0),
     _split(cotangent, block, 0),
   )
-  zero = jnp.zeros(kernel.shape, jnp.float32)
+  zero = constrain(jnp.zeros(kernel.shape, jnp.float32), HEAD)
   d_kernel, d_hidden = jax.lax.scan(step, zero, xs)
   d_hidden = _along(_join(d_hidden, hidden.shape[1]), back)
   return d_hidden.astype(hidden.dtype), d_kernel.astype(kernel.dtype), None
@@ -104,9 +109,9 @@ def _backward(
 token_logps.defvjp(_forward, _backward)
 
 
-def _whole(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
-  """On every device, once: the blocks would each gather it anew."""
-  return constrain(kernel, (None, None))
+def _gathered(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
+  """Whole but for the vocabulary's own axis: blocks would each gather it anew."""
+  return constrain(kernel, (None, "vocab"))
 
 
 def _along(x: Array, order: Int[Array, "B T"]) -> Array:
@@ -123,7 +128,7 @@ def _split(x: Array, block: int, fill: int) -> Array:
   padding = [(0, 0), (0, -t % block)] + [(0, 0)] * (x.ndim - 2)
   x = jnp.pad(x, padding, constant_values=fill)
   x = x.reshape(b, -1, block, *x.shape[2:]).swapaxes(0, 1)
-  axes = (None, "act_batch", "act_residual")
+  axes = (None, "act_batch", "act_length")
   return constrain(x, axes + (None,) * (x.ndim - 3))
 
 

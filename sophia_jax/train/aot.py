@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from sophia_jax.algorithms.losses import Term
 from sophia_jax.models import (
@@ -24,6 +24,8 @@ from sophia_jax.models import (
 from sophia_jax.train import sharding, state
 from sophia_jax.train.step import jit_train_step, make_train_step
 from sophia_jax.types import Batch, SophiaError
+
+GPUS = ("a100", "h100", "h200")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,14 @@ class Shape:
 def devices(topology: str) -> Sequence[Any]:
   """The devices of "v5p:4x4x4", "v6e:16x16", or "cpu:8" (this process's own).
 
+  Those of "h100:8" are CPU devices, as many: nothing compiles for a GPU here,
+  but shards have the shapes they would have there.
+
   Raises:
     SophiaError: libtpu is not installed, or it knows no such topology.
   """
   kind, _, size = topology.partition(":")
-  if kind == "cpu":
+  if kind in ("cpu", *GPUS):
     found = jax.devices("cpu")
     if str(len(found)) != size:
       raise SophiaError(
@@ -72,7 +77,6 @@ class Program:
   arguments: int
   temporaries: int
   code: int
-  peak: int
   flops: float
   seconds: float
   """By the compiler's cost model; the body of a loop is counted once."""
@@ -102,23 +106,6 @@ def compile_step(
   step = make_train_step(InternVL(cfg), terms, tx, where, shape.block)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     return _summary(jit_train_step(step, where).lower(begin, batch))
-
-
-def compile_encoder(cfg: InternVLConfig, tiles: int, mesh: Mesh) -> Program:
-  """Compiles the vision encoder and projector alone, without a gradient."""
-  assert cfg.vision is not None
-  params = placed_params(cfg, mesh, (), "bfloat16")
-  side = cfg.vision.image_size
-  where = NamedSharding(mesh, PartitionSpec(sharding.AXES))
-  pixels = jax.ShapeDtypeStruct(
-    (tiles, side, side, 3), jnp.uint8, sharding=where
-  )
-
-  def encode(params: Any, pixels: Any) -> Any:
-    return InternVL(cfg).apply({"params": params}, pixels, method="encode")
-
-  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    return _summary(jax.jit(encode).lower(params, pixels))
 
 
 def placed_params(
@@ -184,7 +171,6 @@ def _summary(lowered: Any) -> Program:
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
-    peak=memory.peak_memory_in_bytes,
     flops=cost.get("flops", 0.0),
     seconds=cost.get("optimal_seconds", 0.0),
     collectives=collectives(compiled.as_text()),
@@ -209,7 +195,9 @@ KINDS = (
 )
 _WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "f64": 8}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-_CALLEES = re.compile(r"(?:body|calls|to_apply)=%?([\w.-]+)")
+_CALLEES = re.compile(r"(?:body|calls|to_apply)=(\S+)")
+_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([\w-]+)\((.*)$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -218,7 +206,8 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 def collectives(text: str) -> dict[str, float]:
   """Bytes of the results of every collective, loops counted by their trips.
 
-  On a TPU many collectives live inside fusions; those are followed too.
+  On a TPU many collectives live inside fusions; those are followed too. So are
+  all branches of a choice.
   """
   computations, entry = _computations(text)
   total = dict.fromkeys(KINDS, 0.0)
@@ -226,14 +215,43 @@ def collectives(text: str) -> dict[str, float]:
   def visit(name: str, times: float) -> None:
     for result, op, rest in computations.get(name, ()):
       kind = op.removesuffix("-start")
+      # What of a sum is not kept by a device need not be sent to it.
+      if name.startswith("all-reduce-scatter") and kind == "all-reduce":
+        kind = "reduce-scatter"
       if kind in total:
         total[kind] += times * _bytes(result)
-      trips = _TRIPS.search(rest)
-      for callee in _CALLEES.findall(rest):
-        visit(callee, times * int(trips[1]) if trips else times)
+      trips = _trips(rest, computations) if op == "while" else 1
+      for callee in _callees(rest):
+        visit(callee, times * trips)
 
   visit(entry, 1.0)
   return total
+
+
+def _callees(rest: str) -> list[str]:
+  """Computations that an instruction runs, but for a loop's condition."""
+  branches = ",".join(_BRANCHES.findall(rest)).split(",")
+  names = [*_CALLEES.findall(rest), *branches]
+  return [name.strip().strip("%,)") for name in names if name]
+
+
+def _trips(
+  rest: str, computations: Mapping[str, list[tuple[str, str, str]]]
+) -> int:
+  """How often a loop runs: as noted, or what its counter is compared with."""
+  if noted := _TRIPS.search(rest):
+    return int(noted[1])
+  condition = _CONDITION.search(rest)
+  limits = (
+    [
+      int(value.partition(")")[0])
+      for result, op, value in computations.get(condition[1], ())
+      if op == "constant" and result.startswith("s32[]")
+    ]
+    if condition
+    else []
+  )
+  return limits[0] if len(limits) == 1 else 1
 
 
 def _computations(

@@ -15,18 +15,26 @@ class Accelerator:
   """Bytes that a program may use."""
   bandwidth: float
   """Bytes/s of that memory."""
+  links: float = 0.0
+  """Bytes/s that a TPU sends to its neighbours, all links together."""
+  attention: float = 0.5
+  """Of `flops`, what an attention kernel with heads of 128 reaches: assumed."""
 
 
 GIB = 1 << 30
+# v6e multiplies squares of 256: a head of 128 leaves half of it idle, so that no
+# kernel can reach more than 0.5 there.
 ACCELERATORS = {
-  "v4": Accelerator(275e12, 31.25 * GIB, 1228e9),
-  "v5e": Accelerator(197e12, 15.75 * GIB, 819e9),
-  "v5p": Accelerator(459e12, 95.0 * GIB, 2765e9),
-  "v6e": Accelerator(918e12, 31.24 * GIB, 1640e9),
+  "v4": Accelerator(275e12, 31.25 * GIB, 1228e9, 300e9),
+  "v5e": Accelerator(197e12, 15.75 * GIB, 819e9, 200e9),
+  "v5p": Accelerator(459e12, 95.0 * GIB, 2765e9, 600e9),
+  "v6e": Accelerator(918e12, 31.24 * GIB, 1640e9, 448e9, 0.3),
   "a100": Accelerator(312e12, 79.0 * GIB, 2039e9),
-  "h100": Accelerator(989.5e12, 79.0 * GIB, 3350e9),
-  "h200": Accelerator(989.5e12, 140.0 * GIB, 4800e9),
+  "h100": Accelerator(989.5e12, 79.0 * GIB, 3350e9, attention=0.35),
+  "h200": Accelerator(989.5e12, 140.0 * GIB, 4800e9, attention=0.35),
 }
+CPU = Accelerator(flops=1e11, memory=8.0 * GIB, bandwidth=1e10)
+"""A part of a small machine: for trying plans out."""
 
 # What jax calls them (Device.device_kind).
 _KINDS = {

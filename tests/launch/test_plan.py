@@ -1,9 +1,11 @@
 """launch.plan as a user types it, for devices that every machine has."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,11 @@ MODEL = InternVLConfig(
     vocab=128, width=64, depth=3, heads=4, kv_heads=2, mlp=96, head_dim=16
   ),
   image_token_id=3,
+)
+# Heads of a width that a TPU's kernel takes.
+WIDE = dataclasses.replace(
+  MODEL,
+  decoder=dataclasses.replace(MODEL.decoder, width=256, head_dim=64, depth=2),
 )
 
 CONFIG = """
@@ -43,17 +50,21 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
   )
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("plan")
-  values = write_config(MODEL, "float32")
+def written(directory: Path, model: InternVLConfig, text: str) -> Path:
+  """A config file of a model; of the model nothing but its shapes."""
+  values = write_config(model, "float32")
   (directory / "config.json").write_text(json.dumps(values))
   # No weight is read; whether there is a head says if it is tied.
   head = {"lm_head.weight": np.zeros((1, 1), np.float32)}
   save_file(head, directory / "model.safetensors")
   path = directory / "small.py"
-  path.write_text(CONFIG.format(path=str(directory)))
+  path.write_text(text.format(path=str(directory)))
   return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  return written(tmp_path_factory.mktemp("plan"), MODEL, CONFIG)
 
 
 def test_two_meshes_are_planned_and_compared(config, tmp_path):
@@ -85,12 +96,36 @@ def test_two_meshes_are_planned_and_compared(config, tmp_path):
     )
 
 
+def test_gpus_are_planned_by_arithmetic_and_it_says_so():
+  """The released shapes: the state of 8B on 8 GPUs is known to the byte."""
+  done = plan(
+    "--config=configs/internvl3_8b.py",
+    "--topology=h100:8",
+    "--rows=16",
+    "--remat=block",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "arithmetic  fits" in done.stdout and "nothing compiled" in done.stdout
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found["source"] == "arithmetic" and found["fits"]
+  assert found["remat"] == "block"
+  assert found["tokens_per_step"] == 512 * 32768
+  # 7.6e9 trained parameters in fp32, an eighth of them here; vectors and the
+  # uneven vocabulary's other axis included.
+  assert found["memory_gib"]["parameters"] == pytest.approx(3.546, abs=0.01)
+  assert found["peak_gib"] == pytest.approx(
+    sum(found["memory_gib"].values()), abs=0.01
+  )
+  assert 0.2 < found["estimated_mfu"] < 0.7
+
+
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
     (["--topology=v9:2x2"], "--topology=v9:2x2: known kinds are cpu, v4"),
     (["--topology=cpu:4", "--mesh=rows=4"], "write axis=devices of data, fsdp"),
     (["--topology=cpu:4", "--mesh=fsdp=3"], "is not 4 devices"),
+    (["--topology=cpu:4", "--rows=3"], "--rows=3: an update of 8 rows"),
     (
       ["--topology=cpu:4", "--config.policy.path=/none", "--config.size=x"],
       "/none: no such checkpoint; give --config.policy.path",

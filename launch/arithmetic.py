@@ -1,0 +1,184 @@
+"""What an update takes of every device, by formula.
+
+The state is exact: the shapes of its shards. Everything else is a model of the
+program, for devices that cannot be compiled for where the plan is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from sophia_jax.models import InternVLConfig, flops
+from sophia_jax.train import aot
+from sophia_jax.train.devices import Accelerator
+from sophia_jax.train.loop import TrainConfig
+
+MATMULS = 0.7
+"""Of the peak, in large matrix products."""
+NODE = 8
+"""GPUs of a node, which NVLink joins."""
+NVLINK, NETWORK = 450e9, 50e9
+"""Bytes/s that a GPU sends inside its node, and out of it (400 Gb/s each)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What an update takes of a device. Bytes, seconds."""
+
+  memory: dict[str, float]
+  """By kind; together what the device must have."""
+  collectives: dict[str, float]
+  """Bytes moved by kind of collective."""
+  seconds: dict[str, float]
+  """By what takes them."""
+
+
+def cost(
+  cfg: InternVLConfig,
+  config: TrainConfig,
+  mesh: Any,
+  accelerator: Accelerator,
+  attention: float,
+) -> Cost:
+  """Estimates an update on GPUs.
+
+  Communication hides behind computation, or computation behind it.
+
+  Args:
+    attention: the part of the peak that the attention kernel reaches.
+  """
+  memory = state_bytes(cfg, config, mesh)
+  memory["activations"] = kept_bytes(cfg, config, mesh)
+  memory["temporaries"] = _temporaries(cfg, config, mesh)
+  moved = _moved(cfg, config, mesh)
+  speed = accelerator.flops * mesh.size
+  work = flops.Work(
+    tokens=config.rows * config.length, pairs=0, tiles=config.tiles
+  )
+  parts = flops.forward(cfg, work)
+  # Forward and two gradients; forward once more where blocks are recomputed.
+  times = 4 if cfg.remat in ("block", "attention", "offload") else 3
+  seconds = {
+    "matmuls": times * parts.pop("language") / (MATMULS * speed),
+    "attention": attention_flops(cfg, config) / (attention * speed),
+    "vision": sum(parts.values()) / (MATMULS * speed),
+  }
+  link = NVLINK if mesh.size <= NODE else NETWORK
+  waited = sum(moved.values()) / link - sum(seconds.values())
+  seconds["waiting for links"] = max(0.0, waited)
+  seconds = {name: config.microbatches * s for name, s in seconds.items()}
+  seconds["optimizer"] = optimizer_seconds(memory, accelerator)
+  moved = {kind: config.microbatches * size for kind, size in moved.items()}
+  return Cost(memory=memory, collectives=moved, seconds=seconds)
+
+
+# ---------------------------------------------------------------------- memory
+def state_bytes(
+  cfg: InternVLConfig, config: TrainConfig, mesh: Any
+) -> dict[str, float]:
+  """Of a device's shards: parameters, moments, and the gradients' sum."""
+  params = aot.placed_params(cfg, mesh, config.trained, "bfloat16")
+  size = lambda parts: float(
+    sum(
+      leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+      for part in parts
+      for leaf in jax.tree.leaves(params[part])
+    )
+  )
+  trained = size(p for p in params if p in config.trained)
+  return {
+    "parameters": trained,
+    "frozen": size(p for p in params if p not in config.trained),
+    "optimizer": 2 * trained,
+    "gradients": trained,
+  }
+
+
+def kept_bytes(cfg: InternVLConfig, config: TrainConfig, mesh: Any) -> float:
+  """What the backward pass keeps of every block, in bf16."""
+  d = cfg.decoder
+  heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
+  dots = heads + 2 * keys + 2 * d.width + 2 * d.mlp
+  values = {
+    "offload": 0,
+    "block": d.width,
+    "attention": d.width + heads,
+    "dots": d.width + dots,
+    "none": 3 * d.width + heads + dots + d.mlp,
+  }[cfg.remat]
+  return 2.0 * values * d.depth * config.rows * config.length / mesh.size
+
+
+def _temporaries(cfg: InternVLConfig, config: TrainConfig, mesh: Any) -> float:
+  """The most that a block, the head or the encoder needs at one time.
+
+  A microbatch's own gradients beside their sum are there throughout.
+  """
+  d, shape = cfg.decoder, mesh.shape
+  tokens = config.rows * config.length / mesh.size
+  tensor = shape["tensor"]
+  # Backward, bf16: what "none" keeps, a gradient of each, and rows gathered
+  # over the tensor axis; two blocks' gathered weights.
+  heads = d.heads * d.head_dim
+  values = 3 * d.width * tensor + 2 * (2 * heads + 3 * d.mlp)
+  weights = d.width * (2 * heads + 2 * d.kv_heads * d.head_dim + 3 * d.mlp)
+  block = 2.0 * values * tokens + 2 * 2.0 * weights / tensor
+  # fp32: logits, their gradient, the head's gradient; the head in bf16.
+  logits = config.block * config.rows / mesh.size * d.vocab
+  head = 8.0 * logits + 6.0 * d.width * d.vocab
+  encoder = 0.0
+  if cfg.vision is not None:
+    patches = (cfg.vision.grid**2 + 1) * config.tiles / mesh.size
+    encoder = 2.0 * patches * (5 * cfg.vision.width + 2 * cfg.vision.mlp)
+  return state_bytes(cfg, config, mesh)["gradients"] + max(block, head, encoder)
+
+
+# --------------------------------------------------------------------- seconds
+def attention_flops(cfg: InternVLConfig, config: TrainConfig) -> float:
+  """What the kernel executes in a microbatch: the causal half of every row.
+
+  Two products forward, five backward; once more forward where a block is
+  computed again and attention is not kept.
+  """
+  again = 2 * (cfg.remat in ("block", "offload"))
+  pairs = config.rows * config.length * (config.length + 1) / 2
+  heads = cfg.decoder.heads * cfg.decoder.head_dim
+  return 2.0 * (2 + again + 5) * cfg.decoder.depth * heads * pairs
+
+
+def optimizer_seconds(
+  memory: dict[str, float], accelerator: Accelerator
+) -> float:
+  """Reads the parameter, two moments and the gradient, writes the first three."""
+  return 7 * memory["parameters"] / accelerator.bandwidth
+
+
+def _moved(
+  cfg: InternVLConfig, config: TrainConfig, mesh: Any
+) -> dict[str, float]:
+  """Bytes that a device receives in a microbatch.
+
+  Weights in bf16 forward and backward, the encoder's once; gradients in bf16;
+  rows between the devices of a tensor axis, four times forward and backward.
+  """
+  params = aot.placed_params(cfg, mesh, config.trained, "bfloat16")
+  shape = mesh.shape
+  over = shape["fsdp"] * shape["context"]
+  count = lambda parts: (
+    sum(leaf.size for part in parts for leaf in jax.tree.leaves(params[part]))
+    / shape["tensor"]
+    * (1 - 1 / over)
+  )
+  trained = count(p for p in params if p in config.trained)
+  frozen = count(p for p in params if p not in config.trained)
+  rows = config.rows * config.length / (shape["data"] * shape["fsdp"])
+  tokens = rows / shape["context"] * (1 - 1 / shape["tensor"])
+  exchanged = 8 * 2.0 * cfg.decoder.depth * cfg.decoder.width * tokens
+  return {
+    "all-gather": 2.0 * (2 * trained + frozen) + exchanged / 2,
+    "reduce-scatter": 2.0 * trained + exchanged / 2,
+  }

@@ -1,0 +1,50 @@
+"""Every topology of the released sizes lays out, and is the paper's update."""
+
+import math
+import runpy
+
+import pytest
+from jax.sharding import AbstractMesh
+
+from launch import cli
+from sophia_jax.config import section
+from sophia_jax.train import sharding
+from sophia_jax.train.loop import TrainConfig
+
+NAMES = ("internvl2_5_8b", "internvl2_5_38b", "internvl3_8b", "internvl3_38b")
+
+
+@pytest.fixture(params=NAMES)
+def config(request):
+  return runpy.run_path(f"configs/{request.param}.py")["get_config"]()
+
+
+def test_every_topology_lays_out(config):
+  topologies = config.topologies.keys()
+  assert {"v5p:4x4x4", "v5p:4x4x8", "v6e:8x8", "v6e:16x16"} <= set(topologies)
+  for topology in topologies:
+    set_up = cli.for_topology(config, topology)
+    train = section(TrainConfig, set_up.train.to_dict(), "train")
+    axes = section(sharding.MeshConfig, set_up.mesh.to_dict(), "mesh")
+    mesh = AbstractMesh(
+      tuple(getattr(axes, axis) for axis in sharding.AXES), sharding.AXES
+    )
+    devices = map(int, topology.partition(":")[2].split("x"))
+    assert mesh.size == math.prod(devices), topology
+    sharding.check_shape(train.rows, train.length, train.tiles, mesh)
+    tokens = train.rows * train.microbatches * train.length
+    assert tokens == 512 * 32768, topology
+
+
+def test_a_run_may_change_its_topology(config):
+  """Hosts have whole shards of the packing, of as many rows everywhere."""
+  each = set()
+  for topology, preset in config.topologies.items():
+    chips = 8 if topology.startswith("h100") else 4
+    row = preset["mesh"].get("context", 1) * preset["mesh"].get("tensor", 1)
+    # Hosts, or groups of them where a row lies on several.
+    shares = math.prod(preset["mesh"].values()) // max(chips, row)
+    shards = preset["packing"]["shards"]
+    assert shards % shares == 0, topology
+    each.add(preset["train"]["rows"] / shards)
+  assert len(each) == 1
