@@ -34,15 +34,10 @@ setup-dev: .venv/.dev
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-# The newest jax, flax and libtpu, which need Python 3.12. pyenv's python3.12 works
-# only while that version is the chosen one.
-.venv-latest/bin/python:
-	@for python in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
-	  $$python -c 'import ensurepip' 2>/dev/null && \
-	    exec $$python -m venv .venv-latest; \
-	done; \
-	echo "make test-latest needs Python 3.12 and found none: put python3.12 on \
-	PATH, for instance by pyenv install 3.12" >&2; exit 1
+# The newest jax, flax and libtpu, which need Python 3.12: found as for the servers.
+.venv-latest/bin/python: | .venv/.runtime
+	@python=$$($(BIN)/python -m launch.environments 3.12 "make test-latest") && \
+	  $$python -m venv .venv-latest
 
 .venv-latest/.complete: requirements-latest.txt requirements-dev.txt \
   requirements.txt | .venv-latest/bin/python

@@ -108,11 +108,12 @@ def _candidates(version: str) -> Iterator[str]:
   if found:
     yield found
   # pyenv's python3.x on PATH works only while that version is the chosen one.
-  root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
-  for path in sorted(
-    root.glob(f"versions/{version}*/bin/python"), reverse=True
-  ):
-    yield str(path)
+  roots = [Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()]
+  if found and Path(found).parent.name == "shims":
+    roots.append(Path(found).parents[1])
+  for root in roots:
+    for path in sorted(root.glob(f"versions/{version}*/bin/python")):
+      yield str(path)
 
 
 def _works(candidate: str, version: str) -> bool:
@@ -129,3 +130,10 @@ def _works(candidate: str, version: str) -> bool:
   except (OSError, subprocess.TimeoutExpired):
     return False
   return done.returncode == 0 and done.stdout.strip() == version
+
+
+if __name__ == "__main__":
+  try:
+    print(find_python((sys.argv[1],), sys.argv[2]))
+  except SophiaError as e:
+    sys.exit(f"error: {e}")
