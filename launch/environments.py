@@ -112,8 +112,8 @@ def _candidates(version: str) -> Iterator[str]:
   if found and Path(found).parent.name == "shims":
     roots.append(Path(found).parents[1])
   for root in roots:
-    for path in sorted(root.glob(f"versions/{version}*/bin/python")):
-      yield str(path)
+    found_there = root.glob(f"versions/{version}*/bin/python")
+    yield from map(str, sorted(found_there, reverse=True))
 
 
 def _works(candidate: str, version: str) -> bool:
