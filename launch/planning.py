@@ -93,7 +93,7 @@ def plan(
     estimated_seconds=round(total, 4),
     estimated_mfu=round(needed / (total * accelerator.flops * mesh.size), 4),
     estimated_tokens_per_s=round(tokens / total, 1),
-    seconds={name: round(value, 6) for name, value in cost.seconds.items()},
+    seconds={k: float(f"{v:.4g}") for k, v in cost.seconds.items()},
     attention_efficiency=attention,
     segment=segment,
     advice=_advice(cfg, peak, hbm),
