@@ -26,6 +26,18 @@ NVLINK, NETWORK = 450e9, 50e9
 
 
 @dataclasses.dataclass(frozen=True)
+class Case:
+  """An update and the devices that are to make it."""
+
+  cfg: InternVLConfig
+  train: TrainConfig
+  mesh: Any
+  accelerator: Accelerator
+  attention: float
+  """The part of the peak that the attention kernel reaches."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
   """What an update takes of a device. Bytes, seconds."""
 
@@ -37,51 +49,42 @@ class Cost:
   """By what takes them."""
 
 
-def cost(
-  cfg: InternVLConfig,
-  config: TrainConfig,
-  mesh: Any,
-  accelerator: Accelerator,
-  attention: float,
-) -> Cost:
+def cost(case: Case) -> Cost:
   """Estimates an update on GPUs.
 
   Communication hides behind computation, or computation behind it.
-
-  Args:
-    attention: the part of the peak that the attention kernel reaches.
   """
-  memory = state_bytes(cfg, config, mesh)
-  memory["activations"] = kept_bytes(cfg, config, mesh)
-  memory["temporaries"] = _temporaries(cfg, config, mesh)
-  moved = _moved(cfg, config, mesh)
-  speed = accelerator.flops * mesh.size
+  cfg, train, mesh = case.cfg, case.train, case.mesh
+  memory = state_bytes(case)
+  memory["activations"] = kept_bytes(case)
+  memory["temporaries"] = _temporaries(case)
+  moved = _moved(case)
+  speed = case.accelerator.flops * mesh.size
   work = flops.Work(
-    tokens=config.rows * config.length, pairs=0, tiles=config.tiles
+    tokens=train.rows * train.length, pairs=0, tiles=train.tiles
   )
   parts = flops.forward(cfg, work)
-  # Forward and two gradients; forward once more where blocks are recomputed.
-  times = 4 if cfg.remat in ("block", "attention", "offload") else 3
+  # Forward, what is computed again, and two gradients.
+  times = 3 + _again(cfg)
   seconds = {
     "matmuls": times * parts.pop("language") / (MATMULS * speed),
-    "attention": attention_flops(cfg, config) / (attention * speed),
+    "attention": attention_flops(case) / (case.attention * speed),
     "vision": sum(parts.values()) / (MATMULS * speed),
   }
   link = NVLINK if mesh.size <= NODE else NETWORK
   waited = sum(moved.values()) / link - sum(seconds.values())
   seconds["waiting for links"] = max(0.0, waited)
-  seconds = {name: config.microbatches * s for name, s in seconds.items()}
-  seconds["optimizer"] = optimizer_seconds(memory, accelerator)
-  moved = {kind: config.microbatches * size for kind, size in moved.items()}
+  seconds = {name: train.microbatches * s for name, s in seconds.items()}
+  seconds["optimizer"] = optimizer_seconds(memory, case.accelerator)
+  moved = {kind: train.microbatches * size for kind, size in moved.items()}
   return Cost(memory=memory, collectives=moved, seconds=seconds)
 
 
 # ---------------------------------------------------------------------- memory
-def state_bytes(
-  cfg: InternVLConfig, config: TrainConfig, mesh: Any
-) -> dict[str, float]:
+def state_bytes(case: Case) -> dict[str, float]:
   """Of a device's shards: parameters, moments, and the gradients' sum."""
-  params = aot.placed_params(cfg, mesh, config.trained, "bfloat16")
+  trained_parts = case.train.trained
+  params = aot.placed_params(case.cfg, case.mesh, trained_parts, "bfloat16")
   size = lambda parts: float(
     sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
@@ -89,38 +92,40 @@ def state_bytes(
       for leaf in jax.tree.leaves(params[part])
     )
   )
-  trained = size(p for p in params if p in config.trained)
+  trained = size(p for p in params if p in trained_parts)
   return {
     "parameters": trained,
-    "frozen": size(p for p in params if p not in config.trained),
+    "frozen": size(p for p in params if p not in trained_parts),
     "optimizer": 2 * trained,
     "gradients": trained,
   }
 
 
-def kept_bytes(cfg: InternVLConfig, config: TrainConfig, mesh: Any) -> float:
+def kept_bytes(case: Case) -> float:
   """What the backward pass keeps of every block, in bf16."""
-  d = cfg.decoder
+  d, train = case.cfg.decoder, case.train
   heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
   dots = heads + 2 * keys + 2 * d.width + 2 * d.mlp
   values = {
     "offload": 0,
     "block": d.width,
     "attention": d.width + heads,
+    "up": d.width + heads + d.mlp,
     "dots": d.width + dots,
     "none": 3 * d.width + heads + dots + d.mlp,
-  }[cfg.remat]
-  return 2.0 * values * d.depth * config.rows * config.length / mesh.size
+  }[case.cfg.remat]
+  return 2.0 * values * d.depth * train.rows * train.length / case.mesh.size
 
 
-def _temporaries(cfg: InternVLConfig, config: TrainConfig, mesh: Any) -> float:
+def _temporaries(case: Case) -> float:
   """The most that a block, the head or the encoder needs at one time.
 
   A microbatch's own gradients beside their sum are there throughout.
   """
-  d, shape = cfg.decoder, mesh.shape
-  tokens = config.rows * config.length / mesh.size
-  tensor = shape["tensor"]
+  d, vision = case.cfg.decoder, case.cfg.vision
+  train, mesh = case.train, case.mesh
+  tokens = train.rows * train.length / mesh.size
+  tensor = mesh.shape["tensor"]
   # Backward, bf16: what "none" keeps, a gradient of each, and rows gathered
   # over the tensor axis; two blocks' gathered weights.
   heads = d.heads * d.head_dim
@@ -128,26 +133,35 @@ def _temporaries(cfg: InternVLConfig, config: TrainConfig, mesh: Any) -> float:
   weights = d.width * (2 * heads + 2 * d.kv_heads * d.head_dim + 3 * d.mlp)
   block = 2.0 * values * tokens + 2 * 2.0 * weights / tensor
   # fp32: logits, their gradient, the head's gradient; the head in bf16.
-  logits = config.block * config.rows / mesh.size * d.vocab
+  logits = train.block * train.rows / mesh.size * d.vocab
   head = 8.0 * logits + 6.0 * d.width * d.vocab
   encoder = 0.0
-  if cfg.vision is not None:
-    patches = (cfg.vision.grid**2 + 1) * config.tiles / mesh.size
-    encoder = 2.0 * patches * (5 * cfg.vision.width + 2 * cfg.vision.mlp)
-  return state_bytes(cfg, config, mesh)["gradients"] + max(block, head, encoder)
+  if vision is not None:
+    patches = (vision.grid**2 + 1) * train.tiles / mesh.size
+    encoder = 2.0 * patches * (5 * vision.width + 2 * vision.mlp)
+  return state_bytes(case)["gradients"] + max(block, head, encoder)
 
 
 # --------------------------------------------------------------------- seconds
-def attention_flops(cfg: InternVLConfig, config: TrainConfig) -> float:
+def _again(cfg: InternVLConfig) -> float:
+  """The part of a forward pass that the backward pass computes again."""
+  d = cfg.decoder
+  block = 2 * d.heads * d.head_dim + 2 * d.kv_heads * d.head_dim + 3 * d.mlp
+  kept = {"none": 1.0, "dots": 1.0, "up": d.mlp / block}
+  return 1.0 - kept.get(cfg.remat, 0.0)
+
+
+def attention_flops(case: Case) -> float:
   """What the kernel executes in a microbatch: the causal half of every row.
 
   Two products forward, five backward; once more forward where a block is
   computed again and attention is not kept.
   """
-  again = 2 * (cfg.remat in ("block", "offload"))
-  pairs = config.rows * config.length * (config.length + 1) / 2
-  heads = cfg.decoder.heads * cfg.decoder.head_dim
-  return 2.0 * (2 + again + 5) * cfg.decoder.depth * heads * pairs
+  d, train = case.cfg.decoder, case.train
+  again = 2 * (case.cfg.remat in ("block", "offload"))
+  pairs = train.rows * train.length * (train.length + 1) / 2
+  heads = d.heads * d.head_dim
+  return 2.0 * (2 + again + 5) * d.depth * heads * pairs
 
 
 def optimizer_seconds(
@@ -157,27 +171,25 @@ def optimizer_seconds(
   return 7 * memory["parameters"] / accelerator.bandwidth
 
 
-def _moved(
-  cfg: InternVLConfig, config: TrainConfig, mesh: Any
-) -> dict[str, float]:
+def _moved(case: Case) -> dict[str, float]:
   """Bytes that a device receives in a microbatch.
 
   Weights in bf16 forward and backward, the encoder's once; gradients in bf16;
   rows between the devices of a tensor axis, four times forward and backward.
   """
-  params = aot.placed_params(cfg, mesh, config.trained, "bfloat16")
-  shape = mesh.shape
+  d, train, shape = case.cfg.decoder, case.train, case.mesh.shape
+  params = aot.placed_params(case.cfg, case.mesh, train.trained, "bfloat16")
   over = shape["fsdp"] * shape["context"]
   count = lambda parts: (
     sum(leaf.size for part in parts for leaf in jax.tree.leaves(params[part]))
     / shape["tensor"]
     * (1 - 1 / over)
   )
-  trained = count(p for p in params if p in config.trained)
-  frozen = count(p for p in params if p not in config.trained)
-  rows = config.rows * config.length / (shape["data"] * shape["fsdp"])
+  trained = count(p for p in params if p in train.trained)
+  frozen = count(p for p in params if p not in train.trained)
+  rows = train.rows * train.length / (shape["data"] * shape["fsdp"])
   tokens = rows / shape["context"] * (1 - 1 / shape["tensor"])
-  exchanged = 8 * 2.0 * cfg.decoder.depth * cfg.decoder.width * tokens
+  exchanged = 8 * 2.0 * d.depth * d.width * tokens
   return {
     "all-gather": 2.0 * (2 * trained + frozen) + exchanged / 2,
     "reduce-scatter": 2.0 * trained + exchanged / 2,

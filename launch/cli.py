@@ -106,8 +106,7 @@ class Run:
         "(--coordinator)"
       )
     other = copy.copy(self)
-    other.config = for_topology(self.config, name)
-    other.config.update_from_flattened_dict(_given())
+    other.config = for_topology(self.config, name, given())
     return other
 
   # -------------------------------------------------------------------- stages
@@ -290,17 +289,23 @@ def define_run_flags() -> None:
   )
 
 
-def for_topology(config: ConfigDict, topology: str) -> ConfigDict:
+def for_topology(
+  config: ConfigDict, topology: str, over: Mapping[str, Any]
+) -> ConfigDict:
   """The config as it sets itself up for a topology, if it says how.
 
   `config.topologies[topology]` holds what differs: {"train": {"rows": 64}}.
+
+  Args:
+    over: what wins over that: `given`.
   """
   config = config.copy_and_resolve_references()
   config.update(config.get("topologies", {}).get(topology, {}))
+  config.update_from_flattened_dict(over)
   return config
 
 
-def _given() -> dict[str, Any]:
+def given() -> dict[str, Any]:
   """What the command line says: {"train.rows": 8}."""
   return config_flags.get_override_values(flags.FLAGS["config"])
 

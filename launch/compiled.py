@@ -4,83 +4,67 @@ Memory and collectives are those of the true program. Seconds are an estimate:
 the compiler's cost model of one block, which is the difference between programs
 of two blocks and of one (the body of a loop is counted once, so the whole
 program's own figure would be of one block), times the blocks there are. Head and
-encoder run at the speed of the blocks. Ranks shardings; is no timing.
+encoder run at the speed of the blocks. No update takes less than its collectives
+take the links. Ranks shardings; is no timing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import optax
 
 from launch import arithmetic
-from launch.arithmetic import Cost
+from launch.arithmetic import Case, Cost
 from sophia_jax.algorithms import sophia
-from sophia_jax.models import InternVLConfig, flops
+from sophia_jax.models import flops
 from sophia_jax.train import aot
 from sophia_jax.train.devices import Accelerator
-from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.optimizer import make_optimizer
 
 
-def cost(
-  cfg: InternVLConfig,
-  config: TrainConfig,
-  mesh: Any,
-  accelerator: Accelerator,
-  attention: float,
-) -> Cost:
+def cost(case: Case) -> Cost:
   """Compiles the train step and what its seconds are estimated from.
 
-  Args:
-    attention: the part of the peak that the attention kernel reaches, which
-      the cost model does not see.
+  The cost model does not see the attention kernel: that is by formula.
 
   Raises:
     SophiaError: the step does not fit the devices.
   """
-  program = _step(cfg, config, make_optimizer(config, 1000), mesh)
-  memory = _memory(cfg, config, program, mesh)
-  seconds = _seconds(cfg, config, mesh, accelerator, attention)
-  seconds["optimizer"] = arithmetic.optimizer_seconds(memory, accelerator)
+  program = _step(case, make_optimizer(case.train, 1000))
+  memory = _memory(case, program)
+  seconds = _seconds(case)
+  seconds["optimizer"] = arithmetic.optimizer_seconds(memory, case.accelerator)
+  if case.accelerator.links:
+    least = sum(program.collectives.values()) / case.accelerator.links
+    seconds["waiting for links"] = max(0.0, least - sum(seconds.values()))
   return Cost(
     memory=memory, collectives=dict(program.collectives), seconds=seconds
   )
 
 
-def _step(
-  cfg: InternVLConfig,
-  config: TrainConfig,
-  tx: optax.GradientTransformation,
-  mesh: Any,
-) -> aot.Program:
+def _step(case: Case, tx: optax.GradientTransformation) -> aot.Program:
+  train = case.train
   return aot.compile_step(
-    cfg,
+    case.cfg,
     sophia.TERMS,
     sophia.STREAMS,
     tx,
-    config.trained,
+    train.trained,
     aot.Shape(
-      config.rows,
-      config.length,
-      config.tiles,
-      config.microbatches,
-      config.block,
+      train.rows, train.length, train.tiles, train.microbatches, train.block
     ),
-    mesh,
+    case.mesh,
   )
 
 
-def _memory(
-  cfg: InternVLConfig, config: TrainConfig, program: aot.Program, mesh: Any
-) -> dict[str, float]:
+def _memory(case: Case, program: aot.Program) -> dict[str, float]:
   """What the compiler sets aside, by kind.
 
   More than the live bytes of any moment: blocks of many sizes leave gaps.
   """
-  state = arithmetic.state_bytes(cfg, config, mesh)
-  kept = arithmetic.kept_bytes(cfg, config, mesh)
+  state = arithmetic.state_bytes(case)
+  kept = arithmetic.kept_bytes(case)
   given = state["parameters"] + state["frozen"] + state["optimizer"]
   return {
     **state,
@@ -92,40 +76,33 @@ def _memory(
 
 
 # --------------------------------------------------------------------- seconds
-def _seconds(
-  cfg: InternVLConfig,
-  config: TrainConfig,
-  mesh: Any,
-  accelerator: Accelerator,
-  attention: float,
-) -> dict[str, float]:
+def _seconds(case: Case) -> dict[str, float]:
   """Of an update, without the optimizer."""
-  one, two = (_blocks(cfg, config, mesh, depth) for depth in (1, 2))
+  cfg, train, accelerator = case.cfg, case.train, case.accelerator
+  one, two = (_blocks(case, depth) for depth in (1, 2))
   block = _cost(two, accelerator) - _cost(one, accelerator)
   products = two.flops - one.flops
   if block <= 0:
     # libtpu's cost model of v6e is negative where collectives overlap.
     block = products / (arithmetic.MATMULS * accelerator.flops)
   efficiency = products / (block * accelerator.flops)
-  speed = accelerator.flops * mesh.size
+  speed = accelerator.flops * case.mesh.size
   d = cfg.decoder
   # Forward, the same again, and two gradients.
-  head = 8.0 * d.width * d.vocab * config.rows * config.length
-  encoder = flops.forward(
-    cfg, flops.Work(tokens=0, pairs=0, tiles=config.tiles)
-  )
+  head = 8.0 * d.width * d.vocab * train.rows * train.length
+  encoder = flops.forward(cfg, flops.Work(tokens=0, pairs=0, tiles=train.tiles))
   micro = {
     "blocks": d.depth * block,
     "head": head / (efficiency * speed),
-    "attention": arithmetic.attention_flops(cfg, config) / (attention * speed),
+    "attention": arithmetic.attention_flops(case) / (case.attention * speed),
   }
   if accelerator.links:
     # The head's gradient is summed over the devices in every block of tokens.
-    sums = -(-config.length // config.block) * 4.0 * d.width * d.vocab
-    micro["head's sums"] = sums / mesh.shape["tensor"] / accelerator.links
+    sums = -(-train.length // train.block) * 4.0 * d.width * d.vocab
+    micro["head's sums"] = sums / case.mesh.shape["tensor"] / accelerator.links
   if cfg.vision is not None:
     micro["vision"] = sum(encoder.values()) / (efficiency * speed)
-  return {name: config.microbatches * s for name, s in micro.items()}
+  return {name: train.microbatches * s for name, s in micro.items()}
 
 
 def _cost(program: aot.Program, accelerator: Accelerator) -> float:
@@ -133,20 +110,19 @@ def _cost(program: aot.Program, accelerator: Accelerator) -> float:
   return program.seconds or program.flops / accelerator.flops
 
 
-def _blocks(
-  cfg: InternVLConfig, config: TrainConfig, mesh: Any, depth: int
-) -> aot.Program:
+def _blocks(case: Case, depth: int) -> aot.Program:
   """A step of `depth` unrolled blocks and no images, not accumulated.
 
   Without an optimizer, which runs once an update and takes long to compile.
   """
-  small = dataclasses.replace(
-    cfg,
+  cfg = dataclasses.replace(
+    case.cfg,
     vision=None,
-    decoder=dataclasses.replace(cfg.decoder, depth=depth),
+    decoder=dataclasses.replace(case.cfg.decoder, depth=depth),
     scan_unroll=depth,
   )
-  bare = dataclasses.replace(
-    config, tiles=0, microbatches=1, trained=("language",)
+  train = dataclasses.replace(
+    case.train, tiles=0, microbatches=1, trained=("language",)
   )
-  return _step(small, bare, optax.identity(), mesh)
+  case = dataclasses.replace(case, cfg=cfg, train=train)
+  return _step(case, optax.identity())

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jax.sharding import Mesh
 
@@ -27,12 +27,14 @@ from sophia_jax.models import (
   abstract_params,
   logical_axes,
 )
+from sophia_jax.models.config import Remat
 from sophia_jax.train import sharding
 from sophia_jax.train.loop import TrainConfig, fit
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
 
 ENGINES = ("embedded", "sglang")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,19 @@ class RuntimeConfig(EngineChoice):
   remat: str = "none"
   scan_unroll: int = 1
   """Layers per scan step; unrolled layers are faster on CPU."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name, known in (
+      ("remat", get_args(Remat)),
+      ("dtype", DTYPES),
+      ("param_dtype", DTYPES),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name} must be one of {', '.join(known)}, not "
+          f"{getattr(self, name)!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +224,7 @@ def train(
   loader = Loader(
     sequences,
     _packing(run, config, config.tiles if model.module.cfg.vision else 0),
-    LoaderConfig(
-      epochs=config.epochs,
-      seed=run.seed,
-      prefetch=_read_ahead(config, model.image.tile_size),
-    ),
+    _reading(run, config, model.image.tile_size),
     streams=algorithm.STREAMS,
     tokens_per_tile=model.module.cfg.tokens_per_tile,
     image=model.image,
@@ -237,11 +248,7 @@ def train(
     algorithm.TERMS,
     config,
     directory,
-    {
-      **_identity(model.module.cfg, config),
-      "seed": run.seed,
-      **identity,
-    },
+    {**_identity(model.module.cfg, config), "seed": run.seed, **identity},
     mesh,
     run.section(LogConfig, "log"),
   )
@@ -269,7 +276,7 @@ def _packing(run: Run, config: TrainConfig, tiles: int) -> PackConfig:
   return section(PackConfig, values, "packing")
 
 
-def _read_ahead(config: TrainConfig, side: int) -> int:
+def _reading(run: Run, config: TrainConfig, side: int) -> LoaderConfig:
   """Batches kept ready: 2 to 16, in about 1 GiB.
 
   Steps are dispatched without waiting for the device, so the loop asks for
@@ -277,7 +284,8 @@ def _read_ahead(config: TrainConfig, side: int) -> int:
   """
   pixels = config.tiles * side * side * 3
   batch = config.microbatches * (pixels + config.rows * config.length * 32)
-  return max(2, min(16, (1 << 30) // batch))
+  prefetch = max(2, min(16, (1 << 30) // batch))
+  return LoaderConfig(epochs=config.epochs, seed=run.seed, prefetch=prefetch)
 
 
 def export(model: Model, params: Params, directory: Path) -> None:

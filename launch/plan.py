@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import get_args
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,7 +27,6 @@ from launch.planning import Assumptions, Plan, plan
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.config import section
 from sophia_jax.models import SIZES, InternVLConfig
-from sophia_jax.models.config import Remat
 from sophia_jax.progress import Progress
 from sophia_jax.train.aot import GPUS
 from sophia_jax.train.devices import ACCELERATORS, CPU, Accelerator
@@ -49,11 +47,11 @@ HOW = {
 def main() -> None:
   topology = flags.FLAGS.topology
   accelerator = _accelerator(topology)
-  config = cli.for_topology(flags.FLAGS.config, topology)
+  config = cli.for_topology(flags.FLAGS.config, topology, cli.given())
   train = _of_rows(
     section(TrainConfig, config.train.to_dict(), "train"), flags.FLAGS.rows
   )
-  model = _model(config, flags.FLAGS.remat)
+  model = _model(config)
   candidates = [_mesh(text) for text in flags.FLAGS.mesh or ()]
   if not candidates:
     candidates = [section(MeshConfig, config.mesh.to_dict(), "mesh")]
@@ -145,7 +143,7 @@ def _of_rows(train: TrainConfig, rows: int | None) -> TrainConfig:
   )
 
 
-def _model(config, remat: str | None) -> InternVLConfig:  # type: ignore[no-untyped-def]
+def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
   """The policy's shapes: its own config.json, or the released size by name."""
   runtime = section(RuntimeConfig, config.policy.to_dict(), "policy")
   directory = Path(runtime.path)
@@ -162,7 +160,7 @@ def _model(config, remat: str | None) -> InternVLConfig:  # type: ignore[no-unty
     cfg,
     dtype=runtime.dtype,
     param_dtype=runtime.param_dtype,
-    remat=remat or runtime.remat,  # type: ignore[arg-type]
+    remat=runtime.remat,  # type: ignore[arg-type]
   )
 
 
@@ -194,7 +192,6 @@ if __name__ == "__main__":
   flags.DEFINE_integer(
     "rows", None, "Of a microbatch; an update stays as large as it is."
   )
-  flags.DEFINE_enum("remat", None, get_args(Remat), "Instead of the config's.")
   flags.DEFINE_integer(
     "segment_length", None, "Tokens of a packed sequence; a row's if absent."
   )

@@ -72,7 +72,8 @@ def plan(
   sharding.check_shape(config.rows, config.length, config.tiles, mesh)
   attention = assumptions.attention_efficiency or accelerator.attention
   source = arithmetic if topology.startswith(aot.GPUS) else compiled
-  cost = source.cost(cfg, config, mesh, accelerator, attention)
+  case = arithmetic.Case(cfg, config, mesh, accelerator, attention)
+  cost = source.cost(case)
   segment = assumptions.segment or config.length
   needed = flops.update(cfg, _work(config, segment), config.trained)
   total = sum(cost.seconds.values())
@@ -114,11 +115,11 @@ def _advice(cfg: InternVLConfig, peak: float, hbm: float) -> str:
   """What to change when it does not fit; what to spend when there is room."""
   if peak > ROOM * hbm:
     if cfg.remat not in ("block", "offload"):
-      return "recompute more: --remat=block"
+      return "recompute more: --config.policy.remat=block"
     return (
       "spread a row over more devices: double tensor or context in --mesh, halve "
       "fsdp and --rows"
     )
   if peak < 0.6 * hbm and cfg.remat in ("block", "offload"):
-    return "there is room to recompute less: --remat=attention"
+    return "there is room to recompute less: --config.policy.remat=attention"
   return ""

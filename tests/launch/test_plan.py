@@ -102,7 +102,7 @@ def test_gpus_are_planned_by_arithmetic_and_it_says_so():
     "--config=configs/internvl3_8b.py",
     "--topology=h100:8",
     "--rows=16",
-    "--remat=block",
+    "--config.policy.remat=block",
   )
   assert done.returncode == 0, done.stderr
   assert "arithmetic  fits" in done.stdout and "nothing compiled" in done.stdout
