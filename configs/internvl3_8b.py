@@ -112,10 +112,10 @@ def get_config() -> ConfigDict:
   c.log = defaults(LogConfig)
   c.topology = ""
   c.topologies = {
-    "v5p:4x4x4": layout(64, "attention", fsdp=64),
-    "v5p:4x4x8": layout(128, "attention", fsdp=128),
-    "v6e:8x8": layout(32, "block", 2048, fsdp=32, context=2),
-    "v6e:16x16": layout(128, "block", 2048, fsdp=128, context=2),
+    "v5p:4x4x4": layout(32, "dots", 2048, fsdp=32, context=2),
+    "v5p:4x4x8": layout(64, "dots", 2048, fsdp=64, context=2),
+    "v6e:8x8": layout(32, "attention", 2048, fsdp=32, context=2),
+    "v6e:16x16": layout(128, "attention", 2048, fsdp=128, context=2),
     "h100:8": layout(8, "attention", fsdp=8),
     "h100:32": layout(32, "attention", fsdp=32),
   }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-Remat = Literal["none", "dots", "attention", "block", "offload"]
+Remat = Literal["none", "dots", "up", "attention", "block", "offload"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ class InternVLConfig:
   param_dtype: str = "float32"
   remat: Remat = "none"
   """What the decoder's backward pass recomputes: nothing, all but the matmuls,
-  all but attention, whole blocks, or whole blocks whose inputs wait in the
-  host's memory."""
+  all but attention and the MLP's up projection, all but attention, whole blocks,
+  or whole blocks whose inputs wait in the host's memory."""
   scan_unroll: int = 1
   """Layers per scan iteration."""
   attention: str = "auto"

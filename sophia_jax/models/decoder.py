@@ -23,9 +23,15 @@ from sophia_jax.models.layers import (
   rotate,
 )
 
-ACTIVATION = ("act_batch", "act_residual", "act_embed")
+BETWEEN = ("act_batch", "act_residual", "act_embed")
+"""What flows between blocks, and norms."""
+INSIDE = ("act_batch", "act_length", "act_embed")
+"""What products with weights of the tensor axis take and give. Left alone XLA
+gathers the weights instead, and in the backward pass whole batches."""
 RESIDUAL = "residual"
 """Name of what flows between blocks."""
+UP = "up"
+"""Name of the MLP's up projection."""
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
   # A kernel's products are no dots to the compiler: they are kept by name.
@@ -33,6 +39,7 @@ REMAT_POLICIES = {
     _policies.checkpoint_dots_with_no_batch_dims,
     _policies.save_only_these_names(RESIDUALS),
   ),
+  "up": _policies.save_only_these_names(RESIDUALS, UP),
   "attention": _policies.save_only_these_names(RESIDUALS),
   "block": _policies.nothing_saveable,
   "offload": _policies.save_and_offload_only_these_names(
@@ -135,6 +142,7 @@ class MLP(nn.Module):
     cfg, types = self.cfg.decoder, (self.cfg.dtype, self.cfg.param_dtype)
     gate = Dense(cfg.mlp, ("embed", "mlp"), False, *types, name="gate")(x)
     up = Dense(cfg.mlp, ("embed", "mlp"), False, *types, name="up")(x)
+    up = checkpoint_name(up, UP)
     down = Dense(cfg.width, ("mlp", "embed"), False, *types, name="down")
     return down(jax.nn.silu(gate) * up)
 
@@ -150,13 +158,13 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, "B T D"], KVCache | None]:
     eps = self.cfg.decoder.norm_eps
     types = (self.cfg.dtype, self.cfg.param_dtype)
-    x = checkpoint_name(constrain(x, ACTIVATION), RESIDUAL)
-    y = RMSNorm(eps, *types, name="attn_norm")(x)
+    x = checkpoint_name(constrain(x, BETWEEN), RESIDUAL)
+    y = constrain(RMSNorm(eps, *types, name="attn_norm")(x), INSIDE)
     y, kv = Attention(self.cfg, name="attn")(y, ctx, cache)
-    x = x + y
-    y = RMSNorm(eps, *types, name="mlp_norm")(x)
-    x = x + MLP(self.cfg, name="mlp")(y)
-    return constrain(x, ACTIVATION), kv if ctx.keep_kv else None
+    x = x + constrain(y, INSIDE)
+    y = constrain(RMSNorm(eps, *types, name="mlp_norm")(x), INSIDE)
+    x = x + constrain(MLP(self.cfg, name="mlp")(y), INSIDE)
+    return constrain(x, BETWEEN), kv if ctx.keep_kv else None
 
 
 class Decoder(nn.Module):

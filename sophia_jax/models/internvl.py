@@ -133,14 +133,20 @@ class InternVL(nn.Module):
     tile_slots: Int[Array, "B T"] | None,
     image_embeds: Float[Array, "I*P D"] | None,
   ) -> Float[Array, "B T D"]:
-    x = self.language.embed(tokens)
-    if tile_slots is None or image_embeds is None:
-      return x
-    # Rows take embeddings of tiles that any device may have encoded: each
-    # device picks its slice of the width for all rows, and none holds them all.
-    image_embeds = constrain(image_embeds, (None, "act_sliced"))
-    images = image_embeds[jnp.maximum(tile_slots, 0)].astype(x.dtype)
-    return jnp.where((tile_slots >= 0)[..., None], images, x)
+    # Rows take any word, and embeddings of tiles that any device may have
+    # encoded: each device looks up its slice of the width for many rows, and none
+    # holds a table whole. Slices are exchanged for tokens of a row here, for rows
+    # by the decoder: both at once, and XLA gathers everything first.
+    ids, slices = ("act_replica", None), ("act_replica", None, "act_sliced")
+    x = constrain(self.language.embed(constrain(tokens, ids)), slices)
+    if tile_slots is not None and image_embeds is not None:
+      tile_slots = constrain(tile_slots, ids)
+      image_embeds = constrain(image_embeds, ("act_replica", "act_sliced"))
+      image_embeds = constrain(image_embeds, (None, "act_sliced"))
+      images = image_embeds[jnp.maximum(tile_slots, 0)].astype(x.dtype)
+      images = constrain(images, slices)
+      x = jnp.where((tile_slots >= 0)[..., None], images, x)
+    return constrain(x, ("act_replica", "act_residual", "act_shard"))
 
   def _rotary(
     self, positions: Int[Array, "B T"], lengths: Int[Array, "B T"]

@@ -10,7 +10,8 @@ Every parameter and every constrained activation carries logical axis names;
   act_tiles                               activations: tiles,
   act_batch, act_length, act_heads        and rows, tokens, heads,
   act_residual, act_embed                 tokens and width between blocks
-  act_sliced                              a width of which all have a slice
+  act_replica, act_shard, act_sliced      rows and width where embeddings are
+                                          looked up, sliced as their table is
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ACTIVATION_AXES = (
   "act_heads",
   "act_residual",
   "act_embed",
+  "act_replica",
+  "act_shard",
   "act_sliced",
 )
 

@@ -115,9 +115,14 @@ def _gathered(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
 
 
 def _along(x: Array, order: Int[Array, "B T"]) -> Array:
-  """The tokens [B, T, ...] of every row in another order."""
+  """The tokens [B, T, ...] of every row in another order.
+
+  Which can be any: the devices of a row gather it, once.
+  """
   order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
-  return jnp.take_along_axis(x, order, axis=1)
+  whole = "act_batch", None, None
+  x = constrain(x, whole[: x.ndim])
+  return constrain(jnp.take_along_axis(x, order, axis=1), whole[: x.ndim])
 
 
 def _split(x: Array, block: int, fill: int) -> Array:
@@ -134,5 +139,5 @@ def _split(x: Array, block: int, fill: int) -> Array:
 
 def _join(x: Array, t: int) -> Array:
   """Undoes `_split` and drops the padding."""
-  x = x.swapaxes(0, 1)
+  x = constrain(x, (None, "act_batch", None, None)[: x.ndim]).swapaxes(0, 1)
   return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :t]

@@ -152,7 +152,14 @@ def test_packing_and_padding_change_nothing(params):
 
 
 @pytest.mark.parametrize(
-  "change", [{"remat": "dots"}, {"remat": "block"}, {"scan_unroll": 8}]
+  "change",
+  [
+    {"remat": "dots"},
+    {"remat": "up"},
+    {"remat": "attention"},
+    {"remat": "block"},
+    {"scan_unroll": 8},
+  ],
 )
 def test_remat_and_unroll_change_no_gradient(params, change):
   tokens, segments, positions, *_ = rows(2, 12)
