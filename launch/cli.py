@@ -35,7 +35,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 FREE = (
   *("eval", "engine", "reward", "mesh", "report", "client", "serve", "log"),
   *("topology", "topologies"),
-  *(f"policy.{key}" for key in ("engine", "urls", "served", "remat")),
+  *(f"policy.{key}" for key in ("engine", "urls", "served")),
+  *(f"policy.{key}" for key in ("remat", "attention")),
   *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
 )
 

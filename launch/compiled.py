@@ -113,13 +113,15 @@ def _cost(program: aot.Program, accelerator: Accelerator) -> float:
 def _blocks(case: Case, depth: int) -> aot.Program:
   """A step of `depth` unrolled blocks and no images, not accumulated.
 
-  Without an optimizer, which runs once an update and takes long to compile.
+  Without an optimizer, which runs once an update and takes long to compile, and
+  with no kernel that tells its cost: attention is by formula.
   """
   cfg = dataclasses.replace(
     case.cfg,
     vision=None,
     decoder=dataclasses.replace(case.cfg.decoder, depth=depth),
     scan_unroll=depth,
+    attention="auto",
   )
   train = dataclasses.replace(
     case.train, tiles=0, microbatches=1, trained=("language",)

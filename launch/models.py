@@ -28,6 +28,7 @@ from sophia_jax.models import (
   logical_axes,
 )
 from sophia_jax.models.config import Remat
+from sophia_jax.models.kernels import IMPLEMENTATIONS
 from sophia_jax.train import sharding
 from sophia_jax.train.loop import TrainConfig, fit
 from sophia_jax.train.trackers import LogConfig
@@ -76,6 +77,8 @@ class RuntimeConfig(EngineChoice):
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
   remat: str = "none"
+  attention: str = "auto"
+  """An implementation of models/kernels.py; "auto": what the platform has."""
   scan_unroll: int = 1
   """Layers per scan step; unrolled layers are faster on CPU."""
 
@@ -83,6 +86,7 @@ class RuntimeConfig(EngineChoice):
     super().__post_init__()
     for name, known in (
       ("remat", get_args(Remat)),
+      ("attention", ("auto", *IMPLEMENTATIONS)),
       ("dtype", DTYPES),
       ("param_dtype", DTYPES),
     ):
@@ -121,6 +125,7 @@ def load(
     dtype=runtime.dtype,
     param_dtype=runtime.param_dtype,
     remat=runtime.remat,  # type: ignore[arg-type]
+    attention=runtime.attention,
     scan_unroll=runtime.scan_unroll,
   )
   return Model(directory, InternVL(cfg), renderer, image)
@@ -258,7 +263,9 @@ def _identity(cfg: InternVLConfig, config: TrainConfig) -> dict[str, Any]:
   """What of model and stage a restart may not change: not how they are laid out."""
   stage = dataclasses.asdict(config)
   return {
-    "model": dataclasses.asdict(dataclasses.replace(cfg, remat="none")),
+    "model": dataclasses.asdict(
+      dataclasses.replace(cfg, remat="none", attention="auto")
+    ),
     "optimizer": {**stage, **one_microbatch(stage)},
   }
 

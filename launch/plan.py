@@ -161,6 +161,7 @@ def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
     dtype=runtime.dtype,
     param_dtype=runtime.param_dtype,
     remat=runtime.remat,  # type: ignore[arg-type]
+    attention=runtime.attention,
   )
 
 

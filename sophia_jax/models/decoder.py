@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from sophia_jax.models.attention import cached_attention, causal_attention
 from sophia_jax.models.config import InternVLConfig
-from sophia_jax.models.kernels import RESIDUALS
+from sophia_jax.models.device_kernels import RESIDUALS
 from sophia_jax.models.layers import (
   Dense,
   RMSNorm,

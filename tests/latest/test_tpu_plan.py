@@ -29,7 +29,8 @@ def get_config():
 """
 
 
-def test_splash_is_what_a_tpu_runs_forward_and_backward():
+@pytest.mark.parametrize("name", ["auto", "tokamax"])
+def test_splash_is_what_a_tpu_runs_forward_and_backward(name):
   mesh = sharding.make_mesh(
     sharding.MeshConfig(fsdp=1, context=2, tensor=2), aot.devices(TOPOLOGY)
   )
@@ -44,11 +45,12 @@ def test_splash_is_what_a_tpu_runs_forward_and_backward():
   ids = jax.ShapeDtypeStruct(
     (1, 1024), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec("fsdp"))
   )
-  loss = lambda *args: jnp.sum(kernels.attend("auto", *args))
+  loss = lambda *args: jnp.sum(kernels.attend(name, *args))
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv, ids)
     text = compiled.compile().as_text()
   assert "splash_mha_fwd" in text and "splash_mha_dkv" in text
+  assert ("tokamax" in text) == (name == "tokamax")
 
 
 def test_a_small_step_is_planned_for_a_tpu(tmp_path):

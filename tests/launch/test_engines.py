@@ -137,6 +137,7 @@ def test_another_name_may_be_given(config, checkpoints, tmp_path, fake):
   [
     ({"engine": "vllm"}, "engine must be one of embedded, sglang"),
     ({"remat": "most"}, "remat must be one of none, dots, up, attention"),
+    ({"attention": "fast"}, "attention must be one of auto, xla, blockwise"),
     ({"dtype": "fp8"}, "dtype must be one of float32, bfloat16, float16"),
     ({"urls": "http://a"}, "urls are given, engine is 'embedded'"),
     ({"engine": "sglang", "urls": "a:1"}, "give http://HOST:PORT"),

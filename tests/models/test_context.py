@@ -7,12 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from sophia_jax.models.kernels import _Share
+from sophia_jax.models.device_kernels import Share
+from tests.models.test_kernels import OWN
 
 
-def test_splash_on_a_context_axis_is_the_reference():
+@pytest.mark.parametrize("name", ["splash", pytest.param("tokamax", marks=OWN)])
+def test_on_a_context_axis_it_is_the_reference(name):
   done = subprocess.run(
-    [sys.executable, "-m", "tests.models.on_context"],
+    [sys.executable, "-m", "tests.models.on_context", name],
     capture_output=True,
     text=True,
     env={
@@ -31,7 +33,7 @@ def test_splash_on_a_context_axis_is_the_reference():
 @pytest.mark.parametrize("devices", [1, 2, 3, 4, 16])
 def test_every_device_has_the_same_causal_work(devices):
   length = 2 * devices * 8
-  order = _Share(("context",), devices).order(length)
+  order = Share(("context",), devices).order(length)
   assert sorted(order) == list(range(length))
   keys = (order + 1).reshape(devices, -1).sum(axis=1)  # seen by its queries
   assert np.ptp(keys) == 0
