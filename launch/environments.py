@@ -7,17 +7,15 @@ complete; a half-made one is made again.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from launch import locks
 from launch.backends.base import Backend, Platform, cache
 from sophia_jax.types import SophiaError
 
@@ -38,7 +36,7 @@ def python_of(backend: Backend, platform: Platform) -> Path:
   directory = cache() / "servers" / _name(backend, platform)
   python = directory / "bin/python"
   directory.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(directory.with_suffix(".lock")):
+  with locks.alone(directory.with_suffix(".lock"), f"making {directory}"):
     if not (directory / STAMP).exists():
       shutil.rmtree(directory, ignore_errors=True)
       _make(backend, platform, directory)
@@ -52,17 +50,6 @@ def _name(backend: Backend, platform: Platform) -> str:
     digest.update(repr(packages.options).encode())
     digest.update(packages.file.read_bytes())
   return f"{backend.name}-{platform}-{digest.hexdigest()[:12]}"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-  with open(path, "w", encoding="utf-8") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _log.info("waiting for another process that holds %s", path)
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _make(backend: Backend, platform: Platform, directory: Path) -> None:
