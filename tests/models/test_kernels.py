@@ -11,9 +11,8 @@ import pytest
 from sophia_jax.models import kernels
 
 # Has no version for Python 3.11: `make test-latest` runs it.
-OWN = pytest.mark.skipif(
-  importlib.util.find_spec("tokamax") is None, reason="tokamax not installed"
-)
+TOKAMAX = importlib.util.find_spec("tokamax") is not None
+OWN = pytest.mark.skipif(not TOKAMAX, reason="tokamax is not installed")
 
 # Lengths of the segments of each row; what is left of a row is padding.
 PACKED = {
@@ -134,6 +133,18 @@ def test_what_does_not_fit_gives_way_with_a_line(name, shape, why, caplog):
     kernels.attend(name, *args[:3], ids)
   assert_same(found, value_and_gradients("xla", *args), atol=0)
   assert len(caplog.records) == 1 and why in caplog.records[0].message
+
+
+@pytest.mark.skipif(TOKAMAX, reason="tokamax is installed")
+def test_splash_takes_the_place_of_what_is_not_installed(caplog):
+  ids = jnp.ones((1, 128), jnp.int32)
+  args = *drawn(128, 2, 1, 64, 1), ids
+  kernels._say_once.cache_clear()
+  with caplog.at_level("INFO", logger="sophia_jax"):
+    found = value_and_gradients("tokamax", *args)
+  assert_same(found, value_and_gradients("splash", *args), atol=0)
+  line = "splash instead of tokamax: it is not installed"
+  assert [line in r.message for r in caplog.records] == [True]
 
 
 def test_an_unknown_implementation_is_named():
