@@ -44,9 +44,6 @@ class InternVL(nn.Module):
   def encode(self, tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I*P D"]:
     """Image embeddings, tile by tile, P tokens each."""
     x = self.projector(self.vision(tiles))
-    # Else a device that takes a slice of the width has all tiles brought to it
-    # before the projection, not after.
-    x = constrain(x, ("act_tiles", None, None))
     return x.reshape(-1, x.shape[-1])
 
   def __call__(

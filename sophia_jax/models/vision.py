@@ -18,6 +18,8 @@ from sophia_jax.models.layers import (
   named,
 )
 
+TILES = ("act_tiles", None, None)
+"""What flows through encoder and projector: tiles, and each whole."""
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 PROJECTOR_EPS = 1e-5
@@ -109,7 +111,7 @@ class VisionBlock(nn.Module):
   ) -> tuple[Float[Array, "I P D"], None]:
     cfg, types = self.cfg, (self.dtype, self.param_dtype)
     norm = LayerNorm if cfg.norm == "layer_norm" else RMSNorm
-    x = constrain(x, ("act_tiles", None, None))
+    x = constrain(x, TILES)
     y = norm(cfg.norm_eps, *types, name="norm1")(x)
     y = VisionAttention(cfg, *types, name="attn")(y)
     x = x + self._scale("ls1") * y
@@ -168,5 +170,6 @@ class Projector(nn.Module):
     x = pixel_shuffle(x, cfg.shuffle, cfg.pixel_shuffle)
     x = LayerNorm(PROJECTOR_EPS, *types, name="norm")(x)
     x = Dense(width, ("vision_embed", "embed"), True, *types, name="fc1")(x)
-    x = jax.nn.gelu(x, approximate=False)
-    return Dense(width, (None, "embed"), True, *types, name="fc2")(x)
+    x = jax.nn.gelu(constrain(x, TILES), approximate=False)
+    x = Dense(width, (None, "embed"), True, *types, name="fc2")(x)
+    return constrain(x, TILES)
