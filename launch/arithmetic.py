@@ -54,22 +54,18 @@ def cost(case: Case) -> Cost:
 
   Communication hides behind computation, or computation behind it.
   """
-  cfg, train, mesh = case.cfg, case.train, case.mesh
+  train, mesh = case.train, case.mesh
   memory = state_bytes(case)
   memory["activations"] = kept_bytes(case)
   memory["temporaries"] = _temporaries(case)
   moved = _moved(case)
   speed = case.accelerator.flops * mesh.size
-  work = flops.Work(
-    tokens=train.rows * train.length, pairs=0, tiles=train.tiles
-  )
-  parts = flops.forward(cfg, work)
-  # Forward, what is computed again, and two gradients.
-  times = 3 + _again(cfg)
+  blocks = case.cfg.decoder.depth * block_flops(case)
   seconds = {
-    "matmuls": times * parts.pop("language") / (MATMULS * speed),
+    "blocks": blocks / (MATMULS * speed),
+    "head": head_flops(case) / (MATMULS * speed),
     "attention": attention_flops(case) / (case.attention * speed),
-    "vision": sum(parts.values()) / (MATMULS * speed),
+    "vision": encoder_flops(case) / (MATMULS * speed),
   }
   link = NVLINK if mesh.size <= NODE else NETWORK
   waited = sum(moved.values()) / link - sum(seconds.values())
@@ -143,12 +139,31 @@ def _temporaries(case: Case) -> float:
 
 
 # --------------------------------------------------------------------- seconds
-def _again(cfg: InternVLConfig) -> float:
-  """The part of a forward pass that the backward pass computes again."""
-  d = cfg.decoder
-  block = 2 * d.heads * d.head_dim + 2 * d.kv_heads * d.head_dim + 3 * d.mlp
-  kept = {"none": 1.0, "dots": 1.0, "up": d.mlp / block}
-  return 1.0 - kept.get(cfg.remat, 0.0)
+def block_flops(case: Case) -> float:
+  """Of the products of one block in a microbatch, over all devices.
+
+  Forward, two gradients, and what the backward pass computes again: never the
+  two products whose results are added to what flows on.
+  """
+  d, train = case.cfg.decoder, case.train
+  heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
+  again = {"none": 0, "dots": 0, "up": heads + 2 * keys + d.mlp}.get(
+    case.cfg.remat, heads + 2 * keys + 2 * d.mlp
+  )
+  columns = 3 * (2 * heads + 2 * keys + 3 * d.mlp) + again
+  return 2.0 * d.width * columns * train.rows * train.length
+
+
+def head_flops(case: Case) -> float:
+  """Of the head: forward, the same again, and two gradients."""
+  d, train = case.cfg.decoder, case.train
+  return 8.0 * d.width * d.vocab * train.rows * train.length
+
+
+def encoder_flops(case: Case) -> float:
+  """Of encoder and projector, which are frozen: forward alone."""
+  work = flops.Work(tokens=0, pairs=0, tiles=case.train.tiles)
+  return sum(flops.forward(case.cfg, work).values())
 
 
 def attention_flops(case: Case) -> float:

@@ -18,7 +18,6 @@ import optax
 from launch import arithmetic
 from launch.arithmetic import Case, Cost
 from sophia_jax.algorithms import sophia
-from sophia_jax.models import flops
 from sophia_jax.train import aot
 from sophia_jax.train.devices import Accelerator
 from sophia_jax.train.optimizer import make_optimizer
@@ -81,22 +80,19 @@ def _seconds(case: Case) -> dict[str, float]:
   """Of an update, without the optimizer."""
   cfg, train, accelerator = case.cfg, case.train, case.accelerator
   one, two = (_blocks(case, depth) for depth in (1, 2))
-  products = two.flops - one.flops
+  speed = accelerator.flops * case.mesh.size
+  products = arithmetic.block_flops(case) / speed
   # Where collectives overlap, libtpu's cost model of v6e is faster than the
   # device's peak, or negative.
   block = max(
     _cost(two, accelerator) - _cost(one, accelerator),
-    products / (arithmetic.MATMULS * accelerator.flops),
+    products / arithmetic.MATMULS,
   )
-  efficiency = products / (block * accelerator.flops)
-  speed = accelerator.flops * case.mesh.size
+  slower = block / products
   d = cfg.decoder
-  # Forward, the same again, and two gradients.
-  head = 8.0 * d.width * d.vocab * train.rows * train.length
-  encoder = flops.forward(cfg, flops.Work(tokens=0, pairs=0, tiles=train.tiles))
   micro = {
     "blocks": d.depth * block,
-    "head": head / (efficiency * speed),
+    "head": slower * arithmetic.head_flops(case) / speed,
     "attention": arithmetic.attention_flops(case) / (case.attention * speed),
   }
   if accelerator.links:
@@ -104,7 +100,7 @@ def _seconds(case: Case) -> dict[str, float]:
     sums = -(-train.length // train.block) * 4.0 * d.width * d.vocab
     micro["head's sums"] = sums / case.mesh.shape["tensor"] / accelerator.links
   if cfg.vision is not None:
-    micro["vision"] = sum(encoder.values()) / (efficiency * speed)
+    micro["vision"] = slower * arithmetic.encoder_flops(case) / speed
   return {name: train.microbatches * s for name, s in micro.items()}
 
 
