@@ -26,9 +26,10 @@ def get_config() -> ConfigDict:
     # Eight chips share a row, so that all matrix products of it can be kept.
     "v5p:4x4x4": single(8, "dots", 8192, fsdp=8, context=8),
     "v5p:4x4x8": single(16, "dots", 8192, fsdp=16, context=8),
-    # A row of 32,768 tokens does not fit one chip of 31 GiB; with 4,096 of them a
-    # chip there is room to keep what is dearest to compute again.
-    "v6e:8x8": single(8, "attention", 4096, fsdp=8, context=2, tensor=4),
+    # A row of 32,768 tokens does not fit one chip of 31 GiB. With 4,096 of them a
+    # chip can keep a third of the matrix products; one of 64 chips has four times
+    # the state, and with it half as many tokens.
+    "v6e:8x8": single(4, "up", 4096, fsdp=4, context=4, tensor=4),
     "v6e:16x16": single(32, "up", 4096, fsdp=32, context=2, tensor=4),
     "h100:32": single(8, "attention", 4096, fsdp=8, tensor=4),
   }
