@@ -143,14 +143,15 @@ def block_flops(case: Case) -> float:
   """Of the products of one block in a microbatch, over all devices.
 
   Forward, two gradients, and what the backward pass computes again: never the
-  two products whose results are added to what flows on.
+  last product, whose result is added to what flows on and asked for by nobody.
   """
   d, train = case.cfg.decoder, case.train
   heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
-  again = {"none": 0, "dots": 0, "up": heads + 2 * keys + d.mlp}.get(
-    case.cfg.remat, heads + 2 * keys + 2 * d.mlp
+  attention = 2 * heads + 2 * keys
+  again = {"none": 0, "dots": 0, "up": attention + d.mlp}.get(
+    case.cfg.remat, attention + 2 * d.mlp
   )
-  columns = 3 * (2 * heads + 2 * keys + 3 * d.mlp) + again
+  columns = 3 * (attention + 3 * d.mlp) + again
   return 2.0 * d.width * columns * train.rows * train.length
 
 
