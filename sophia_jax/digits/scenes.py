@@ -35,7 +35,7 @@ class Scans:
   """Scans with their labels; `pixels` is ink density in [0, 1]."""
 
   pixels: Float[np.ndarray, "n 8 8"]
-  labels: Int[np.ndarray, "n"]
+  labels: Int[np.ndarray, "N"]
 
   def __len__(self) -> int:
     return len(self.labels)
