@@ -96,6 +96,17 @@ class RuntimeConfig(EngineChoice):
           f"{getattr(self, name)!r}"
         )
 
+  def of(self, cfg: InternVLConfig) -> InternVLConfig:
+    """The model, computing so."""
+    return dataclasses.replace(
+      cfg,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      remat=self.remat,  # type: ignore[arg-type]
+      attention=self.attention,
+      scan_unroll=self.scan_unroll,
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -120,15 +131,7 @@ def load(
       of another size than `image` says.
   """
   cfg, renderer = load_words(directory, image, system)
-  cfg = dataclasses.replace(
-    cfg,
-    dtype=runtime.dtype,
-    param_dtype=runtime.param_dtype,
-    remat=runtime.remat,  # type: ignore[arg-type]
-    attention=runtime.attention,
-    scan_unroll=runtime.scan_unroll,
-  )
-  return Model(directory, InternVL(cfg), renderer, image)
+  return Model(directory, InternVL(runtime.of(cfg)), renderer, image)
 
 
 def weights(model: Model, mesh: Mesh, trained: tuple[str, ...] = ()) -> Params:

@@ -156,13 +156,7 @@ def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
       f"{runtime.path}: no such checkpoint; give --config.policy.path, or set "
       f"config.size to one of {', '.join(SIZES)}"
     )
-  return dataclasses.replace(
-    cfg,
-    dtype=runtime.dtype,
-    param_dtype=runtime.param_dtype,
-    remat=runtime.remat,  # type: ignore[arg-type]
-    attention=runtime.attention,
-  )
+  return runtime.of(cfg)
 
 
 def _mesh(text: str) -> MeshConfig:

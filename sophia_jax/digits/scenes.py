@@ -34,7 +34,7 @@ PAPERS = {
 class Scans:
   """Scans with their labels; `pixels` is ink density in [0, 1]."""
 
-  pixels: Float[np.ndarray, "n 8 8"]
+  pixels: Float[np.ndarray, "N 8 8"]
   labels: Int[np.ndarray, "N"]
 
   def __len__(self) -> int:
