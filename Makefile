@@ -36,7 +36,7 @@ setup-dev: .venv/.dev
 
 # The newest jax, flax and libtpu, which need Python 3.12: found as for the servers.
 .venv-latest/bin/python: | .venv/.runtime
-	@python=$$($(BIN)/python -m launch.environments 3.12 "make test-latest") && \
+	@python=$$($(BIN)/python -m sophia_jax.servers.environments 3.12 "make test-latest") && \
 	  $$python -m venv .venv-latest
 
 .venv-latest/.complete: requirements-latest.txt requirements-dev.txt \

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.input import DATA, photo
-from sophia_jax.data import perceptual
 from sophia_jax.data.schema import write_jsonl
+from sophia_jax.datasets import perceptual
 
 # The kernel's own high-water mark: getrusage of a child counts its parent, too.
 _COMMAND = """
-from sophia_jax.data.decontaminate import main
-main("train.jsonl --against bench.jsonl --out clean.jsonl --report d.jsonl".split())
+from sophia_jax.datasets.__main__ import main
+main("decontaminate train.jsonl --against bench.jsonl --out clean.jsonl --report d.jsonl".split())
 print(next(s for s in open("/proc/self/status") if s.startswith("VmHWM")))
 """
 

@@ -34,9 +34,9 @@ import aiohttp
 
 from benchmarks import rollout_embedded
 from configs import quickstart
-from launch import servers
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.sglang import SGLangEngine
+from sophia_jax.servers import supervise
 from sophia_jax.types import Prompt, Request, Sampling
 
 NEW = 128
@@ -63,11 +63,11 @@ def instant(directory: Path, longest: int) -> Iterator[str]:
 def sglang_jax(directory: Path, longest: int) -> Iterator[str]:
   config = quickstart.get_config()
   config.engine.length = longest + NEW
-  spec = servers.spec_of(
-    config, "policy", directory / "hf", port=servers.free_port()
+  spec = supervise.spec_of(
+    config, "policy", directory / "hf", port=supervise.free_port()
   )
   log = directory / "server.log"
-  with servers.started(spec, "sglang_jax", log, 1800.0) as server:
+  with supervise.started(spec, "sglang_jax", log, 1800.0) as server:
     yield server.url
 
 

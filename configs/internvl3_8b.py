@@ -15,17 +15,17 @@ Expect:    not run at this size yet; the rows above are the paper's
 
 from ml_collections import ConfigDict
 
-from launch.models import ReasonerConfig, RuntimeConfig
 from sophia_jax.algorithms.sophia import SophiaConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.mixture import MixtureConfig
-from sophia_jax.data.prompts import Prompts
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout.collect import RolloutConfig
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs.policies import ReasonerConfig, RuntimeConfig
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import MeshConfig
 from sophia_jax.train.trackers import LogConfig

@@ -15,20 +15,20 @@ Expect:    held-out pass@1 from 2.5 % (the warmed-up policy) to 53 %; other seed
 
 from ml_collections import ConfigDict
 
-from launch.models import ReasonerConfig, RuntimeConfig
-from launch.servers import ServeConfig
 from sophia_jax.algorithms.sophia import SophiaConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.mixture import MixtureConfig
-from sophia_jax.data.prompts import Prompts
 from sophia_jax.digits.corpus import CorpusConfig
 from sophia_jax.digits.pretrain import VisionConfig
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout.collect import RolloutConfig
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs.policies import ReasonerConfig, RuntimeConfig
+from sophia_jax.servers.supervise import ServeConfig
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import MeshConfig
 from sophia_jax.train.trackers import LogConfig

@@ -2,186 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import fnmatch
-import json
 import logging
-import math
 import os
 import runpy
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from launch import hosts
-from sophia_jax.config import nearest, section
+from sophia_jax.config import nearest
+from sophia_jax.hosts import meeting
+from sophia_jax.runs.run import Run
 from sophia_jax.train.loop import Preempted
 from sophia_jax.types import SophiaError
 
-T = TypeVar("T")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
-
-# What may differ between two commands on one workdir: none of it changes what
-# was, or will be, written there.
-# A section stands for all its keys.
-FREE = (
-  *("eval", "engine", "reward", "mesh", "report", "client", "serve", "log"),
-  *("topology", "topologies"),
-  *(f"policy.{key}" for key in ("engine", "urls", "served")),
-  *(f"policy.{key}" for key in ("remat", "attention")),
-  *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
-)
-
-
-class Run:
-  """A config and the workdir that belongs to it."""
-
-  def __init__(self, config: ConfigDict, workdir: str):
-    """Makes the workdir, or checks that it is this config's.
-
-    Of several processes the first one makes it.
-
-    Raises:
-      SophiaError: the workdir was made with another config, or processes do not
-        have the same, or do not see the same workdir.
-    """
-    self.config = config
-    self.workdir = Path(workdir).absolute()
-    own = self.workdir / "config.json"
-    text = json.dumps(config.to_dict(), indent=1)
-    hosts.agree("config", text, "give the same command on every host")
-    if own.exists():
-      _same(own, json.loads(own.read_text("utf-8")), json.loads(text))
-    if hosts.first():
-      self.workdir.mkdir(parents=True, exist_ok=True)
-      write_text(own, text)
-    hosts.together("workdir")
-    hosts.check_seen(own)
-
-  @property
-  def seed(self) -> int:
-    return self.config.seed
-
-  def path(self, name: str) -> Path:
-    """A path of the config; a relative one is inside the workdir."""
-    return self.workdir / name
-
-  def section(self, cls: type[T], name: str) -> T:
-    """The config section `name` (dots descend) as the frozen dataclass."""
-    values = self.config
-    for key in name.split("."):
-      values = values[key]
-    return section(cls, values.to_dict(), name)
-
-  def laid_out(self) -> Run:
-    """This run with its updates laid out as config.topology says.
-
-    What the command line says itself is left as it is.
-
-    Raises:
-      SophiaError: the config does not know it, or it has other devices.
-    """
-    name = self.config.get("topology")
-    if not name:
-      return self
-    known = self.config.get("topologies", {})
-    if name not in known:
-      raise SophiaError(
-        f"config.topology={name}: not in config.topologies, which has "
-        f"{', '.join(known) or 'none'}"
-      )
-    size = name.partition(":")[2]
-    wanted = math.prod(int(n) for n in size.split("x"))
-    if wanted != jax.device_count():
-      raise SophiaError(
-        f"config.topology={name} has {wanted} devices, there are "
-        f"{jax.device_count()}; name another, or start on all hosts "
-        "(--coordinator)"
-      )
-    other = copy.copy(self)
-    other.config = for_topology(self.config, name, given())
-    return other
-
-  # -------------------------------------------------------------------- stages
-  def seconds(self) -> dict[str, float]:
-    """Seconds of every stage that is done."""
-    path = self.workdir / "stages.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-  def done(self, stage: str) -> bool:
-    return stage in self.seconds()
-
-  @contextlib.contextmanager
-  def stage(self, name: str) -> Iterator[None]:
-    """Marks a stage as done, with its seconds, once its block has ended."""
-    logging.getLogger("sophia_jax").info("--- %s", name)
-    start = time.monotonic()
-    yield
-    self.mark(name, time.monotonic() - start)
-
-  def mark(self, stage: str, seconds: float) -> None:
-    """Marks a stage as done."""
-    if not hosts.first():
-      return
-    done = {**self.seconds(), stage: round(seconds, 2)}
-    write_text(self.workdir / "stages.json", json.dumps(done, indent=1))
-
-
-def _same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-  def leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-      yield prefix, tree
-      return
-    for key, value in tree.items():
-      yield from leaves(value, f"{prefix}.{key}")
-
-  before, after = (dict(leaves(_whole(tree), "")) for tree in (old, new))
-  for key in sorted(before | after):
-    if before.get(key) != after.get(key) and not _is_free(key):
-      raise SophiaError(
-        f"{path}: this workdir was made with another config: config{key} was "
-        f"{before.get(key)!r}, is {after.get(key)!r}; use another --workdir"
-      )
-
-
-def _whole(config: dict[str, Any]) -> dict[str, Any]:
-  """A config of the same batches, each in one microbatch.
-
-  How many rows a shard of the packing has is left to the checkpoints to check.
-  """
-  whole = copy.deepcopy(config)
-  for stage in whole.values():
-    if isinstance(stage, dict) and {"rows", "microbatches"} <= stage.keys():
-      stage.update(one_microbatch(stage))
-  whole.get("packing", {}).pop("shards", None)
-  return whole
-
-
-def one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:
-  """What a stage of training says of its shape, for all of a batch at once."""
-  count = stage["microbatches"]
-  each = {name: stage[name] * count for name in ("rows", "tiles")}
-  return {**each, "microbatches": 1}
-
-
-def _is_free(key: str) -> bool:
-  """Whether ".policy.engine" or ".eval.limit" may change."""
-  return any(fnmatch.fnmatchcase(f"{key}.", f".{name}.*") for name in FREE)
-
-
-def write_text(path: Path, text: str) -> None:
-  """Whole or not at all, and likewise if several processes write it at once."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  partial.write_text(text, encoding="utf-8")
-  partial.replace(path)
 
 
 # ---------------------------------------------------------------------- commands
@@ -215,7 +55,7 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
 
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    sys.exit(_explained(lambda: hosts.run(work)))
+    sys.exit(_explained(lambda: meeting.run(work)))
 
   app.run(main, flags_parser=parse)
 
@@ -228,14 +68,14 @@ def _explained(command: Callable[[], int | None]) -> int:
     print(f"error: {_one_line(e)}", file=sys.stderr)
     return 1
   except Preempted as e:
-    if hosts.first():
+    if meeting.is_leader():
       print(f"preempted: {e}; the same command goes on from there")
     return 0
 
 
 def _help() -> None:
   """What the command does, an example, its flags; unlike absl's, a success."""
-  for name in ("config", "workdir", *hosts.FLAGS):
+  for name in ("config", "workdir", *meeting.FLAGS):
     if name in flags.FLAGS:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
@@ -290,34 +130,18 @@ def define_run_flags() -> None:
   )
 
 
-def for_topology(
-  config: ConfigDict, topology: str, over: Mapping[str, Any]
-) -> ConfigDict:
-  """The config as it sets itself up for a topology, if it says how.
-
-  `config.topologies[topology]` holds what differs: {"train": {"rows": 64}}.
-
-  Args:
-    over: what wins over that: `given`.
-  """
-  config = config.copy_and_resolve_references()
-  config.update(config.get("topologies", {}).get(topology, {}))
-  config.update_from_flattened_dict(over)
-  return config
-
-
 def given() -> dict[str, Any]:
   """What the command line says: {"train.rows": 8}."""
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def run_of_flags() -> Run:
-  return Run(flags.FLAGS.config, flags.FLAGS.workdir)
+  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given())
 
 
 def _set_up() -> None:
   handler = logging.StreamHandler()
-  who = "" if hosts.first() else f"[{jax.process_index()}] "
+  who = "" if meeting.is_leader() else f"[{jax.process_index()}] "
   form = f"%(asctime)s {who}%(message)s"
   handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
   log = logging.getLogger("sophia_jax")

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from launch import cli, trained
+from launch import cli
 from sophia_jax.checkpoints import Format, read_config, staging
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import (
@@ -31,6 +31,7 @@ from sophia_jax.checkpoints.directories import (
   write_directory,
 )
 from sophia_jax.data.vocabulary import open_tokenizer
+from sophia_jax.runs import opened
 from sophia_jax.types import SophiaError
 
 EXAMPLE = "python -m launch.convert --src=DIR --dst=DIR --format=hf"
@@ -70,7 +71,7 @@ def convert(
   src, dst = src.absolute(), dst.absolute()
   if dst == src or dst in src.parents or src in dst.parents:
     raise SophiaError(f"--dst: {dst} and --src overlap; name another directory")
-  source = trained.open_checkpoint(src, base, dtype)
+  source = opened.open_checkpoint(src, base, dtype)
   with (
     _tokenizer(source.directory, format) as tokenizer,
     staging.replacing(dst) as work,

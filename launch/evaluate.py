@@ -22,13 +22,14 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli, evaluation
-from launch.evaluation import Exam
+from launch import cli
 from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.summary import PLAIN
+from sophia_jax.runs import evaluation
+from sophia_jax.runs.evaluation import Exam
 from sophia_jax.types import SophiaError
 
 EXAMPLE = (

@@ -22,13 +22,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cli
-from launch.models import RuntimeConfig
-from launch.planning import Assumptions, Plan, plan
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.config import section
+from sophia_jax.files import write_text
 from sophia_jax.models import SIZES, InternVLConfig
+from sophia_jax.plans.aot import GPUS
+from sophia_jax.plans.plan import Assumptions, Plan, plan
 from sophia_jax.progress import Progress
-from sophia_jax.train.aot import GPUS
+from sophia_jax.runs.policies import RuntimeConfig
+from sophia_jax.runs.run import for_topology
 from sophia_jax.train.devices import ACCELERATORS, CPU, Accelerator
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import AXES, MeshConfig
@@ -47,7 +49,7 @@ HOW = {
 def main() -> None:
   topology = flags.FLAGS.topology
   accelerator = _accelerator(topology)
-  config = cli.for_topology(flags.FLAGS.config, topology, cli.given())
+  config = for_topology(flags.FLAGS.config, topology, cli.given())
   train = _of_rows(
     section(TrainConfig, config.train.to_dict(), "train"), flags.FLAGS.rows
   )
@@ -77,7 +79,7 @@ def main() -> None:
     print(table(one))
   values = json.dumps([dataclasses.asdict(p) for p in plans], indent=1)
   if flags.FLAGS.out:
-    cli.write_text(Path(flags.FLAGS.out), values)
+    write_text(Path(flags.FLAGS.out), values)
   print(json.dumps(dataclasses.asdict(plans[0])))
 
 

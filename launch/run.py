@@ -8,13 +8,15 @@ Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-from launch import cli, evaluation, hosts, sampling, stages
+from launch import cli
+from sophia_jax.hosts import meeting
+from sophia_jax.runs import evaluation, report, sampling, stages
 
 EXAMPLE = "python -m launch.run --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
-  hosts.check_single(
+  meeting.check_single(
     "use launch.sample --shard=I/N, launch.train on all hosts, launch.evaluate"
   )
   run = cli.run_of_flags()
@@ -25,7 +27,7 @@ def main() -> None:
   sampling.sample(run)
   stages.train(run)
   evaluation.evaluate_once(run, "after", run.workdir / "export")
-  result = stages.report(run)
+  result = report.report(run)
   for when in ("before", "after"):
     p = result["pass_at_1"][when]
     print(

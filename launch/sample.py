@@ -11,7 +11,9 @@ Example:
 
 from absl import flags
 
-from launch import cli, locks, sampling, stages
+from launch import cli
+from sophia_jax import files
+from sophia_jax.runs import sampling, stages
 
 EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 
@@ -19,7 +21,9 @@ EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
-  with locks.alone(run.workdir / ".setup.lock", "what comes before sampling"):
+  with files.exclusive(
+    run.workdir / ".setup.lock", "what comes before sampling"
+  ):
     stages.prepare(run)
     stages.warm_up(run)
   sampling.sample(run, shard)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli, scoring
+from launch import cli
+from sophia_jax.runs import scoring
 
 EXAMPLE = "python -m launch.score --model=DIR --data=E.jsonl --out=S.jsonl"
 

@@ -8,7 +8,7 @@ On the first use it makes the server's own environment, which takes minutes:
 SGLang-JAX (Python 3.12) on TPUs and CPUs, SGLang on NVIDIA GPUs. One line with
 the URL is printed once a token has come out; when the command ends, by whatever
 signal, nothing is left running. An optional config section `serve`
-(launch.servers.ServeConfig) says more: context_length, max_running, tp, dtype,
+(sophia_jax.servers.supervise.ServeConfig) says more: context_length, max_running, tp, dtype,
 extra flags.
 """
 
@@ -22,8 +22,9 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import cli, servers
+from launch import cli
 from sophia_jax.config import nearest
+from sophia_jax.servers import supervise
 from sophia_jax.types import SophiaError
 
 EXAMPLE = (
@@ -37,8 +38,8 @@ def main() -> None:
     signal.signal(number, _interrupted)
   options = flags.FLAGS
   config, workdir = options.config, _workdir()
-  how = servers.serve_config(config)
-  spec = servers.spec_of(
+  how = supervise.serve_config(config)
+  spec = supervise.spec_of(
     config,
     options.role,
     _model(config, workdir),
@@ -46,9 +47,9 @@ def main() -> None:
     port=options.port,
     api_key=_api_key(options.api_key_env),
   )
-  log = servers.log_path(workdir, options.role, options.reasoner or "")
+  log = supervise.log_path(workdir, options.role, options.reasoner or "")
   backend = options.backend or how.backend
-  with servers.started(spec, backend, log, how.start_s) as server:
+  with supervise.started(spec, backend, log, how.start_s) as server:
     print(f"{server.url} {spec.role} {spec.model} log: {log}", flush=True)
     server.wait()
 

@@ -12,7 +12,9 @@ Example:
 
 from absl import flags
 
-from launch import cli, hosts, sampling, stages
+from launch import cli
+from sophia_jax.hosts import meeting
+from sophia_jax.runs import sampling, stages
 from sophia_jax.types import SophiaError
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
@@ -30,13 +32,13 @@ def main() -> None:
     raise SophiaError(
       f"{run.workdir}: nothing is sampled yet; run launch.sample first"
     )
-  if hosts.first():
+  if meeting.is_leader():
     print(f"checkpoint: {written}")
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
-  hosts.define_flags()
+  meeting.define_flags()
   flags.DEFINE_enum(
     "stage",
     "train",

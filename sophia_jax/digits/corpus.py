@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sophia_jax.data.prompts import Prompts
 from sophia_jax.digits import language, scenes
+from sophia_jax.rollout.prompts import Prompts
 
 DRILLS = 0.3  # of the reasoner's examples
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sophia_jax.evals import llm
 from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Rule
 from sophia_jax.evals.evaluate import Answered, mark_each
-from sophia_jax.rewards import llm
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.types import Engine, FinishReason, Status
 

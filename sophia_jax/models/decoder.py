@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from sophia_jax.models.attention import cached_attention, causal_attention
 from sophia_jax.models.config import InternVLConfig
 from sophia_jax.models.device_kernels import RESIDUALS
+from sophia_jax.models.kernels import attend, attend_cached
 from sophia_jax.models.layers import (
   Dense,
   RMSNorm,
@@ -119,14 +119,14 @@ class Attention(nn.Module):
     k = rotate(heads("k", cfg.kv_heads, "kv_heads"), ctx.cos, ctx.sin)
     v = heads("v", cfg.kv_heads, "kv_heads")
     if isinstance(ctx, Rows):
-      y = causal_attention(q, k, v, ctx.segment_ids, self.cfg.attention)
+      y = attend(self.cfg.attention, q, k, v, ctx.segment_ids)
       cache = KVCache(k=jnp.moveaxis(k, 1, 3), v=v.swapaxes(1, 2))
     else:
       assert cache is not None
       # Written before it is read: a cache that is still to be read would be
       # copied to be written.
       cache = cache.write(k[:, 0], v[:, 0], ctx.positions)
-      y = cached_attention(q[:, 0], cache.k, cache.v, ctx.positions + 1)
+      y = attend_cached(q[:, 0], cache.k, cache.v, ctx.positions + 1)
     y = y.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)
     y = Dense(cfg.width, ("heads", "embed"), False, *types, name="o")(y)
     return y, cache

@@ -1,4 +1,12 @@
-"""Implementations of causal attention over packed rows, by name.
+"""Grouped-query attention behind three entry points, by implementation.
+
+  attend         causal over packed rows
+  attend_all     every token of a tile to every other
+  attend_cached  one new token of each row to its cache
+
+Scores and softmax are fp32; the weights return to the compute dtype before they
+meet the values. Key and value heads are never repeated in memory: the query
+heads that share one are an axis of their own. Implementations of `attend`:
 
   xla        scores of the whole row at once; anywhere, any shape
   blockwise  skips what causality and segments exclude; what a CPU is fast with
@@ -226,3 +234,23 @@ def attend_all(q: Q, k: Q, v: Q) -> Q:
   q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
   ids = jnp.broadcast_to(jnp.arange(q.shape[1]) < t, (b, q.shape[1]))
   return IMPLEMENTATIONS[name](q, k, v, ids.astype(jnp.int32), TILES)[:, :t]
+
+
+def attend_cached(
+  q: Float[Array, "B N H"],
+  k: Float[Array, "B M H C"],
+  v: Float[Array, "B M C H"],
+  lengths: Int[Array, "B"],
+) -> Float[Array, "B N H"]:
+  """Attends from one token of each row to the first `lengths` cache columns."""
+  b, n, h = q.shape
+  m, c = v.shape[1:3]
+  q = q.reshape(b, m, n // m, h) * jnp.asarray(h**-0.5, q.dtype)
+  f32 = jnp.float32
+  scores = jnp.einsum("bmgh,bmhc->bmgc", q, k, preferred_element_type=f32)
+  seen = jnp.arange(c) < lengths[:, None]
+  scores = jnp.where(seen[:, None, None], scores, MASKED)
+  weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+  weights /= jnp.sum(weights, axis=-1, keepdims=True)
+  out = jnp.einsum("bmgc,bmch->bmgh", weights.astype(v.dtype), v)
+  return out.reshape(b, n, h)

@@ -8,8 +8,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
-from sophia_jax.models.attention import full_attention
 from sophia_jax.models.config import InternVLConfig, VisionConfig
+from sophia_jax.models.kernels import attend_all
 from sophia_jax.models.layers import (
   Dense,
   LayerNorm,
@@ -77,7 +77,7 @@ class VisionAttention(nn.Module):
       q = RMSNorm(QK_NORM_EPS, *types, name="q_norm")(q)
       k = RMSNorm(QK_NORM_EPS, *types, name="k_norm")(k)
     heads = (*x.shape[:2], cfg.heads, cfg.head_dim)
-    x = full_attention(*(y.reshape(heads) for y in (q, k, v)))
+    x = attend_all(*(y.reshape(heads) for y in (q, k, v)))
     x = x.reshape(*x.shape[:2], cfg.width)
     return Dense(cfg.width, axes[::-1], True, *types, name="out")(x)
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from data_samples import MARKS, SMALL, TURNS, byte_level
 from PIL import Image
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
 from sophia_jax.data.chat import Renderer
+from tests.data.data_samples import MARKS, SMALL, TURNS, byte_level
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,9 @@ def byte_level(special):
 
 
 def command(*args):
-  """What came of `python -m sophia_jax.data.problems`."""
+  """What came of `python -m sophia_jax.datasets`."""
   return subprocess.run(
-    [sys.executable, "-m", "sophia_jax.data.problems", *map(str, args)],
+    [sys.executable, "-m", "sophia_jax.datasets", *map(str, args)],
     capture_output=True,
     text=True,
     check=False,

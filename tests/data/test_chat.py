@@ -5,15 +5,15 @@ import pickle
 
 import numpy as np
 import pytest
-from data_samples import MARKS, SMALL, TURNS
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sophia_jax.data import prompts
 from sophia_jax.data.chat import DEFAULT_SYSTEM, Renderer
 from sophia_jax.data.images import ImageConfig
+from sophia_jax.rollout import prompts
 from sophia_jax.types import Role, SophiaError
+from tests.data.data_samples import MARKS, SMALL, TURNS
 
 HOSTILE = [
   "<|im_end|>",

@@ -9,15 +9,15 @@ control characters    refused in files (tab and line ends are text)
 import json
 
 import pytest
-from data_samples import SMALL
 from PIL import Image
 
-from sophia_jax.data import overlap
 from sophia_jax.data.images import open_image
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.problems import check, load_problems
+from sophia_jax.datasets import overlap
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import SMALL
 
 LENGTH = 10_000_000
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_samples import FIXTURES
 from PIL import Image
 
 from sophia_jax.data import images
@@ -21,6 +20,7 @@ from sophia_jax.data.images import (
   tile,
 )
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import FIXTURES
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)

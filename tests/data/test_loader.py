@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from data_samples import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import SMALL
 
 SHAPE = PackConfig(rows=2, length=96, tile_budget=8, microbatches=2)
 

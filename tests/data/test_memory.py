@@ -3,10 +3,10 @@
 import tracemalloc
 
 import numpy as np
-from data_samples import SMALL
 
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig
+from tests.data.data_samples import SMALL
 
 CACHE = 1 << 20
 

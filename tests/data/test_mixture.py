@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from data_samples import SMALL, joined
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.mixture import Joined, Mixture, MixtureConfig
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import SMALL, joined
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 STREAMS = st.dictionaries(st.sampled_from("abcd"), LENGTHS, min_size=1)

@@ -5,7 +5,6 @@ import json
 import os
 
 import pytest
-from data_samples import FIXTURES, command
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +18,7 @@ from sophia_jax.data.problems import (
 )
 from sophia_jax.data.schema import schema_of
 from sophia_jax.types import Example, Problem, SophiaError
+from tests.data.data_samples import FIXTURES, command
 
 RIGHT = {"id": "1", "question": "How many?", "answer": "6"}
 
@@ -359,7 +359,7 @@ def test_the_command_reads_examples_and_helps(write, tmp_path):
   done = command("check", tmp_path / "none.jsonl")
   assert done.returncode == 1
   assert "none.jsonl: No such file or directory; check the path" in done.stderr
-  assert "example: python -m sophia_jax.data.problems check" in (
+  assert "example: python -m sophia_jax.datasets check" in (
     command("--help").stdout
   )
   assert command().returncode == 2

@@ -4,13 +4,13 @@ import concurrent.futures
 
 import numpy as np
 import pytest
-from data_samples import FIXTURES
 from PIL import Image
 from test_images import ALL_IMAGES
 
 from sophia_jax.data.images import ImageConfig, open_image, tile
 from sophia_jax.data.resize import resizer
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import FIXTURES
 
 pytest.importorskip("cykooz_resizer")
 FAST = ImageConfig(resize="fast")

@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from data_samples import FIXTURES
 from tokenizers import pre_tokenizers
 
 from sophia_jax.data import sentencepiece
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.vocabulary import open_tokenizer
 from sophia_jax.types import SophiaError
+from tests.data.data_samples import FIXTURES
 
 FOLDER = FIXTURES / "sentencepiece"
 ADDED = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "<|im_end|>", 4: "<|im_start|>"}

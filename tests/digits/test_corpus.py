@@ -11,12 +11,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from configs import quickstart
-from launch import digits as preparation
-from launch.cli import Run
 from sophia_jax.config import section
 from sophia_jax.data import problems
-from sophia_jax.data.prompts import Prompts
 from sophia_jax.digits import corpus, language, scenes
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import digits as preparation
+from sophia_jax.runs.run import Run
 
 CONFIG = corpus.CorpusConfig(
   problems=40, heldout=40, warmup_scenes=40, reasoner_examples=60

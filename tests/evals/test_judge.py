@@ -8,7 +8,7 @@ import pytest
 from sophia_jax.evals.benchmarks import find_benchmark, mv_math
 from sophia_jax.evals.benchmarks.base import Mark, Scored
 from sophia_jax.evals.judge import Reader, mark_read
-from sophia_jax.rewards.llm import Cache
+from sophia_jax.evals.llm import Cache
 from sophia_jax.types import Completion, FinishReason, Status
 from tests.evals.answering import problem
 

@@ -19,7 +19,7 @@ HOSTILE = (
 
 
 def summary(benchmark=BENCHMARKS["mathvision"], **changes):
-  """As `launch.evaluation` makes it."""
+  """As `sophia_jax.runs.evaluation` makes it."""
   found = [
     scored("1", "10", source="mathvision", tags={"subject": "algebra"}),
     scored("2", "11", source="mathvision", tags={"subject": HOSTILE}),

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sophia_jax.models import kernels
-from sophia_jax.train import aot, sharding
+from sophia_jax.plans import aot
+from sophia_jax.train import sharding
 from tests.launch import test_plan as common
 
 pytestmark = pytest.mark.latest

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import backends
-from launch.backends import Backend, ServeSpec
 from sophia_jax.checkpoints import Format, read_config, save_params
 from sophia_jax.data.images import ImageConfig
+from sophia_jax.servers import backends
+from sophia_jax.servers.backends import Backend, ServeSpec
 from sophia_jax.types import SophiaError
 from tests.rollout import little
 
@@ -52,7 +52,7 @@ def value(command: list[str], flag: str) -> str:
 
 def test_it_listens_where_it_is_told_and_nowhere_else(sglang, spec):
   command = sglang.command(PYTHON, spec)
-  assert command[:3] == [str(PYTHON), "-m", "sophia_jax.serving.sglang_main"]
+  assert command[:3] == [str(PYTHON), "-m", "sophia_jax.serving.sglang.main"]
   assert value(command, "--host") == "127.0.0.1"
   assert value(command, "--port") == "30000"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import models
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.problems import load_problems, write_jsonl
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.store import Store
+from sophia_jax.runs import policies
 from sophia_jax.train import metrics, sharding
 from sophia_jax.types import Request, Sampling, Status
 from tests.launch.commands import (
@@ -202,12 +202,12 @@ def test_score_agrees_with_the_engine(
 ):
   """The log-probabilities of what the engine said, as it said it."""
   images = ImageConfig(tile_size=48, max_tiles=1)
-  runtime = models.RuntimeConfig(dtype="float32")
-  policy = models.load(killed.workdir / "export", runtime, images)
+  runtime = policies.RuntimeConfig(dtype="float32")
+  policy = policies.load(killed.workdir / "export", runtime, images)
   renderer = policy.renderer
   engine = EmbeddedEngine(
     policy.module,
-    models.weights(policy, sharding.make_mesh(sharding.MeshConfig())),
+    policies.weights(policy, sharding.make_mesh(sharding.MeshConfig())),
     renderer,
     EngineConfig(slots=4, length=256, prefill_rows=2, chunk=4),
     TileCache(images),
@@ -334,5 +334,5 @@ def test_bad_data(killed, command, tmp_path):
   said = f"{data}:1: unknown key 'respnse'; did you mean 'response'?"
   assert_refused(done, said)
   assert os.listdir(tmp_path) == ["e.jsonl"]
-  done = command("sophia_jax.data.problems", "check", tmp_path / "none.jsonl")
+  done = command("sophia_jax.datasets", "check", tmp_path / "none.jsonl")
   assert_refused(done, "none.jsonl: No such file or directory")

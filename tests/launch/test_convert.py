@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-from launch import scoring
 from launch.convert import convert
 from sophia_jax.checkpoints import (
   Format,
@@ -27,6 +26,7 @@ from sophia_jax.checkpoints import (
   read_config,
   save_params,
 )
+from sophia_jax.runs import scoring
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.train.state import create
 from sophia_jax.types import SophiaError
@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_the_destination_alone(format, source, tmp_path):
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from launch import scoring
+from sophia_jax.runs import scoring
 from launch.convert import convert
 from sophia_jax.checkpoints import Format, writing
 save_file = writing.save_file

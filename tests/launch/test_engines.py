@@ -5,13 +5,13 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from launch import engines, models
-from launch.cli import Run
-from launch.models import ReasonerConfig, RuntimeConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.rollout import readiness
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
+from sophia_jax.runs import engines, policies
+from sophia_jax.runs.policies import ReasonerConfig, RuntimeConfig
+from sophia_jax.runs.run import Run
 from sophia_jax.train.sharding import MeshConfig
 from sophia_jax.types import Chat, Request, Sampling, SophiaError
 from tests.launch.commands import export
@@ -76,7 +76,7 @@ def test_both_are_embedded_unless_told_otherwise(config, checkpoints, tmp_path):
 def test_a_served_policy_needs_no_weights_here(
   config, checkpoints, tmp_path, fake, monkeypatch
 ):
-  monkeypatch.delattr(models, "load_sharded")
+  monkeypatch.delattr(policies, "load_sharded")
   config.policy.engine = "sglang"
   config.policy.urls = f"{fake.url}/"
   fake.info["model_path"] = str(checkpoints["policy"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.evaluation import fingerprint
+from sophia_jax.runs.evaluation import fingerprint
 from tests.evals import official
 from tests.launch.commands import (
   CONFIG,

@@ -6,8 +6,8 @@ import runpy
 import pytest
 from jax.sharding import AbstractMesh
 
-from launch import cli
 from sophia_jax.config import section
+from sophia_jax.runs.run import for_topology
 from sophia_jax.train import sharding
 from sophia_jax.train.loop import TrainConfig
 
@@ -23,7 +23,7 @@ def test_every_topology_lays_out(config):
   topologies = config.topologies.keys()
   assert {"v5p:4x4x4", "v5p:4x4x8", "v6e:8x8", "v6e:16x16"} <= set(topologies)
   for topology in topologies:
-    set_up = cli.for_topology(config, topology, {})
+    set_up = for_topology(config, topology, {})
     train = section(TrainConfig, set_up.train.to_dict(), "train")
     axes = section(sharding.MeshConfig, set_up.mesh.to_dict(), "mesh")
     mesh = AbstractMesh(

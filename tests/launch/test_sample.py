@@ -10,11 +10,11 @@ from collections import Counter
 
 import pytest
 
-from launch.locks import agreed, alone
-from launch.sampling import Shard
 from sophia_jax.data.problems import load_problems
+from sophia_jax.files import exclusive, shared
 from sophia_jax.rollout.records import Judgement, decode
 from sophia_jax.rollout.store import Store
+from sophia_jax.runs.sampling import Shard
 from sophia_jax.types import Problem, SophiaError
 from tests.launch.commands import CONFIG, TINY, overrides, until
 
@@ -206,13 +206,13 @@ def test_shards_share_out_the_problems():
 
 
 def test_locks(tmp_path):
-  two = functools.partial(agreed, tmp_path / "a", "2 shards")
+  two = functools.partial(shared, tmp_path / "a", "2 shards")
   with (
     two(),
     two(),
     pytest.raises(SophiaError, match="in 2 shards, not in 1 shard;"),
-    agreed(tmp_path / "a", "1 shard"),
+    shared(tmp_path / "a", "1 shard"),
   ):
     pass
-  with agreed(tmp_path / "a", "1 shard"), alone(tmp_path / "b", "work"):
+  with shared(tmp_path / "a", "1 shard"), exclusive(tmp_path / "b", "work"):
     pass

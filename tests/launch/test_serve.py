@@ -13,10 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import environments, servers
-from launch.backends import BACKENDS, Packages, ServeSpec, by_name, sglang_jax
-from launch.backends.base import cache
 from sophia_jax.models import DecoderConfig
+from sophia_jax.servers import environments, supervise
+from sophia_jax.servers.backends import (
+  BACKENDS,
+  Packages,
+  ServeSpec,
+  by_name,
+  sglang_jax,
+)
+from sophia_jax.servers.backends.base import cache
 from sophia_jax.types import SophiaError
 from tests.launch.commands import ROOT, export
 from tests.rollout import little
@@ -80,22 +86,22 @@ def test_a_port_that_is_taken(checkpoints):
     taken.bind(("127.0.0.1", 0))
     taken.listen()
     port = taken.getsockname()[1]
-    spec = servers.spec_of(
+    spec = supervise.spec_of(
       tiny_config(), "policy", checkpoints / "policy", port=port
     )
     with pytest.raises(SophiaError, match=f"127.0.0.1:{port}: Address already"):
-      servers.Server(spec, "sglang_jax", checkpoints / "log")
+      supervise.Server(spec, "sglang_jax", checkpoints / "log")
 
 
 def test_each_role_gets_its_kind_of_model(checkpoints):
   config = tiny_config()
   with pytest.raises(SophiaError, match="a text model; a policy is"):
-    servers.spec_of(config, "policy", checkpoints / "reasoner", port=1)
+    supervise.spec_of(config, "policy", checkpoints / "reasoner", port=1)
   with pytest.raises(SophiaError, match="an InternVL; a reasoner is"):
-    servers.spec_of(config, "reasoner", checkpoints / "policy", port=1)
+    supervise.spec_of(config, "reasoner", checkpoints / "policy", port=1)
   config.images.tile_size = 448
   with pytest.raises(SophiaError, match="tiles of 28 pixels"):
-    servers.spec_of(config, "policy", checkpoints / "policy", port=1)
+    supervise.spec_of(config, "policy", checkpoints / "policy", port=1)
 
 
 def tiny_config():
@@ -110,10 +116,10 @@ def test_a_config_without_a_section_gives_sizes(checkpoints, monkeypatch):
   config = tiny_config()
   del config["serve"]
   config.engine.slots = 256
-  spec = servers.spec_of(config, "policy", checkpoints / "policy", port=5)
+  spec = supervise.spec_of(config, "policy", checkpoints / "policy", port=5)
   assert spec.host == "127.0.0.1"
-  assert spec.max_running == servers.MOST_ON_CPU
-  assert spec.context_length >= config.engine.length + servers.ROOM
+  assert spec.max_running == supervise.MOST_ON_CPU
+  assert spec.context_length >= config.engine.length + supervise.ROOM
   assert spec.dtype == "float32"
   assert (spec.platform, spec.tp) == ("cpu", 1)
   assert spec.image.max_tiles == little.IMAGES.max_tiles
@@ -238,7 +244,7 @@ time.sleep(600)
 PARENT = """
 import subprocess, sys
 watch = subprocess.Popen(
-  [sys.executable, "-m", "launch.watch", sys.executable, "-c", sys.argv[1]],
+  [sys.executable, "-m", "sophia_jax.hosts.watch", sys.executable, "-c", sys.argv[1]],
   stdin=subprocess.PIPE,
 )
 watch.wait()
@@ -271,7 +277,7 @@ def test_nothing_is_left_whoever_is_killed(victim):
 def test_the_watcher_passes_the_exit_code_on():
   command = [sys.executable, "-c", "exit(7)"]
   watch = subprocess.Popen(
-    [sys.executable, "-m", "launch.watch", *command],
+    [sys.executable, "-m", "sophia_jax.hosts.watch", *command],
     cwd=ROOT,
     stdin=subprocess.PIPE,
   )

@@ -11,8 +11,8 @@ from absl import flags
 from absl.testing import flagsaver
 from safetensors.numpy import load_file
 
-from launch import hosts
-from launch.cli import Run
+from sophia_jax.hosts import meeting
+from sophia_jax.runs.run import Run
 from sophia_jax.train import metrics
 from sophia_jax.types import SophiaError
 from tests.launch import hosts_config, workdirs
@@ -244,15 +244,15 @@ def test_a_process_that_nobody_comes_to(command, tmp_path):
 @pytest.fixture(scope="module")
 def flagged():
   """flagged(processes=2) -> what the flags of a command ask for."""
-  hosts.define_flags()
+  meeting.define_flags()
   flags.FLAGS.mark_as_parsed()
 
   def asked(**values):
     with flagsaver.flagsaver(**values):
-      return hosts.asked()
+      return meeting.asked()
 
   yield asked
-  for name in hosts.FLAGS:
+  for name in meeting.FLAGS:
     delattr(flags.FLAGS, name)
 
 
@@ -371,6 +371,6 @@ WORDS = [
 
 @pytest.mark.parametrize(("count", "said", "line"), WORDS)
 def test_what_jaxlib_says_becomes_a_line(count, said, line):
-  meeting = hosts.Meeting("a:1", 4, 1, join_timeout_s=3, peer_timeout_s=3)
-  found = hosts.explanation(meeting, count, said)
+  place = meeting.Meeting("a:1", 4, 1, join_timeout_s=3, peer_timeout_s=3)
+  found = meeting.explanation(place, count, said)
   assert found.startswith(line) and bool(found) == bool(line)

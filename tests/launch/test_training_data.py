@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import models, sampling, stages
-from launch.cli import Run
 from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.rollout.store import Store
+from sophia_jax.runs import sampling, stages, training
+from sophia_jax.runs.run import Run
 from sophia_jax.train.loop import TrainConfig
 from sophia_jax.types import (
   Caption,
@@ -106,14 +106,14 @@ def test_the_quickstart_has_the_visual_stream_alone(run):
 def test_the_packing_is_the_stage_s_shape_filled_as_the_run_says(run):
   train = TrainConfig(rows=4, length=64, microbatches=3)
   run.config.packing.shards = 2
-  shape = models._packing(run, train, 8)
+  shape = training._packing(run, train, 8)
   assert (shape.rows, shape.length, shape.tile_budget) == (4, 64, 8)
   assert (shape.microbatches, shape.shards, shape.open_rows) == (3, 2, 64)
   del run.config["packing"]
-  assert models._packing(run, train, 8).shards == 1
+  assert training._packing(run, train, 8).shards == 1
   run.config.packing = {"shard": 2}
   with pytest.raises(SophiaError, match=r"config\.packing\.shard: .*'shards'"):
-    models._packing(run, train, 8)
+    training._packing(run, train, 8)
   run.config.packing = {"shards": 3}
   with pytest.raises(SophiaError, match=r"config\.packing: rows 4 does not"):
-    models._packing(run, train, 8)
+    training._packing(run, train, 8)

@@ -1,8 +1,8 @@
 """A workdir in which everything is done that comes before training."""
 
-from launch import sampling
-from launch.cli import Run
 from sophia_jax.data.problems import write_jsonl
+from sophia_jax.runs import sampling
+from sophia_jax.runs.run import Run
 from sophia_jax.types import Caption, Status, Trajectory, Verdict
 from tests.launch.commands import export
 from tests.rollout import little

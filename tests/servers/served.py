@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from launch.servers import free_port
 from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.data.chat import Renderer
 from sophia_jax.models import InternVL, InternVLConfig
 from sophia_jax.rollout.embedded import EngineConfig
+from sophia_jax.servers.supervise import free_port
 from sophia_jax.types import Completion, Prompt, Request, Sampling
 from tests.rollout import little
 from tests.servers.tiny_config import CHUNK, LENGTH

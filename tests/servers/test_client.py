@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from launch import servers
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
+from sophia_jax.servers import supervise
 from sophia_jax.types import Chat, Request, Sampling, SophiaError
 from tests.servers import served, tiny_config
 from tests.servers.served import LENGTH, NEW, TOLERANCE
@@ -117,13 +117,13 @@ def test_what_is_closed_early_is_aborted(client, policy, policy_server):
 
 def test_a_run_outlives_a_server_that_is_killed(policy, tmp_path):
   """SIGKILL in the middle, and another one on the same port."""
-  spec = servers.spec_of(
+  spec = supervise.spec_of(
     tiny_config.get_config(),
     "policy",
     policy.directory / "policy",
-    port=servers.free_port(),
+    port=supervise.free_port(),
   )
-  start = lambda name: servers.Server(spec, "sglang_jax", tmp_path / name)
+  start = lambda name: supervise.Server(spec, "sglang_jax", tmp_path / name)
   first = start("first.log")
   second = []
 

@@ -18,11 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import Run
-from launch.servers import Server, free_port, serve_config, spec_of
 from sophia_jax.data.problems import load_problems, write_jsonl
 from sophia_jax.rollout.records import Judgement, decode
 from sophia_jax.rollout.store import Store
+from sophia_jax.runs.run import Run
+from sophia_jax.servers.supervise import (
+  Server,
+  free_port,
+  serve_config,
+  spec_of,
+)
 from tests.rollout import little
 from tests.servers import sampling_config
 from tests.servers.served import ROOT
@@ -61,7 +66,7 @@ class Scene:
     self.servers.pop(role).stop()
 
   def signal(self, role, what):
-    """To all processes of the server, which launch.watch has started."""
+    """To all processes of the server, which sophia_jax.hosts.watch has started."""
     watch = self.servers[role]._process.pid
     children = Path(f"/proc/{watch}/task/{watch}/children").read_text()
     os.killpg(int(children), what)

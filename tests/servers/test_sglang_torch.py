@@ -19,12 +19,12 @@ import torch
 from sklearn.utils import murmurhash3_32
 from transformers import AutoModelForImageTextToText
 
-from launch.backends import sglang
 from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.data.images import TileCache
 from sophia_jax.models import InternVL
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.sglang import SGLangEngine
+from sophia_jax.servers.backends import sglang
 from sophia_jax.types import Prompt, Request, Sampling
 from tests.parity import tiny
 from tests.rollout import little

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from configs import quickstart
-from launch.servers import ServeConfig
 from sophia_jax.config import defaults
+from sophia_jax.servers.supervise import ServeConfig
 from tests.rollout import little
 
 CHUNK = 64

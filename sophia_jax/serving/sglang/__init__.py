@@ -1,8 +1,8 @@
 """InternVL inside SGLang (PyTorch): what makes it do as our own engine does.
 
-`python -m sophia_jax.serving.sglang_main FLAGS` is `sglang.launch_server` with
+`python -m sophia_jax.serving.sglang.main FLAGS` is `sglang.launch_server` with
 this package in it; `launch.serve --backend=sglang` makes the environment and the
-flags. A request has the form that `sophia_jax.serving` describes for SGLang-JAX.
+flags. A request has the form that `sophia_jax.serving.sglang_jax` describes for SGLang-JAX.
 
 SGLang looks here for models (SGLANG_EXTERNAL_MODEL_PACKAGE) and for processors
 (SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE). None of these modules is imported outside

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sophia_jax.data.sources import EVALUATION_SOURCES
+from sophia_jax.datasets.sources import EVALUATION_SOURCES
 from sophia_jax.evals import paper
 from sophia_jax.evals.benchmarks import (
   BENCHMARKS,

@@ -1,0 +1,1 @@
+"""Importers and decontamination: what makes the files that `data` reads."""

@@ -1,0 +1,210 @@
+"""Data files from the command line: check, import, decontaminate.
+
+  python -m sophia_jax.datasets check problems.jsonl
+  python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
+  python -m sophia_jax.datasets decontaminate TRAIN.jsonl --against B.jsonl \\
+    --out CLEAN.jsonl --report DROPPED.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sophia_jax.config import nearest
+from sophia_jax.data.schema import check_records, schema_of
+from sophia_jax.types import SophiaError
+
+_CHECK = "example: python -m sophia_jax.datasets check problems.jsonl"
+_IMPORT = (
+  "example: python -m sophia_jax.datasets import --from=mathvision "
+  "MATH-V problems/mathvision.jsonl"
+)
+_DECONTAMINATE = (
+  "example: python -m sophia_jax.datasets decontaminate train.jsonl --against "
+  "mathvision.jsonl mathvista.jsonl --out clean.jsonl --report dropped.jsonl"
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m sophia_jax.datasets",
+    description="Checks a JSONL file of problems, makes one from a data set, "
+    "or removes from one what overlaps a benchmark.",
+    epilog=_CHECK,
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  _add_check(commands)
+  _add_import(commands)
+  _add_decontaminate(commands)
+  return parser
+
+
+def _add_check(commands: Any) -> None:
+  checking = commands.add_parser(
+    "check",
+    help="print every error as FILE:LINE: what; remedy",
+    epilog=_CHECK,
+  )
+  checking.add_argument("file", help="a JSONL file")
+  checking.add_argument(
+    "--examples",
+    action="store_true",
+    help="lines are questions with a response, not problems",
+  )
+  checking.set_defaults(run=_check)
+
+
+def _add_import(commands: Any) -> None:
+  importing = commands.add_parser(
+    "import",
+    help="turn a published data set into problems or examples",
+    epilog=_IMPORT,
+  )
+  importing.add_argument("src", help="the data set's folder, or a file of it")
+  importing.add_argument("dst", help="the JSONL file to write")
+  importing.add_argument(
+    "--from",
+    dest="name",
+    required=True,
+    metavar="NAME",
+    help="the data set; a name that is none lists them all",
+  )
+  importing.add_argument(
+    "--as",
+    dest="kind",
+    choices=("problems", "examples"),
+    help="what to make of it; by default what the data set is for",
+  )
+  importing.add_argument(
+    "--strict",
+    action="store_true",
+    help="write nothing if a row is broken",
+  )
+  importing.add_argument(
+    "--columns",
+    metavar="KEY=COLUMN,...",
+    help="for --from=columns: where each key is found, a.b for b inside a",
+  )
+  importing.set_defaults(run=_import)
+
+
+def _add_decontaminate(commands: Any) -> None:
+  parser = commands.add_parser(
+    "decontaminate",
+    help="drop problems that overlap a benchmark by text, 8-word sequences or "
+    "picture, and list them",
+    epilog=_DECONTAMINATE,
+  )
+  add: Callable[..., Any] = parser.add_argument
+  add("train", type=Path, help="a JSONL file of problems or examples")
+  add("--against", type=Path, nargs="+", required=True, help="benchmarks")
+  add("--out", type=Path, required=True, help="the file of what is clean")
+  add("--report", type=Path, required=True, help="the file of what is dropped")
+  add(
+    "--keep-same-image",
+    action="store_true",
+    help="a benchmark's picture may stay if something else is asked about it",
+  )
+  add(
+    "--workers",
+    type=int,
+    default=os.cpu_count() or 1,
+    help="processes that hash images; by default one for each core",
+  )
+  parser.set_defaults(run=_decontaminate)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = _parser().parse_args(argv)
+  try:
+    return args.run(args)
+  except SophiaError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 1
+
+
+def _check(args: argparse.Namespace) -> int:
+  lines, failed, images = 0, 0, 0
+  records = check_records(Path(args.file), args.examples)
+  # No bar where standard error is not a terminal.
+  for line, record, errors in tqdm(records, unit=" lines", disable=None):
+    lines += 1
+    failed += len(errors)
+    images += len(record.get("images") or ())
+    for error in errors:
+      tqdm.write(f"{args.file}:{line}: {error}")
+  if failed:
+    print(f"error: {args.file}: {failed} errors", file=sys.stderr)
+    return 1
+  kind = "examples" if args.examples else "problems"
+  print(f"{args.file}: {lines} {kind}, {images} images, no errors")
+  return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+  # Readers of Parquet are only loaded where they are needed.
+  from sophia_jax.datasets.importers.run import import_dataset
+
+  report = import_dataset(
+    args.name,
+    Path(args.src),
+    Path(args.dst),
+    kind=args.kind,
+    strict=args.strict,
+    columns=_column_map(args.columns),
+    say=lambda line: tqdm.write(line, file=sys.stderr),
+  )
+  print(f"{args.dst}: " + "\n".join(report.lines()))
+  return 0
+
+
+def _decontaminate(args: argparse.Namespace) -> int:
+  # Hashing of pictures is only loaded where it is needed.
+  from sophia_jax.datasets.decontaminate import decontaminate
+
+  logging.basicConfig(level=logging.INFO, format="%(message)s")
+  kept, dropped = decontaminate(
+    args.train,
+    args.against,
+    args.out,
+    args.report,
+    args.keep_same_image,
+    args.workers,
+  )
+  reasons = ", ".join(f"{n} by {why}" for why, n in sorted(dropped.items()))
+  print(
+    f"{args.out}: {kept} kept, {dropped.total()} dropped"
+    f"{f' ({reasons})' if reasons else ''}; see {args.report}"
+  )
+  return 0
+
+
+def _column_map(text: str | None) -> dict[str, str]:
+  known = {**schema_of(False), **schema_of(True)}
+  columns = {}
+  for pair in (text or "").split(",") if text else ():
+    key, equals, column = (part.strip() for part in pair.partition("="))
+    if not (equals and column):
+      raise SophiaError(
+        f"--columns: {pair!r} is no KEY=COLUMN; for example "
+        "question=problem,answer=final_answer"
+      )
+    if key not in known:
+      raise SophiaError(
+        f"--columns: no such key {key!r}; {nearest(key, known)}"
+      )
+    columns[key] = column
+  return columns
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,61 @@
+"""Data sets as they are published -> problems or instruction examples.
+
+  python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
+
+One small module a data set; its docstring says where the data comes from,
+under which licence, how it must lie on disk and what comes out. Nothing is
+downloaded here.
+
+Each row is right, left out for a reason, or broken. Broken ones are listed as
+FILE:LINE: what; remedy. The rest is written, or nothing with --strict. What is
+written keeps the rules of `problems check`: image-token strings, control
+characters and lone surrogates make a row broken; long text does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from sophia_jax.config import nearest
+from sophia_jax.datasets.importers.base import Importer
+from sophia_jax.types import SophiaError
+
+IMPORTERS = {
+  name: f"{__name__}.{name}"
+  for name in (
+    "amc_aime",
+    "columns",
+    "dynamath",
+    "internvl",
+    "math",
+    "mathv360k",
+    "mathverse",
+    "mathverse_all",
+    "mathvision",
+    "mathvista",
+    "mmmu",
+    "mmmu_pro",
+    "mv_math",
+    "numinamath",
+    "olympiadbench",
+    "rlaif_v",
+    "wildvision",
+  )
+}
+"""Name of a data set -> its module, imported when it is asked for."""
+
+
+def find_importer(name: str) -> Importer:
+  """The importer called `name`; "mv-math" is "mv_math".
+
+  Raises:
+    SophiaError: there is none; the nearest and all names are given.
+  """
+  module = IMPORTERS.get(name.lower().replace("-", "_"))
+  if module is None:
+    hint = nearest(name, IMPORTERS)
+    known = ", ".join(IMPORTERS)
+    if known not in hint:
+      hint = f"{hint} Known: {known}"
+    raise SophiaError(f"--from={name}: no such data set; {hint}")
+  return importlib.import_module(module).IMPORTER

@@ -1,0 +1,302 @@
+"""Rows of JSONL, JSON, CSV, Parquet and Arrow files, one at a time.
+
+Memory is bounded by one row, never by the file; of Parquet by a few times one
+page, which its writer chose: of large images it may be a row group.
+A broken line of JSONL or a broken row of Parquet costs only itself. Where
+nothing after the damage can be trusted (a syntax error inside a .json array,
+a damaged Parquet file) the import ends and nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sophia_jax.data.schema import numbered_lines, parse_line
+from sophia_jax.datasets.importers.base import Row
+from sophia_jax.types import SophiaError
+
+MAX_VALUE = 1 << 28
+"""Characters of the largest row of a .json file that is read."""
+
+_CHUNK = 1 << 20
+_BATCH = 32
+_DECODER = json.JSONDecoder()
+
+Read = tuple[str, str, Any, str]
+"""Where in the file, key, value, error."""
+
+
+def find_files(src: Path, patterns: Sequence[str]) -> list[Path]:
+  """SRC itself, or the files below it that the first useful pattern matches.
+
+  Raises:
+    SophiaError: there are none.
+  """
+  if src.is_file():
+    return [src]
+  if not src.is_dir():
+    raise SophiaError(f"{src}: no such file or folder; check the path")
+  for pattern in patterns:
+    found = sorted(path for path in src.glob(pattern) if path.is_file())
+    if found:
+      return found
+  raise SophiaError(
+    f"{src}: holds none of {', '.join(patterns)}; give the data set's folder "
+    "or one of its files"
+  )
+
+
+def read_rows(files: Iterable[Path]) -> Iterator[Row]:
+  """The rows of files, numbered through.
+
+  Raises:
+    SophiaError: a file cannot be read at all.
+  """
+  number = 0
+  for path in files:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+      raise SophiaError(
+        f"{path}: unknown kind of file; known: {', '.join(_READERS)}"
+      )
+    try:
+      for where, key, value, error in reader(path):
+        number += 1
+        yield Row(
+          place=f"{path}:{where}",
+          number=number,
+          folder=path.parent,
+          file=path.name.split(".")[0],
+          value=value,
+          key=key,
+          error=error,
+        )
+    except UnicodeDecodeError:
+      raise SophiaError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    except (pa.ArrowException, csv.Error) as e:
+      what = str(e).splitlines()[0]
+      raise SophiaError(
+        f"{path}: cannot read this file ({what}); fetch it anew"
+      ) from None
+    except OSError as e:
+      raise SophiaError(
+        f"{path}: {e.strerror or str(e)}; check the path or fetch it anew"
+      ) from None
+
+
+def _jsonl(path: Path) -> Iterator[Read]:
+  for number, line in numbered_lines(path):
+    value, errors = parse_line(line)
+    yield str(number), "", value, errors[0] if errors else ""
+
+
+# ------------------------------------------------------------------------ JSON
+class _Window:
+  """A JSON text read piece by piece: never more than one value is held."""
+
+  def __init__(self, path: Path, file: TextIO):
+    self.path = path
+    self._file = file
+    self._text = ""
+    self._at = 0
+    # The line of the character at `_counted`, for nothing is counted twice.
+    self._line, self._counted = 1, 0
+    self._ended = False
+
+  def peek(self) -> str:
+    """The next character that is not blank, "" at the end."""
+    while True:
+      while self._at < len(self._text):
+        if not self._text[self._at].isspace():
+          return self._text[self._at]
+        self._at += 1
+      if self._ended:
+        return ""
+      self._more()
+
+  def take(self, expected: str) -> str:
+    """Takes one character of `expected`, or raises."""
+    char = self.peek()
+    if not char or char not in expected:
+      found = repr(char) if char else "the end of the file"
+      raise self._error(f"{found} where one of {' '.join(expected)} belongs")
+    self._at += 1
+    return char
+
+  def value(self) -> Any:
+    """Takes one value."""
+    self.peek()
+    while True:
+      try:
+        value, end = _DECODER.raw_decode(self._text, self._at)
+        if end < len(self._text) or self._ended:
+          self._at = end
+          return value
+      except json.JSONDecodeError as e:
+        # Cut by the window, or wrong? Only an error at its very end, or a
+        # string without one, can be mended by reading on.
+        cut = e.msg.startswith("Unterminated") or e.pos > len(self._text) - 10
+        if self._ended or not cut:
+          self._at = e.pos
+          raise self._error(e.msg) from None
+      except ValueError as e:  # a number of thousands of digits
+        raise self._error(str(e)) from None
+      except RecursionError:
+        raise self._error("nested too deeply") from None
+      if len(self._text) - self._at > MAX_VALUE:
+        raise self._error(f"a value of more than {MAX_VALUE} characters")
+      self._more()
+
+  def finish(self) -> None:
+    """Raises if anything follows."""
+    if char := self.peek():
+      raise self._error(f"{char!r} after the end")
+
+  def where(self) -> str:
+    """The line of what comes next."""
+    self.peek()
+    return str(self._count())
+
+  def _more(self) -> None:
+    self._count()
+    rest = self._text[self._at :]
+    # Doubling keeps the work linear in the length of a long value.
+    piece = self._file.read(max(_CHUNK, len(rest)))
+    self._text, self._at, self._ended = rest + piece, 0, not piece
+    self._counted = 0
+
+  def _count(self) -> int:
+    self._line += self._text.count("\n", self._counted, self._at)
+    self._counted = self._at
+    return self._line
+
+  def _error(self, what: str) -> SophiaError:
+    return SophiaError(
+      f"{self.path}:{self._count()}: bad JSON: {what}; mend or fetch the file anew"
+    )
+
+
+def _json(path: Path) -> Iterator[Read]:
+  """An array of rows, an object of rows, or one row that fills the file."""
+  if _is_jsonl(path):
+    yield from _jsonl(path)
+    return
+  with open(path, encoding="utf-8-sig") as file:
+    window = _Window(path, file)
+    if window.take("[{") == "[":
+      yield from _array(window)
+    else:
+      yield from _object(window)
+    window.finish()
+
+
+def _is_jsonl(path: Path) -> bool:
+  """Many .json files of the Hub hold one object a line."""
+  with open(path, "rb") as file:
+    first, second = file.readline(_CHUNK), file.readline(_CHUNK)
+  with contextlib.suppress(ValueError, RecursionError):
+    return bool(second.strip()) and isinstance(json.loads(first), dict)
+  return False
+
+
+def _array(window: _Window) -> Iterator[Read]:
+  if window.peek() == "]":
+    window.take("]")
+    return
+  for i in itertools.count(1):
+    where = f"{window.where()} (item {i})"
+    value = window.value()
+    yield where, "", *_only_object(value)
+    if window.take(",]") == "]":
+      return
+
+
+def _object(window: _Window) -> Iterator[Read]:
+  whole: dict[str, Any] = {}
+  for i in itertools.count():
+    if not i and window.peek() == "}":
+      window.take("}")
+      break
+    where = window.where()
+    if window.peek() != '"':
+      window.take('"')
+    key = window.value()
+    window.take(":")
+    value = window.value()
+    if isinstance(value, dict) and not whole:
+      yield where, key, value, ""
+    else:
+      whole[key] = value
+    if window.take(",}") == "}":
+      break
+  if whole:
+    yield "1", "", whole, ""
+
+
+def _only_object(value: Any) -> tuple[Any, str]:
+  if isinstance(value, dict):
+    return value, ""
+  return None, "must be an object; write {...}"
+
+
+# ------------------------------------------------------- CSV, Parquet and Arrow
+def _csv(path: Path) -> Iterator[Read]:
+  csv.field_size_limit(MAX_VALUE)
+  with open(path, encoding="utf-8-sig", newline="") as file:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    for value in reader:
+      wrong = None in value or None in value.values()
+      error = "has not as many fields as the first line; mend it"
+      yield str(reader.line_num), "", value, error if wrong else ""
+
+
+def _parquet(path: Path) -> Iterator[Read]:
+  # A buffer size makes pyarrow read page by page, not whole row groups.
+  with pq.ParquetFile(path, buffer_size=_CHUNK, pre_buffer=False) as file:
+    yield from _batches(file.iter_batches(_BATCH, use_threads=False))
+
+
+def _arrow(path: Path) -> Iterator[Read]:
+  """What `datasets` saves: a stream of record batches, mapped, not read."""
+  with pa.memory_map(str(path)) as file:
+    yield from _batches(pa.ipc.open_stream(file))
+
+
+def _batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Read]:
+  number = 0
+  for batch in batches:
+    for start in range(0, len(batch), _BATCH):
+      for value in _values(batch.slice(start, _BATCH)):
+        number += 1
+        error = "" if value else "not UTF-8; mend the row"
+        yield f" row {number}", "", value, error
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | None]:
+  try:
+    return batch.to_pylist()
+  except UnicodeDecodeError:
+    if len(batch) == 1:
+      return [None]
+    singles = (_values(batch.slice(i, 1)) for i in range(len(batch)))
+    return list(itertools.chain.from_iterable(singles))
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Read]]] = {
+  ".jsonl": _jsonl,
+  ".json": _json,
+  ".csv": _csv,
+  ".tsv": _csv,
+  ".parquet": _parquet,
+  ".arrow": _arrow,
+}

@@ -1,0 +1,167 @@
+"""How the texts of data sets are taken apart.
+
+Patterns take time in proportion to the text, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sophia_jax.datasets.importers.base import Broken
+
+# <image>, <image1>, <image 1>, <image_1>, <img_1>; never the token <img>.
+_MARK = re.compile(r"<image[ _]?(\d{0,6})>|<img[ _](\d{1,6})>")
+_BOX = re.compile(r"\\f?boxed\s*(?=\{)")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_QUESTION = re.compile(r"(?:^|\n)Question:\s*")
+_CHOICES = re.compile(r"\n[ \t]*Choices:[ \t]*\n")
+_CHOICE = re.compile(r"(?:^|\n)\(([A-Z])\)[ \t]*")
+_ANSWER = re.compile("the answer is:?", re.IGNORECASE)
+# Python's parser runs out of stack on text that is nested without end.
+_MAX_LITERAL = 100_000
+
+
+def as_text(value: Any) -> str | None:
+  """A value as text, 142.0 as "142"; None and NaN stay None.
+
+  Raises:
+    Broken: it is a list, an object or bytes.
+  """
+  if isinstance(value, list | tuple | dict | bytes):
+    raise Broken(
+      f"has a {type(value).__name__} where text belongs; mend the row"
+    )
+  if value is None or value != value:
+    return None
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  return value if isinstance(value, str) else str(value)
+
+
+def as_list(value: Any) -> list[str]:
+  """A list of texts, given as such or written out ("['1', '2']").
+
+  Raises:
+    Broken: it is neither.
+  """
+  if value is None or value == "":
+    return []
+  if isinstance(value, str) and len(value) < _MAX_LITERAL:
+    value = _literal(value)
+  if not isinstance(value, list | tuple):
+    raise Broken("choices are no list; mend the row")
+  return [as_text(item) or "" for item in value]
+
+
+def _literal(text: str) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    pass
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return None
+
+
+def as_tags(**values: Any) -> dict[str, str]:
+  """What scores are split by, of what the data set says about it."""
+  texts = {key: as_text(value) for key, value in values.items()}
+  # One row of DynaMath says "analytic     geometry".
+  return {key: " ".join(text.split()) for key, text in texts.items() if text}
+
+
+def place_images(texts: Sequence[str], images: int) -> list[str]:
+  """Texts with one `<image>` for each image, or with none.
+
+  Marks that show every image once and in order become `<image>`. Others would
+  show an image twice or not at all: the images then come first, as the renderer
+  puts them, and the marks become their names there, "Image-2".
+  """
+  found: list[int] = []
+  for text in texts:
+    for mark in _MARK.finditer(text):
+      number = mark[1] or mark[2]
+      found.append(int(number) if number else len(found) + 1)
+  if found == [*range(1, images + 1)]:
+    return [_MARK.sub("<image>", text) for text in texts]
+  name = r"Image-\1\2" if images > 1 else ""
+  return [_MARK.sub(name, text).strip() for text in texts]
+
+
+def boxed(text: str) -> str | None:
+  r"""The content of the last \boxed{}, None if there is none."""
+  last = None
+  for last in _BOX.finditer(text):  # noqa: B007
+    pass
+  if last is None:
+    return None
+  depth = 0
+  for brace in _BRACE.finditer(text, last.end()):
+    depth += {"{": 1, "}": -1}.get(brace[0], 0)
+    if not depth and brace[0] == "}":
+      return text[last.end() + 1 : brace.start()].strip() or None
+  return None
+
+
+def letters(count: int) -> list[str]:
+  """A, B, C, ..."""
+  return [chr(ord("A") + i) for i in range(count)]
+
+
+def split_question(text: str) -> tuple[str, str, list[str]]:
+  r"""Hint, question and choices of a prompt in MathVista's form.
+
+  "Hint: ...\nQuestion: ...\nChoices:\n(A) ...\n(B) ..."; what is missing is
+  empty, and choices that are not lettered A, B, C, ... stay in the question.
+  """
+  hint, question, choices = "", text.strip(), []
+  parts = _QUESTION.split(question, maxsplit=1)
+  if len(parts) == 2:
+    hint, question = (part.strip() for part in parts)
+  parts = _CHOICES.split(question, maxsplit=1)
+  if len(parts) == 2:
+    _, *found = _CHOICE.split("\n" + parts[1])
+    if found and found[::2] == letters(len(found) // 2):
+      question = parts[0].strip()
+      choices = [choice.strip() for choice in found[1::2]]
+  return hint, question, choices
+
+
+def stated_answer(text: str) -> str:
+  """The answer of a response like "The answer is B."."""
+  answer = _ANSWER.split(text)[-1].strip()
+  return answer[:-1].rstrip() if answer.endswith(".") else answer
+
+
+def conversation(turns: Any) -> tuple[str | None, str, str, int]:
+  """System prompt, first question, its response, turns left over.
+
+  Understands {"from": "human", "value": ...} and {"role": "user",
+  "content": ...}. Later turns depend on earlier ones, which an Example cannot
+  hold.
+
+  Raises:
+    Broken: it does not begin with a question and a response.
+  """
+  if not isinstance(turns, list):
+    raise Broken("conversations are no list; mend the row")
+  said = []
+  for turn in turns:
+    if not isinstance(turn, Mapping):
+      raise Broken("a turn is no object; mend the row")
+    who = str(turn.get("from", turn.get("role")))
+    said.append(
+      (_SPEAKERS.get(who, who), turn.get("value", turn.get("content")))
+    )
+  system = said.pop(0)[1] if said and said[0][0] == "system" else None
+  if [who for who, _ in said[:2]] != ["user", "assistant"]:
+    raise Broken("turns do not begin human, gpt; mend the row")
+  return system, said[0][1], said[1][1], len(said) - 2
+
+
+_SPEAKERS = {"human": "user", "gpt": "assistant"}

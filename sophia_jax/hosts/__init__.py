@@ -1,0 +1,1 @@
+"""Processes that run together: how they meet, agree and end."""

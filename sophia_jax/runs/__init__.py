@@ -1,0 +1,1 @@
+"""Runs on a workdir: stages, engines, training, evaluation, report."""

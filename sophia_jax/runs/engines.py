@@ -1,0 +1,121 @@
+"""Where each role generates: in this process, or in SGLang servers.
+
+config.policy and every one of config.reasoners say it by `engine` and `urls`.
+Weights are read only where they are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from sophia_jax.config import section
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
+from sophia_jax.rollout.endpoints import ClientConfig
+from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
+from sophia_jax.runs import policies
+from sophia_jax.runs.policies import (
+  EngineChoice,
+  Model,
+  ReasonerConfig,
+  RuntimeConfig,
+)
+from sophia_jax.runs.run import Run
+from sophia_jax.servers import supervise
+from sophia_jax.servers.backends.base import Role
+from sophia_jax.train import sharding
+from sophia_jax.types import Engine, Sampling
+
+
+class PolicyEngine(Engine, Protocol):
+  """Generates in a vocabulary that is ours."""
+
+  renderer: Renderer
+
+
+@contextlib.contextmanager
+def policy(
+  run: Run, directory: Path, max_new_tokens: int, resize: str | None = None
+) -> Iterator[PolicyEngine]:
+  """The policy of a checkpoint directory, ready to be asked.
+
+  Args:
+    max_new_tokens: the longest answer that is going to be asked for.
+    resize: how images are resized, where not as config.images says; a server
+      always resizes as "pil" does.
+
+  Raises:
+    SophiaError: no such checkpoint, or servers that will not do.
+  """
+  choice = run.section(RuntimeConfig, "policy")
+  if choice.engine == "embedded":
+    yield embedded(run, policies.load_policy(run, directory, resize))
+    return
+  image = run.section(ImageConfig, "images")
+  cfg, words = policies.load_words(directory, image, run.config.prompts.system)
+  tokens = max_new_tokens
+  if cfg.vision:
+    tokens += cfg.tokens_per_tile * (image.max_tiles + image.thumbnail)
+  with (
+    _urls(run, choice, "policy", directory) as urls,
+    SGLangEngine(urls, _client(run), words) as engine,
+  ):
+    engine.check(choice.served or str(directory), tokens)
+    yield engine
+
+
+@contextlib.contextmanager
+def reasoner(run: Run, name: str) -> Iterator[Engine]:
+  """The text-only model that thinks about problems of difficulty `name`.
+
+  Raises:
+    SophiaError: no such checkpoint, or servers that will not do.
+  """
+  values = run.config.reasoners[name].to_dict()
+  choice = section(ReasonerConfig, values, f"reasoners.{name}")
+  if choice.engine == "embedded":
+    yield embedded(run, policies.load_reasoner(run, name))
+    return
+  directory = run.path(choice.path)
+  how = (run.section(Sampling, key) for key in ("captioning", "reasoning"))
+  with (
+    _urls(run, choice, "reasoner", directory, name) as urls,
+    SGLangChat(urls, _client(run)) as engine,
+  ):
+    engine.check(
+      choice.served or str(directory), sum(h.max_new_tokens for h in how)
+    )
+    yield engine
+
+
+def embedded(run: Run, model: Model) -> EmbeddedEngine:
+  """A loaded model in the embedded engine, on the devices of config.mesh."""
+  mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
+  return EmbeddedEngine(
+    model.module,
+    policies.weights(model, mesh),
+    model.renderer,
+    run.section(EngineConfig, "engine"),
+    TileCache(model.image),
+  )
+
+
+@contextlib.contextmanager
+def _urls(
+  run: Run, choice: EngineChoice, role: Role, directory: Path, name: str = ""
+) -> Iterator[list[str]]:
+  """The servers of a role; one is started for the block if none is named."""
+  if choice.urls:
+    yield [url.strip() for url in choice.urls.split(",")]
+    return
+  with supervise.running(run.config, run.workdir, role, directory, name) as url:
+    yield [url]
+
+
+def _client(run: Run) -> ClientConfig:
+  given = run.config.get("client")
+  return section(ClientConfig, given.to_dict() if given else {}, "client")

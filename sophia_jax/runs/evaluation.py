@@ -1,0 +1,262 @@
+"""Evaluation: what a policy answers, marked, summed up and written to W/evals."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.data.problems import load_problems
+from sophia_jax.evals import page, summary
+from sophia_jax.evals.benchmarks.base import (
+  Benchmark,
+  Mark,
+  Rule,
+  Scored,
+)
+from sophia_jax.evals.compare import compare
+from sophia_jax.evals.evaluate import (
+  Answered,
+  Asker,
+  EvalConfig,
+  mark,
+  mark_each,
+  missing,
+)
+from sophia_jax.evals.judge import Reader, mark_read
+from sophia_jax.evals.llm import Cache
+from sophia_jax.evals.responses import Responses
+from sophia_jax.progress import Progress
+from sophia_jax.rewards.pool import Verifier
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import engines
+from sophia_jax.runs.run import Run
+from sophia_jax.types import Problem, SophiaError
+
+BLOCKS, BLOCK = 16, 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exam:
+  """The problems of one evaluation; its files are W/evals/NAME.*."""
+
+  name: str
+  problems: Sequence[Problem]
+  benchmark: Benchmark = summary.PLAIN
+  rule: Rule = summary.PLAIN.rule
+
+
+def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
+  """Our rule for a benchmark, or the one of its own scripts.
+
+  Raises:
+    SophiaError: it has none of its own.
+  """
+  if not upstream:
+    return benchmark.rule
+  if benchmark.upstream is None:
+    raise SophiaError(
+      f"--upstream: {benchmark.name or 'a file of problems'} has no rule of its "
+      "own; leave it out"
+    )
+  return benchmark.upstream
+
+
+# ------------------------------------------------------------------------ stages
+def evaluate(
+  run: Run, name: str, directory: Path, data: Path
+) -> dict[str, Any]:
+  """pass@1 of the policy in `directory` on problems of ours."""
+  config = run.section(EvalConfig, "eval")
+  exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
+  ask(run, [exam], directory, config)
+  return finish(run, exam, config)
+
+
+def evaluate_once(run: Run, name: str, directory: Path) -> None:
+  """One of the two evaluations of a run, on its held-out problems."""
+  if not run.done(name):
+    with run.stage(name):
+      evaluate(run, name, directory, run.path(run.config.data.heldout))
+
+
+# ------------------------------------------------------------------------ asking
+def ask(
+  run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
+) -> None:
+  """Has the policy answer what it has not answered yet.
+
+  The policy is loaded once, and only if there is something to ask.
+  """
+  settings = _settings(run, directory, config)
+  waiting = [exam for exam in exams if _missing(run, exam, settings, config)]
+  if not waiting:
+    return
+  with engines.policy(
+    run, directory, config.max_new_tokens, config.resize
+  ) as policy:
+    asker = Asker(
+      engine=policy,
+      renderer=policy.renderer,
+      config=config,
+      system=run.section(Prompts, "prompts").slow_thinking,
+      seed=run.seed,
+    )
+    for exam in waiting:
+      total = len(exam.problems) * config.samples
+      left = _missing(run, exam, settings, config)
+      with (
+        Responses(_path(run, exam), settings) as responses,
+        Progress(exam.name, total, "response", total - left) as progress,
+      ):
+        asker.ask(exam.problems, responses, progress.advance)
+
+
+def _missing(
+  run: Run, exam: Exam, settings: dict[str, Any], config: EvalConfig
+) -> int:
+  with Responses(_path(run, exam), settings) as responses:
+    return sum(1 for _ in missing(exam.problems, config.samples, responses))
+
+
+def _path(run: Run, exam: Exam) -> Path:
+  return run.workdir / "evals" / f"{exam.name}.responses.jsonl"
+
+
+def _settings(run: Run, directory: Path, config: EvalConfig) -> dict[str, Any]:
+  """All that a response depends on, besides the problem."""
+  image = run.section(ImageConfig, "images")
+  return {
+    "model": fingerprint(directory),
+    "temperature": config.temperature,
+    "top_p": config.top_p,
+    "top_k": config.top_k,
+    "max_new_tokens": config.max_new_tokens,
+    "images": dataclasses.asdict(
+      dataclasses.replace(image, resize=config.resize)
+    ),
+    "system": run.section(Prompts, "prompts").slow_thinking,
+    "seed": run.seed,
+  }
+
+
+def fingerprint(directory: Path) -> str:
+  """Tells checkpoints apart by a few blocks of every weight file.
+
+  It does not change when a checkpoint is moved or copied.
+  """
+  digest = hashlib.blake2b(digest_size=8)
+  names = ("config.json", "*.safetensors")
+  for path in sorted(p for name in names for p in directory.glob(name)):
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}\n".encode())
+    with path.open("rb") as file:
+      for i in range(BLOCKS):
+        file.seek(i * max(0, size - BLOCK) // (BLOCKS - 1))
+        digest.update(file.read(BLOCK))
+  return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------- marking
+def finish(
+  run: Run,
+  exam: Exam,
+  config: EvalConfig,
+  against: Path | None = None,
+  reader: Reader | None = None,
+) -> dict[str, Any]:
+  """Marks the responses and writes W/evals/NAME.json; needs no policy.
+
+  Args:
+    against: an earlier W/evals/NAME.json to compare with.
+    reader: a language model that finds and judges the answers.
+
+  Raises:
+    SophiaError: a response is missing.
+  """
+  limits = run.config.reward.to_dict()
+  with Verifier(**limits) as pool:
+    pool.self_check()
+  with (
+    Responses(_path(run, exam), None) as responses,
+    exam.rule.verifier(**limits) as verifier,
+  ):
+    left = sum(1 for _ in missing(exam.problems, config.samples, responses))
+    if left:
+      raise SophiaError(
+        f"{responses.path}: {left} responses are missing; leave out --rescore"
+      )
+    marker = _marker(exam, verifier, reader)
+    scored = [*mark(exam.problems, config.samples, responses, marker)]
+    result = _summary(exam, scored, responses)
+    result["judge"] = reader.name if reader else ""
+    if against is not None:
+      result["comparison"] = compare(against, scored, exam.benchmark)
+    rows = summary.rows(scored, responses)
+    summary.write(run.workdir / "evals" / f"{exam.name}.json", result, rows)
+    samples = [*itertools.islice(_shown(scored, responses), page.SAMPLES)]
+  return {**result, "shown": samples}
+
+
+def _marker(
+  exam: Exam, verifier: Verifier, reader: Reader | None
+) -> Callable[[Iterable[Answered]], list[Mark]]:
+  if reader is None:
+    return functools.partial(mark_each, rule=exam.rule, verifier=verifier)
+  return functools.partial(
+    mark_read,
+    benchmark=exam.benchmark,
+    rule=exam.rule,
+    verifier=verifier,
+    reader=reader,
+  )
+
+
+@contextlib.contextmanager
+def reader(run: Run, name: str | None) -> Iterator[Reader | None]:
+  """A reasoner of the config to read answers with; none without a name.
+
+  Raises:
+    SophiaError: the config has no such reasoner.
+  """
+  if name is None:
+    yield None
+    return
+  if name not in run.config.reasoners:
+    raise SophiaError(
+      f"--judge={name}: no such reasoner; config.reasoners has "
+      f"{', '.join(run.config.reasoners)}"
+    )
+  model = fingerprint(run.path(run.config.reasoners[name].path))
+  path = run.workdir / "evals" / "judge.jsonl"
+  with engines.reasoner(run, name) as engine, Cache(path, model) as cache:
+    yield Reader(name, engine, cache)
+
+
+def _summary(
+  exam: Exam, scored: Sequence[Scored], responses: Responses
+) -> dict[str, Any]:
+  benchmark = exam.benchmark
+  return {
+    **summary.summarise(scored, benchmark),
+    "benchmark": benchmark.name,
+    "title": benchmark.title or "problems",
+    "part": benchmark.part(exam.problems),
+    "rule": "upstream" if exam.rule is benchmark.upstream else "ours",
+    "settings": responses.settings,
+  }
+
+
+def _shown(
+  scored: Sequence[Scored], responses: Responses
+) -> Iterator[dict[str, Any]]:
+  """Responses with what the page shows of their problems."""
+  for one, values in zip(scored, summary.rows(scored, responses)):
+    shown = {"question": one.problem.text, "images": one.problem.images}
+    yield {**values, **shown}

@@ -1,0 +1,134 @@
+"""Where a checkpoint's tensors come from, whoever saved it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+
+from sophia_jax.checkpoints import orbax_dir, read_config
+from sophia_jax.checkpoints.config import CONFIG
+from sophia_jax.checkpoints.directories import open_values
+from sophia_jax.checkpoints.keys import Part
+from sophia_jax.checkpoints.writing import Held, Values
+from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.runs import sampling
+from sophia_jax.runs.run import Run
+from sophia_jax.train.checkpoint import STATE, newest_step, read_identity
+from sophia_jax.types import SophiaError
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """An opened checkpoint."""
+
+  cfg: InternVLConfig
+  values: Values
+  directory: Path
+  """Has the tokenizer and whatever else belongs to the model."""
+
+
+class Joined:
+  """Trained parts of a model, and the frozen rest from where it started."""
+
+  def __init__(
+    self, trained: Values, parts: frozenset[str], rest: Values
+  ) -> None:
+    self._trained, self._parts, self._rest = trained, parts, rest
+
+  def _of(self, part: Part) -> Values:
+    top = part.param.partition("/")[0]
+    return self._trained if top in self._parts else self._rest
+
+  def dtype(self, part: Part) -> np.dtype:
+    return self._of(part).dtype(part)
+
+  def fetch(self, part: Part) -> np.ndarray:
+    return self._of(part).fetch(part)
+
+
+def open_checkpoint(
+  src: Path, base: Path | None, dtype: str | None
+) -> Checkpoint:
+  """Opens a checkpoint directory, or what training saved.
+
+  Args:
+    base: the directory that training started from; None: as the run's config
+      says.
+    dtype: what tensors are converted to; None keeps their own.
+
+  Raises:
+    SophiaError: neither of the two, or one that is damaged.
+  """
+  step = _step(src)
+  if step is None:
+    cfg = read_config(src)
+    return Checkpoint(cfg, open_values(src, cfg, dtype), src)
+  base = base or _base(step)
+  cfg = _trained_config(step)
+  saved = orbax_dir.saved(step / STATE)
+  params = orbax_dir.restore(
+    step / STATE, unflatten_dict(saved, sep="/"), np.ndarray
+  )
+  rest = read_config(base)
+  _same_shapes(cfg, rest, step, base)
+  values = Joined(
+    Held(params, dtype), frozenset(params), open_values(base, rest, dtype)
+  )
+  return Checkpoint(cfg, values, base)
+
+
+def _step(src: Path) -> Path | None:
+  """The training checkpoint that `src` means; None if it is not of training.
+
+  Raises:
+    SophiaError: training has saved nothing that is whole.
+  """
+  if (src / STATE).is_dir():
+    return src
+  for directory in (src, src / "checkpoints"):
+    if directory.name == "checkpoints" and directory.is_dir():
+      if step := newest_step(directory):
+        return step
+      raise SophiaError(f"{directory}: no checkpoint that is whole")
+  return None
+
+
+def _base(step: Path) -> Path:
+  """What the run started from that saved `step`."""
+  workdir = step.parents[1]
+  if not (workdir / CONFIG).is_file():
+    raise SophiaError(
+      f"{step}: holds what was trained; give --base, the directory that "
+      "training started from"
+    )
+  values = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+  run = Run(ConfigDict(values), str(workdir))
+  return sampling.policy_directory(run)
+
+
+def _trained_config(step: Path) -> InternVLConfig:
+  """The model that a checkpoint was saved of."""
+  model: dict[str, Any] = dict(read_identity(step)["model"])
+  try:
+    decoder = DecoderConfig(**model.pop("decoder"))
+    vision = model.pop("vision")
+    return InternVLConfig(
+      decoder=decoder, vision=vision and VisionConfig(**vision), **model
+    )
+  except TypeError as e:
+    raise SophiaError(
+      f"{step}: saved by another version of this program ({e})"
+    ) from e
+
+
+def _same_shapes(
+  cfg: InternVLConfig, rest: InternVLConfig, step: Path, base: Path
+) -> None:
+  if (cfg.decoder, cfg.vision) != (rest.decoder, rest.vision):
+    raise SophiaError(f"--base: {base} is another model than {step}")

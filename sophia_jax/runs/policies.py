@@ -1,0 +1,203 @@
+"""A checkpoint directory with everything that is needed to use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import get_args
+
+from jax.sharding import Mesh
+
+from sophia_jax.checkpoints.config import read_config
+from sophia_jax.checkpoints.directories import load_sharded, save_params
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.models import (
+  InternVL,
+  InternVLConfig,
+  Params,
+  abstract_params,
+  logical_axes,
+)
+from sophia_jax.models.config import Remat
+from sophia_jax.models.kernels import IMPLEMENTATIONS
+from sophia_jax.runs.run import Run
+from sophia_jax.train import sharding
+from sophia_jax.types import SophiaError
+
+ENGINES = ("embedded", "sglang")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineChoice:
+  """Where a model generates. Changes nothing about what it generates."""
+
+  engine: str = "embedded"
+  """"embedded": in this process. "sglang": in servers; with no `urls`, in one
+  that is started for as long as it is needed."""
+  urls: str = ""
+  """Servers of the model, or one router, separated by commas:
+  "http://10.0.0.1:30000,http://10.0.0.2:30000"."""
+  served: str = ""
+  """The servers' name for the model, where it is not that of `path`."""
+
+  def __post_init__(self) -> None:
+    if self.engine not in ENGINES:
+      raise ValueError(
+        f"engine must be one of {', '.join(ENGINES)}, not {self.engine!r}"
+      )
+    if self.urls and self.engine == "embedded":
+      raise ValueError("urls are given, engine is 'embedded': set 'sglang'")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasonerConfig(EngineChoice):
+  """A text-only model that thinks; asked in words."""
+
+  path: str = ""
+  """Checkpoint directory; a relative one is inside the workdir."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig(EngineChoice):
+  """How a model computes; what it is comes from its own config.json."""
+
+  path: str = ""
+  """Checkpoint directory; a relative one is inside the workdir."""
+  dtype: str = "bfloat16"
+  param_dtype: str = "float32"
+  remat: str = "none"
+  attention: str = "auto"
+  """An implementation of models/kernels.py; "auto": what the platform has."""
+  scan_unroll: int = 1
+  """Layers per scan step; unrolled layers are faster on CPU."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name, known in (
+      ("remat", get_args(Remat)),
+      ("attention", ("auto", *IMPLEMENTATIONS)),
+      ("dtype", DTYPES),
+      ("param_dtype", DTYPES),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name} must be one of {', '.join(known)}, not "
+          f"{getattr(self, name)!r}"
+        )
+
+  def of(self, cfg: InternVLConfig) -> InternVLConfig:
+    """The model, computing so."""
+    return dataclasses.replace(
+      cfg,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      remat=self.remat,  # type: ignore[arg-type]
+      attention=self.attention,
+      scan_unroll=self.scan_unroll,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A checkpoint: its shapes, tokenizer and image path. `weights` reads it."""
+
+  directory: Path
+  module: InternVL
+  renderer: Renderer
+  image: ImageConfig
+
+
+def load(
+  directory: Path,
+  runtime: RuntimeConfig,
+  image: ImageConfig,
+  system: str | None = None,
+) -> Model:
+  """Opens a Hugging Face directory: config and tokenizer.
+
+  Raises:
+    SophiaError: the directory is not a checkpoint that fits, or its images are
+      of another size than `image` says.
+  """
+  cfg, renderer = load_words(directory, image, system)
+  return Model(directory, InternVL(runtime.of(cfg)), renderer, image)
+
+
+def weights(model: Model, mesh: Mesh, trained: tuple[str, ...] = ()) -> Params:
+  """Reads the parameters straight onto the mesh.
+
+  Args:
+    trained: parts that keep `param_dtype`; the others are only read, and come
+      in the dtype of the computation, which they would be cast to at every use.
+
+  Raises:
+    SophiaError: a tensor that is missing, damaged or of another shape.
+  """
+  cfg = model.module.cfg
+  where = sharding.param_shardings(
+    abstract_params(cfg), logical_axes(cfg), mesh
+  )
+  frozen = dataclasses.replace(cfg, param_dtype=cfg.dtype)
+  params: Params = {}
+  for kind, parts in (
+    (cfg, where.keys() & set(trained)),
+    (frozen, where.keys() - set(trained)),
+  ):
+    if parts:
+      some = {part: where[part] for part in parts}
+      params |= load_sharded(model.directory, kind, some)
+  return params
+
+
+def load_words(
+  directory: Path, image: ImageConfig, system: str | None = None
+) -> tuple[InternVLConfig, Renderer]:
+  """Config and tokenizer: what is needed where the weights are elsewhere.
+
+  Raises:
+    SophiaError: as `load`.
+  """
+  cfg = read_config(directory)
+  if cfg.vision and cfg.vision.image_size != image.tile_size:
+    raise SophiaError(
+      f"{directory}: takes tiles of {cfg.vision.image_size} pixels, "
+      f"config.images.tile_size is {image.tile_size}"
+    )
+  renderer = Renderer(str(directory), image, cfg.tokens_per_tile, system)
+  if renderer.vocab_size > cfg.decoder.vocab:
+    raise SophiaError(
+      f"{directory}: the tokenizer has {renderer.vocab_size} ids, the model "
+      f"{cfg.decoder.vocab}; they are not of one checkpoint"
+    )
+  return cfg, renderer
+
+
+def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:
+  """The policy as the config runs it, from `directory`.
+
+  Args:
+    resize: how images are resized, where not as config.images says.
+  """
+  image = run.section(ImageConfig, "images")
+  return load(
+    directory,
+    run.section(RuntimeConfig, "policy"),
+    dataclasses.replace(image, resize=resize) if resize else image,
+    run.config.prompts.system,
+  )
+
+
+def load_reasoner(run: Run, name: str) -> Model:
+  """The text-only model that thinks about problems of difficulty `name`."""
+  return load(
+    run.path(run.config.reasoners[name].path),
+    run.section(RuntimeConfig, "policy"),
+    ImageConfig(),
+  )
+
+
+def export(model: Model, params: Params, directory: Path) -> None:
+  """Writes a directory that transformers loads, tokenizer included."""
+  save_params(params, model.module.cfg, directory, model.directory)

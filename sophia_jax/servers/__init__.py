@@ -1,0 +1,1 @@
+"""SGLang servers: what to start for a config, and supervision."""

@@ -1,0 +1,109 @@
+"""The process that computes: model, sampler, and weights that change under way."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import jax
+from flax import nnx
+from sgl_jax.srt.layers.attention import native_backend
+from sgl_jax.srt.layers.attention.native_backend import (
+  forward_attention as native_attention,
+)
+from sgl_jax.srt.managers.io_struct import BaseReq
+from sgl_jax.srt.managers.scheduler import Scheduler
+from sgl_jax.srt.model_executor.model_runner import ModelRunner
+
+from sophia_jax.serving.sglang_jax import checkpoint
+from sophia_jax.serving.sglang_jax.attention import per_request
+from sophia_jax.serving.sglang_jax.model import Reasoner
+from sophia_jax.serving.sglang_jax.sampler import ModelSampler
+from sophia_jax.types import SophiaError
+
+IDLE_MS = 20
+"""How long an idle scheduler sleeps if no request wakes it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class UpdateWeights(BaseReq):
+  """From the HTTP process: serve this checkpoint from now on."""
+
+  model_path: str = ""
+
+
+@dataclasses.dataclass
+class WeightsUpdated(BaseReq):
+  """The answer; `message` says why not, in one line."""
+
+  success: bool = False
+  message: str = ""
+
+
+class Runner(ModelRunner):
+  """Attends and samples as suits the model it has loaded."""
+
+  def load_model(self) -> None:
+    super().load_model()
+    if isinstance(self.model, Reasoner):
+      native_backend.forward_attention = per_request(
+        native_attention, self.model_config.context_len
+      )
+      path = self.model_config.model_path
+      allowed = checkpoint.allowed_ids(path, self.model_config.vocab_size)
+      rngs = nnx.Rngs(self.server_args.random_seed)
+      self.sampler = ModelSampler(rngs, self.mesh, allowed)
+
+  def swap(self, params: Any) -> None:
+    """Serves `params` from the next step on; nothing is compiled again."""
+    with jax.set_mesh(self.mesh):
+      self.model.take(params)
+    # The list is what the compiled step is called with, the model what images
+    # and embeddings are computed with.
+    leaves = jax.tree_util.tree_leaves(nnx.split(self.model)[1])
+    self.model_state_leaves[:] = leaves
+
+
+class ServingScheduler(Scheduler):
+  """Takes new weights between requests, and sleeps while there are none."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    # The only table from a message's type to its handler.
+    self._request_dispatcher._mapping.append(
+      (UpdateWeights, self.update_weights)
+    )
+
+  def update_weights(self, request: UpdateWeights) -> WeightsUpdated:
+    """All of a checkpoint is read and checked before anything is replaced."""
+    since = time.monotonic()
+    idle, why = self._can_flush_cache()
+    if not idle:
+      return WeightsUpdated(
+        message=f"requests are running, ask again once they have ended ({why})"
+      )
+    runner = self.tp_worker.get_model_runner()
+    if not isinstance(runner.model, Reasoner):
+      name = type(runner.model).__name__
+      return WeightsUpdated(message=f"{name} takes no new weights")
+    try:
+      params = checkpoint.read(request.model_path, runner.model.cfg)
+    except SophiaError as e:
+      return WeightsUpdated(message=" ".join(str(e).split()))
+    self.flush_cache()
+    runner.swap(params)
+    seconds = time.monotonic() - since
+    _log.info("weights of %s in %.2f s", request.model_path, seconds)
+    return WeightsUpdated(
+      success=True, message=f"serving {request.model_path}, {seconds:.2f} s"
+    )
+
+  def on_idle(self) -> None:
+    super().on_idle()
+    # The loop would take a whole core to wait.
+    if self.node_rank == 0 and self.is_fully_idle():
+      self.recv_from_tokenizer.poll(IDLE_MS)
