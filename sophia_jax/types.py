@@ -1,7 +1,7 @@
 """Every value that crosses a module boundary, in the order the data flows.
 
-Problem -> Prompt -> Request -> Completion -> Caption / Trajectory -> Group
-        -> TokenSequence -> Batch
+Problem -> Prompt -> Request -> Completion -> Rollout -> Group -> TokenSequence
+        -> Batch
 
 Everything before `Batch` is plain host data: images are references (paths),
 never pixels, so that a million of them fit in memory and in a text file.
@@ -179,6 +179,14 @@ class Completion:
   logps: tuple[float, ...] | None
   """log p(token) under that model at temperature 1, or None if not known."""
   finish_reason: FinishReason
+  versions: tuple[tuple[int, int], ...] = ()
+  """(policy version, tokens) of each stretch of `token_ids`, in order; () where
+  the weights never change."""
+
+  @property
+  def version(self) -> int:
+    """The oldest policy version that drew any of the tokens."""
+    return min((version for version, _ in self.versions), default=0)
 
 
 class Engine(Protocol):
@@ -248,13 +256,78 @@ class Trajectory:
 
 
 @host
-class Group:
+class CaptionTree:
   """Everything sampled for one problem: K captions, N trajectories of each."""
 
   problem: Problem
   captions: tuple[Caption, ...]
   trajectories: tuple[tuple[Trajectory, ...], ...]
   """[K][N]; trajectories[k][n] was built on captions[k]."""
+
+
+@host
+class Turn:
+  """One question to a model, and its answer."""
+
+  prompt: Prompt | Chat
+  completion: Completion
+
+
+@host
+class Rollout:
+  """One sample of a problem's tree: a caption, a trajectory, an episode.
+
+  Its place in the tree is its path: (k,) is a caption and (k, n) the n-th
+  trajectory on it; (i,) is the i-th sample of a flat group.
+
+  Example: Rollout(problem_id="mv-17", path=(0, 3), author="reasoner",
+    turns=(Turn(prompt=Chat(...), completion=Completion(...)),),
+    rewards={"accuracy": 1.0}, length=211,
+    verdict=Verdict(status=Status.RIGHT, extracted="6"))
+  """
+
+  problem_id: str
+  path: tuple[int, ...]
+  turns: tuple[Turn, ...]
+  rewards: Mapping[str, float | tuple[float, ...]] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  """Named reward parts; a tuple holds one value a turn or segment."""
+  author: str = "policy"
+  """Role that wrote it: "policy", "reasoner", "teacher", ..."""
+  verdict: Verdict | None = None
+  length: int = 0
+  """Tokens that the author wrote, counted in the policy's vocabulary."""
+
+  @property
+  def id(self) -> str:
+    return "/".join((self.problem_id, *map(str, self.path)))
+
+  @property
+  def completion(self) -> Completion:
+    """The last turn's answer."""
+    return self.turns[-1].completion
+
+  @property
+  def version(self) -> int:
+    """The oldest policy version that drew any of its tokens."""
+    return min(turn.completion.version for turn in self.turns)
+
+
+@host
+class Group:
+  """Every rollout of one problem, in the order of their paths."""
+
+  problem: Problem
+  rollouts: tuple[Rollout, ...]
+
+  def children(self, path: tuple[int, ...]) -> tuple[Rollout, ...]:
+    """Returns the rollouts whose parent is at `path`."""
+    return tuple(r for r in self.rollouts if r.path[:-1] == path)
+
+  def depth(self, depth: int) -> tuple[Rollout, ...]:
+    """Returns the rollouts whose path has `depth` steps."""
+    return tuple(r for r in self.rollouts if len(r.path) == depth)
 
 
 # ------------------------------------------------------------------- training
@@ -275,6 +348,9 @@ class TokenSequence:
   images: tuple[str, ...]
   tiles: tuple[int, ...]
   streams: Mapping[str, Float[np.ndarray, "L"]]
+  bundle: str = ""
+  """Name shared by sequences that are judged together, such as a preference
+  pair; they lie in one row. "": judged alone."""
 
   def __len__(self) -> int:
     return len(self.token_ids)
@@ -292,6 +368,9 @@ class Batch:
   """tokens shifted left by one inside a segment; 0 at its last token."""
   segment_ids: Int[Array, "B T"]
   """1, 2, ... in a row; 0 is padding."""
+  bundle_ids: Int[Array, "B T"]
+  """1, 2, ... in a row: sequences that are judged together share one; 0 is
+  padding."""
   positions: Int[Array, "B T"]
   """0, 1, ... in a segment."""
   tile_slots: Int[Array, "B T"]

@@ -2,9 +2,9 @@
 
 from sophia_jax.types import (
   Caption,
+  CaptionTree,
   Completion,
   FinishReason,
-  Group,
   Status,
   Trajectory,
   Verdict,
@@ -24,7 +24,7 @@ def completion(text, finish_reason=FinishReason.STOP):
 
 def group(problem, captions, rows):
   """captions[k] is a completion, rows[k][n] is (text, status, length)."""
-  return Group(
+  return CaptionTree(
     problem=problem,
     captions=tuple(
       Caption(problem_id=problem.id, k=k, completion=caption)

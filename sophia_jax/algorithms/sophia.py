@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sophia_jax.algorithms.losses import Term, policy_gradient
-from sophia_jax.types import Example, FinishReason, Group, Trajectory
+from sophia_jax.types import CaptionTree, Example, FinishReason, Trajectory
 
 TERMS = (Term("policy", policy_gradient),)
 STREAMS = ("advantages", "weights", "count")
@@ -49,7 +49,7 @@ def caption_reward(trajectories: tuple[Trajectory, ...]) -> float:
   return sum(t.reward for t in trajectories) / len(trajectories)
 
 
-def eligible(group: Group, config: SophiaConfig) -> Iterator[Trajectory]:
+def eligible(group: CaptionTree, config: SophiaConfig) -> Iterator[Trajectory]:
   """Trajectories with R(y) = 1 on a caption with R(c) > alpha (Eq. 6)."""
   for trajectories in group.trajectories:
     good = caption_reward(trajectories) > config.alpha
@@ -58,7 +58,7 @@ def eligible(group: Group, config: SophiaConfig) -> Iterator[Trajectory]:
         yield t
 
 
-def select(group: Group, config: SophiaConfig) -> tuple[Trajectory, ...]:
+def select(group: CaptionTree, config: SophiaConfig) -> tuple[Trajectory, ...]:
   """The `keep_n` trajectories of the problem that get reward 1 (Eq. 6).
 
   The shortest come first; ties go to the lowest (k, n), so the choice does not
@@ -80,7 +80,7 @@ def system_prompt(response: str, slow_thinking: str) -> str | None:
 
 
 def credit(
-  group: Group,
+  group: CaptionTree,
   config: SophiaConfig,
   slow_thinking: str,
   caption_prompt: str = "",
@@ -113,7 +113,7 @@ def _response(caption: str, t: Trajectory, config: SophiaConfig) -> str:
   return t.completion.text
 
 
-def _descriptions(group: Group, caption_prompt: str) -> list[Example]:
+def _descriptions(group: CaptionTree, caption_prompt: str) -> list[Example]:
   """(x_d, v, c) for every c with R(c) = 1; a caption cut off has no end to
   learn, and of a problem without images there is nothing to describe."""
   return [

@@ -394,7 +394,7 @@ def _empty(
   count, side = tiles
   arrays: dict[str, Any] = {
     name: np.zeros(shape, np.int32)
-    for name in ("tokens", "targets", "segment_ids", "positions")
+    for name in ("tokens", "targets", "segment_ids", "bundle_ids", "positions")
   }
   return Batch(
     **arrays,
@@ -456,7 +456,7 @@ def _write_tokens(
   here, before = slice(start, start + n), slice(start, start + n - 1)
   out.tokens[r, here] = ids
   out.targets[r, before] = ids[1:]
-  out.segment_ids[r, here] = segment
+  out.segment_ids[r, here] = out.bundle_ids[r, here] = segment
   out.positions[r, here] = np.arange(n)
   for name, stream in out.streams.items():
     if name not in sequence.streams:

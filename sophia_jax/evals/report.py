@@ -27,7 +27,7 @@ from PIL import Image
 from sophia_jax.algorithms.sophia import caption_reward
 from sophia_jax.evals import charts
 from sophia_jax.types import (
-  Group,
+  CaptionTree,
   Problem,
   SophiaError,
   Status,
@@ -55,7 +55,7 @@ class Answer:
 class Samples:
   """What the page shows besides the numbers of report.json."""
 
-  groups: Sequence[Group] = ()
+  groups: Sequence[CaptionTree] = ()
   """The few problems to show in full."""
   selected: Container[str] = ()
   """Ids of the trajectories that were selected for training."""
@@ -78,7 +78,7 @@ class Tally:
   lengths: dict[str, tuple[int, ...]]
 
 
-def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
+def tally(groups: Iterable[CaptionTree], selected: Container[str]) -> Tally:
   """Counts what was sampled; R(c) is the mean of R(y) (Eq. 5)."""
   status: Counter[str] = Counter({s.value: 0 for s in Status})
   rewards: list[float] = []
@@ -281,7 +281,7 @@ def _share_above(samples: Samples) -> float:
   return above / len(samples.caption_rewards)
 
 
-def _open_captions(group: Group, selected: Container[str]) -> set[int]:
+def _open_captions(group: CaptionTree, selected: Container[str]) -> set[int]:
   """Which captions are shown unfolded: those of selected trajectories."""
   chosen = {
     k

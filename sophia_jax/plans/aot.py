@@ -147,6 +147,7 @@ def abstract_batch(
     tokens=ids,
     targets=ids,
     segment_ids=ids,
+    bundle_ids=ids,
     positions=ids,
     tile_slots=ids,
     tiles=pixels,

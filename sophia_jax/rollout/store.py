@@ -49,7 +49,7 @@ from sophia_jax.rollout.records import (
 )
 from sophia_jax.types import (
   Caption,
-  Group,
+  CaptionTree,
   Problem,
   SophiaError,
   Trajectory,
@@ -236,13 +236,13 @@ class Store:
       assert isinstance(found, Reasoning)
       yield found
 
-  def groups(self, problems: Iterable[Problem]) -> Iterator[Group]:
+  def groups(self, problems: Iterable[Problem]) -> Iterator[CaptionTree]:
     """The groups of those `problems` whose K captions and K N trajectories are
     all there, in the order of `problems`, one in memory at a time."""
     ks, ns = range(self.index.k), range(self.index.n)
     for problem in problems:
       if self.index.complete(problem.id):
-        yield Group(
+        yield CaptionTree(
           problem=problem,
           captions=tuple(self.captions[problem.id, k] for k in ks),
           trajectories=tuple(

@@ -14,7 +14,7 @@ from sophia_jax.algorithms.sophia import (
   eligible,
   select,
 )
-from sophia_jax.types import Group, Problem, Status, Verdict
+from sophia_jax.types import CaptionTree, Problem, Status, Verdict
 from tests import sampled
 
 PROBLEM = Problem(
@@ -27,7 +27,7 @@ PROBLEM = Problem(
 )
 
 
-def group(rows, texts="{k}{n}") -> Group:
+def group(rows, texts="{k}{n}") -> CaptionTree:
   """[k][n] of (right?, length) -> a group."""
   return sampled.group(
     PROBLEM,

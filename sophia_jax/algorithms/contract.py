@@ -1,0 +1,216 @@
+"""How one method differs from another: seven choices, made of shared parts.
+
+  sample    how a problem becomes a group of rollouts    coroutine over `World`
+  reward    named reward parts -> one number             (Rollout, Moment)
+  select    which groups and rollouts are learnt         pure
+  credit    groups -> sequences with per-token streams   numpy, on the host
+  annotate  streams that only a model can make           once, before an update
+  terms     the loss                                     jitted, pure, no `if`
+  outputs   what the model must say for the terms        names of train.outputs
+
+An `Algorithm` is built by a function of its config, composed from functions, and
+never inherited. Everything per token is a stream of the batch, whoever makes it:
+the trainer does not know which algorithm runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import numpy as np
+from jaxtyping import Array, Float
+
+from sophia_jax.types import (
+  Batch,
+  Chat,
+  Completion,
+  Group,
+  Problem,
+  Prompt,
+  Rollout,
+  TokenSequence,
+  Verdict,
+  host,
+)
+
+Streams = Mapping[str, Float[Array, "B T"]]
+
+
+# ---------------------------------------------------------------- what is passed
+@host
+class Moment:
+  """A point of a run, for schedules."""
+
+  round: int = 0
+  step: int = 0
+  """Updates made before."""
+  metrics: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  """Metrics of the last update or round."""
+
+
+@host
+class Grade:
+  """A verified answer: its verdict and named reward parts."""
+
+  verdict: Verdict
+  rewards: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+
+
+@flax.struct.dataclass
+class Forward:
+  """What the model says of the targets of packed rows."""
+
+  logps: Float[Array, "B T"]
+  """log pi(target); 0 where no term weighs the target."""
+  entropy: Float[Array, "B T"] | None = None
+  """Entropy of the next-token distribution, nats."""
+  heads: Mapping[str, Float[Array, "B T C"]] = flax.struct.field(
+    default_factory=dict
+  )
+  """Outputs of the heads beside the vocabulary: "value" (C = 1), classes."""
+
+
+class World(Protocol):
+  """What a method may ask for while it samples; remembers every answer.
+
+  An answer that the store holds is not asked for again, so no recipe knows of
+  resumption: a resumed run replays the same coroutines.
+  """
+
+  async def ask(
+    self,
+    role: str,
+    problem: Problem,
+    path: tuple[int, ...],
+    prompt: Prompt | Chat,
+    turn: int = 0,
+  ) -> Completion:
+    """Returns the answer of `role` at a place of the problem's tree."""
+    ...
+
+  async def grade(
+    self, problem: Problem, path: tuple[int, ...], completion: Completion
+  ) -> Grade:
+    """Returns the verdict on an answer, and its reward parts."""
+    ...
+
+  def prompt(
+    self, role: str, problem: Problem, **context: str
+  ) -> Prompt | Chat:
+    """Renders the problem as `role` is asked it.
+
+    Args:
+      context: what the role's template names besides, such as `caption`.
+    """
+    ...
+
+  def length(self, completion: Completion) -> int:
+    """Returns the tokens of an answer in the policy's vocabulary."""
+    ...
+
+
+class Words(Protocol):
+  """Renders in the policy's vocabulary; data.chat.Renderer is one."""
+
+  def prompt(
+    self,
+    question: str,
+    images: Sequence[str] = (),
+    system: str | None = None,
+  ) -> Prompt: ...
+
+  def sequence(
+    self,
+    prompt: Prompt,
+    response: str | Sequence[int],
+    *,
+    id: str,
+    streams: Mapping[str, Any] = ...,
+  ) -> TokenSequence: ...
+
+
+# --------------------------------------------------------------------- the choices
+Sample = Callable[[World, Problem], Awaitable[Group]]
+Reward = Callable[[Rollout, Moment], float]
+Select = Callable[[Sequence[Group], Moment], Sequence[Group]]
+Credit = Callable[[Sequence[Group], Words, Moment], list[TokenSequence]]
+Loss = Callable[[Forward, Batch], Float[Array, "B T"]]
+Coefficient = Callable[[Moment], float]
+
+
+def constant(value: float) -> Coefficient:
+  """Returns a schedule that never changes."""
+  return lambda moment: value
+
+
+class Term(NamedTuple):
+  """A term of the objective.
+
+    c sum_t w_t loss_t / sum_t n_t     over the whole update
+
+  `weights` (w) and `normaliser` (n) name streams. n is summed over every row of
+  every microbatch on every device before the division, so the value depends on
+  neither packing, accumulation nor mesh. The coefficient c is evaluated on the
+  host and traced as a number: a schedule never recompiles.
+  """
+
+  name: str
+  loss: Loss
+  coefficient: Coefficient = constant(1.0)
+  weights: str = "weights"
+  normaliser: str = "count"
+
+
+Score = Callable[[str, Batch, tuple[str, ...]], Forward]
+"""(model, batch, outputs) -> what that model says; teacher-forced, no gradient."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Annotator:
+  """Streams that only a model can make, added to a whole round before an update."""
+
+  streams: tuple[str, ...]
+  """Names of the streams it adds."""
+  models: tuple[str, ...] = ()
+  """Models it scores with: "policy" (the weights at the start of the round),
+  "reference" (those at the start of the stage), "critic"."""
+  score: Callable[[Score, Batch], Streams] | None = None
+  """Makes the streams of one batch, jitted."""
+  across: (
+    Callable[
+      [Sequence[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
+      Sequence[Mapping[str, np.ndarray]],
+    ]
+    | None
+  ) = None
+  """Makes them from (streams, segment_ids) of all batches of the round at once,
+  on the host: whitening, GAE."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+  """A method; see the module."""
+
+  sample: Sample | None = None
+  """None: learns from data that are there, SFT and preferences."""
+  reward: Reward = lambda rollout, moment: float(rollout.rewards["accuracy"])  # type: ignore[arg-type]
+  select: Select = lambda groups, moment: groups
+  credit: Credit | None = None
+  annotate: tuple[Annotator, ...] = ()
+  terms: tuple[Term, ...]
+  metrics: tuple[Term, ...] = ()
+  """Terms that are reported and not learnt: clip fractions, KL, ratios."""
+  outputs: tuple[str, ...] = ("logps",)
+
+  @property
+  def models(self) -> tuple[str, ...]:
+    """Models that the annotators score with."""
+    names = {name for a in self.annotate for name in a.models}
+    return tuple(sorted(names))
