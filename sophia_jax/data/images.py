@@ -11,8 +11,10 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -39,6 +41,13 @@ _BROKEN = (
   struct.error,
   zlib.error,
 )
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a FIFO",
+  stat.S_IFSOCK: "a socket",
+  stat.S_IFCHR: "a device",
+  stat.S_IFBLK: "a device",
+}
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -118,11 +127,8 @@ def image_size(path: str) -> tuple[int, int]:
 
   Remembered for as long as the file is not written anew.
   """
-  try:
-    stat = os.stat(path)
-  except OSError:
-    return _header_size(path)
-  return _remembered_size(path, stat.st_mtime_ns, stat.st_size)
+  stats = _regular(path)
+  return _remembered_size(path, stats.st_mtime_ns, stats.st_size)
 
 
 @functools.lru_cache(maxsize=1 << 20)
@@ -135,6 +141,61 @@ def _header_size(path: str) -> tuple[int, int]:
   with _opened(path) as image:
     width, height = image.size
     return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def image_digest(path: str) -> str:
+  """Returns a digest of a file's bytes: a renamed image keeps it.
+
+  Remembered until the file changes.
+
+  Raises:
+    SophiaError: missing, unreadable, or not a regular file.
+  """
+  stats = _regular(path)
+  return _remembered_digest(path, stats.st_mtime_ns, stats.st_size)
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _remembered_digest(path: str, mtime_ns: int, size: int) -> str:
+  del mtime_ns, size  # parts of the key
+  try:
+    with open(path, "rb") as file:
+      return hashlib.file_digest(file, _short_digest).hexdigest()
+  except OSError as e:
+    raise _unreadable(path, e) from None
+
+
+def _short_digest() -> hashlib.blake2b:
+  return hashlib.blake2b(digest_size=8)
+
+
+def _regular(path: str) -> os.stat_result:
+  """Returns the status of a regular file.
+
+  Opening a FIFO would wait for a writer, and a device may have side effects.
+
+  Raises:
+    SophiaError: missing, or not a regular file.
+  """
+  try:
+    stats = os.stat(path)
+  except (OSError, ValueError) as e:
+    raise _unreadable(path, e) from None
+  if not stat.S_ISREG(stats.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(stats.st_mode), "no file")
+    raise SophiaError(
+      f"{path}: cannot read this image (it is {kind}); give an image file"
+    )
+  return stats
+
+
+def _unreadable(path: str, error: Exception) -> SophiaError:
+  if isinstance(error, FileNotFoundError):
+    return SophiaError(
+      f"{path}: no such image; image paths are relative to the JSONL file"
+    )
+  what = getattr(error, "strerror", None) or str(error)
+  return SophiaError(f"{path}: cannot read this image ({what}); check the path")
 
 
 @contextlib.contextmanager

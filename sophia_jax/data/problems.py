@@ -11,11 +11,14 @@ check lists all of them and decodes every image:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sophia_jax.data.images import image_digest
 from sophia_jax.data.schema import (
   ANSWER_TYPES,
   check_records,
@@ -29,9 +32,11 @@ from sophia_jax.types import Example, Problem, SophiaError
 __all__ = [
   "ANSWER_TYPES",
   "ProblemFile",
+  "asked_digest",
   "check",
   "load_examples",
   "load_problems",
+  "problem_digest",
   "read_problems",
   "write_jsonl",
 ]
@@ -120,3 +125,47 @@ def check(
     for line, _, errors in check_records(Path(path), examples, decode)
     for error in errors
   ]
+
+
+# -------------------------------------------------------------------- identity
+def asked_digest(problem: Problem) -> str:
+  """Returns a digest of what a model is asked: the text and the images' bytes.
+
+  Responses under one id belong together only if it is equal. The id, the
+  images' names and the gold answer are no part of it: a response stays valid
+  when the answer is corrected, and is graded again.
+
+  Raises:
+    SophiaError: an image is missing or unreadable.
+  """
+  return _digest(problem.text, _images(problem))
+
+
+def problem_digest(problem: Problem) -> str:
+  """Returns a digest of what a model is asked and of what grades its answer.
+
+  Verdicts under one id belong together only if it is equal. `difficulty`,
+  `source` and `tags` are no part of it: they select and label problems.
+
+  Raises:
+    SophiaError: an image is missing or unreadable.
+  """
+  return _digest(
+    problem.hint,
+    problem.question,
+    problem.choices,
+    _images(problem),
+    problem.answer,
+    problem.answer_type,
+    [float(value) for value in problem.tolerance],
+  )
+
+
+def _images(problem: Problem) -> list[str]:
+  return [image_digest(image) for image in problem.images]
+
+
+def _digest(*parts: Any) -> str:
+  # ASCII: a lone surrogate in a text survives.
+  text = json.dumps(parts).encode("ascii")
+  return hashlib.blake2b(text, digest_size=8).hexdigest()

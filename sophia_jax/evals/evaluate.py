@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sophia_jax.data.chat import Renderer
+from sophia_jax.data.problems import asked_digest
 from sophia_jax.evals.benchmarks.base import Mark, Rule, Scored
-from sophia_jax.evals.responses import Response, Responses, digest
+from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.requests import seed_of
 from sophia_jax.types import (
@@ -60,7 +61,7 @@ class Asker:
     advance: Callable[[], None],
   ) -> None:
     """Asks for every response that is not there yet, and stores it."""
-    asked = {problem.id: digest(problem) for problem in problems}
+    asked = {problem.id: asked_digest(problem) for problem in problems}
     wanted = (
       self._request(problem, sample)
       for problem, sample in missing(problems, self.config.samples, responses)

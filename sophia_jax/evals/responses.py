@@ -11,13 +11,13 @@ reads the same lines.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from sophia_jax.data.problems import asked_digest
 from sophia_jax.types import FinishReason, Problem, SophiaError, host
 
 Key = tuple[str, int]
@@ -29,7 +29,7 @@ class Response:
   """What a policy said to a problem.
 
   Example: Response(id="mathvision/4", sample=0, text="It is \\\\boxed{6}.",
-    finish=FinishReason.STOP, tokens=7, asked="1f0c9ab2")
+    finish=FinishReason.STOP, tokens=7, asked="1f0c9ab21f0c9ab2")
   """
 
   id: str
@@ -38,14 +38,7 @@ class Response:
   finish: FinishReason
   tokens: int
   asked: str
-  """`digest` of the problem as it was asked."""
-
-
-def digest(problem: Problem) -> str:
-  """Changes with what a problem asks; a response to another text is none."""
-  names = [os.path.basename(image) for image in problem.images]
-  asked = json.dumps([problem.text, names]).encode()
-  return hashlib.blake2b(asked, digest_size=4).hexdigest()
+  """`asked_digest` of the problem as it was asked."""
 
 
 class Responses:
@@ -91,7 +84,7 @@ class Responses:
   def has(self, problem: Problem, sample: int) -> bool:
     """Whether this sample of this very question is there."""
     place = self._places.get((problem.id, sample))
-    return place is not None and place[0] == digest(problem)
+    return place is not None and place[0] == asked_digest(problem)
 
   def append(self, response: Response) -> None:
     """Adds a response; then it cannot be lost.

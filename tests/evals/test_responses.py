@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sophia_jax.evals.responses import Response, Responses, digest
+from sophia_jax.data.problems import asked_digest
+from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.types import FinishReason, SophiaError
 from tests.evals.answering import problem
 
@@ -23,7 +24,7 @@ def said(asked, sample=0, text="6"):
     text=text,
     finish=FinishReason.STOP,
     tokens=2,
-    asked=digest(asked),
+    asked=asked_digest(asked),
   )
 
 
@@ -58,13 +59,14 @@ def test_a_line_that_was_cut_short_is_not_there(path, cut):
     assert responses.read("a/1", 1).text == "anew"
 
 
-def test_a_response_to_another_question_is_none(path):
+def test_a_response_to_another_question_is_none(path, tmp_path):
+  (tmp_path / "1.png").write_bytes(b"any bytes")
   asked = problem("a/1")
   with Responses(path, SETTINGS) as responses:
     responses.append(said(asked))
     for other in (
       problem("a/1", hint="Hint: a letter."),
-      problem("a/1", images=("/x/1.png",)),
+      problem("a/1", images=(str(tmp_path / "1.png"),)),
       problem("a/1", choices=("x", "y")),
     ):
       assert not responses.has(other, 0)
