@@ -25,7 +25,6 @@ from sophia_jax.data.schema import (
   numbered_lines,
   parse_line,
   record_errors,
-  write_jsonl,
 )
 from sophia_jax.types import Example, Problem, SophiaError
 
@@ -38,7 +37,6 @@ __all__ = [
   "load_problems",
   "problem_digest",
   "read_problems",
-  "write_jsonl",
 ]
 
 Error = tuple[int, str]
