@@ -11,7 +11,6 @@ reads the same lines.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
