@@ -71,6 +71,7 @@ class Client(abc.ABC):
     """What the servers call their model, once `check` has asked."""
     self._aborting: set[asyncio.Task[None]] = set()
     self._streams: set[Stream[Request, Completion]] = set()
+    self._asked: set[asyncio.Task[Completion]] = set()
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(
       target=self._loop.run_forever, name="sglang", daemon=True
@@ -97,6 +98,7 @@ class Client(abc.ABC):
       return
     for stream in tuple(self._streams):
       self._stop(stream)
+    self._await(self._cancel_asked())
     self._await(self._endpoints.close())
     self._await(self._aborted())
     self._await(self._http.close())
@@ -147,6 +149,38 @@ class Client(abc.ABC):
   async def _ask_one(self, endpoint: Endpoint, timeout_s: float) -> None:
     """One token, in the form of all other requests."""
     await self._call(self.job(_PROBE), endpoint, timeout_s)
+
+  # ----------------------------------------------------------------------- ask
+  async def ask(self, request: Request) -> Completion:
+    """Returns the completion of one request; await it in any event loop.
+
+    Any number may be awaited at once: at most `concurrency` are in flight at
+    each endpoint. Cancelling it aborts the request.
+
+    Raises:
+      SophiaError: the request was refused or failed too often, or no server has
+        worked for too long.
+    """
+    # Images are read from disk: in a thread, as for `generate`.
+    job = await asyncio.to_thread(self.job, request)
+    answer = asyncio.run_coroutine_threadsafe(self._tracked(job), self._loop)
+    return await asyncio.wrap_future(answer)
+
+  async def _tracked(self, job: Job) -> Completion:
+    """Answers the job as a task that `close` can cancel."""
+    task = asyncio.current_task()
+    assert task is not None
+    self._asked.add(task)
+    try:
+      return await self._answer(job)
+    finally:
+      self._asked.discard(task)
+
+  async def _cancel_asked(self) -> None:
+    for task in self._asked:
+      task.cancel()
+    await asyncio.gather(*self._asked, return_exceptions=True)
+    await self._aborted()
 
   # ------------------------------------------------------------------ generate
   def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:

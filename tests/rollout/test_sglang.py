@@ -13,18 +13,15 @@ from pathlib import Path
 import pytest
 
 from sophia_jax.rollout.endpoints import ClientConfig
-from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
+from sophia_jax.rollout.sglang import SGLangEngine
 from sophia_jax.types import (
-  Chat,
   FinishReason,
   Request,
   Role,
-  Sampling,
   SophiaError,
 )
-from tests.rollout import little
+from tests.rollout.asking import ask, say
 from tests.rollout.fake_server import (
-  Fake,
   changed,
   chatted,
   cut,
@@ -34,78 +31,6 @@ from tests.rollout.fake_server import (
   status,
   stuck,
 )
-
-QUICK = {
-  "concurrency": 4,
-  "deadline_s": 30.0,
-  "ready_s": 0.2,
-  "retries": 3,
-  "backoff_s": 0.01,
-  "max_backoff_s": 0.05,
-  "failures": 2,
-  "give_up_s": 0.5,
-  "max_answer_mb": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-  return little.renderer(str(tmp_path_factory.mktemp("tokenizer")), True)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-  return little.pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture
-def start(words):
-  """Starts servers; ends them after the test."""
-  fakes = []
-
-  def start(port=0):
-    fakes.append(Fake(words.end_id, port))
-    return fakes[-1]
-
-  yield start
-  for fake in fakes:
-    fake.stop()
-
-
-@pytest.fixture
-def fake(start):
-  return start()
-
-
-@pytest.fixture
-def client(words):
-  """Makes engines; closes them after the test."""
-  engines = []
-
-  def make(*fakes, renderer=words, **config):
-    urls = [f.url for f in fakes]
-    config = ClientConfig(**{**QUICK, **config})
-    engines.append(
-      SGLangEngine(urls, config, renderer)
-      if renderer
-      else SGLangChat(urls, config)
-    )
-    return engines[-1]
-
-  yield make
-  for engine in engines:
-    engine.close()
-
-
-def ask(words, name="p/0", images=(), **how):
-  how = {"max_new_tokens": 8} | how
-  prompt = words.prompt("What do you see", images)
-  return Request(id=name, prompt=prompt, sampling=Sampling(**how))
-
-
-def say(name="p/0/0", text="How many?", system=None, **how):
-  chat = Chat(text=text, system=system)
-  return Request(id=name, prompt=chat, sampling=Sampling(**how))
 
 
 def many(words, count):
