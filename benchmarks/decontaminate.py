@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.input import DATA, photo
-from sophia_jax.data.schema import write_jsonl
 from sophia_jax.datasets import perceptual
+from sophia_jax.files import write_jsonl
 
 # The kernel's own high-water mark: getrusage of a child counts its parent, too.
 _COMMAND = """

@@ -1,70 +1,360 @@
-"""Files that several processes write: whole or not at all, one after another."""
+"""Files that survive kills and power cuts: replacement, JSON lines and locks.
+
+replacing, write_*    a reader finds the old file or the new one, never a part
+JsonLines             lines that one process appends, whole or not at all
+exclusive, shared,    locks that end with the process that holds them
+claim
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import json
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
 
 from sophia_jax.types import SophiaError
 
 _log = logging.getLogger("sophia_jax")
+_MODE = 0o666
+"""Permissions of a new file, from which the umask takes away."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# ----------------------------------------------------------------- replacement
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+  """Opens a new file that takes the place of `path` when the block ends well.
+
+  After a power cut the old file is there or the new one, whole; after an
+  exception, the old one. Missing folders are created.
+
+  Args:
+    mode: "w" for text in UTF-8, "wb" for bytes.
+
+  Raises:
+    SophiaError: the file cannot be written, or the disk is full.
+  """
+  partial = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.partial")
+  text: dict[str, Any] = {}
+  if "b" not in mode:
+    text = {"encoding": "utf-8", "newline": "\n"}
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(partial, mode.replace("w", "x"), **text)  # noqa: SIM115
+  except OSError as e:
+    raise SophiaError(f"{path}: {e.strerror}; write elsewhere") from None
+  try:
+    with file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+    _sync(path.parent)
+  except OSError as e:
+    if e.errno in _FULL:
+      raise SophiaError(f"{path}: {e.strerror}; free the disk") from e
+    raise
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+  """Replaces a file; errors as for `replacing`."""
+  with replacing(path, "wb") as file:
+    file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a file whole or not at all, also where processes write it at once."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  partial.write_text(text, encoding="utf-8")
-  partial.replace(path)
+  """Replaces a file with text in UTF-8; errors as for `replacing`."""
+  with replacing(path) as file:
+    file.write(text)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-  """Holds the lock file; waits while another process holds it.
+def write_json(path: Path, value: Any) -> None:
+  """Replaces a file with an indented JSON value; errors as for `replacing`."""
+  write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _sync(directory: Path) -> None:
+  """Forces a directory to disk: without this a rename may be lost."""
+  fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+# ------------------------------------------------------------------ JSON lines
+class Line(NamedTuple):
+  """A line of a file of JSON lines."""
+
+  number: int
+  """Line number, from 1."""
+  start: int
+  """Byte offset of the line in the file."""
+  size: int
+  """Length of the line, bytes."""
+  values: dict[str, Any]
+  """The line's JSON object."""
+
+
+def write_jsonl(
+  path: str | os.PathLike[str],
+  records: Iterable[Mapping[str, Any]],
+  nan: bool = False,
+) -> int:
+  """Replaces a file with one record a line and returns their number.
+
+  Characters are written as they are.
 
   Args:
-    what: the work that the lock protects, for the log of those who wait.
+    nan: nan and infinities are allowed and written as NaN and Infinity.
+
+  Raises:
+    SophiaError: as for `replacing`.
+    ValueError: a record holds a lone surrogate, or a number that is not
+      finite where `nan` is False.
   """
-  with _opened(path) as fd:
-    try:
-      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _log.info("another process is at it: %s; waiting", what)
+  count = 0
+  with replacing(Path(path)) as file:
+    for record in records:
+      file.write(json.dumps(record, ensure_ascii=False, allow_nan=nan))
+      file.write("\n")
+      count += 1
+  return count
+
+
+def read_jsonl(
+  path: Path,
+  fields: Sequence[str] = (),
+  what: str = "JSON object",
+  remedy: str = "remove the line",
+) -> Iterator[Line]:
+  """Yields the lines of a file that was appended to, one in memory at a time.
+
+  A last line without its end, cut short by a kill, is left out.
+
+  Args:
+    fields: keys that every line must have.
+    what: the name of such a line, for the error.
+    remedy: the advice of the error.
+
+  Raises:
+    SophiaError: a line is no JSON object with these fields.
+    OSError: the file cannot be read.
+  """
+  start = 0
+  with open(path, "rb") as file:
+    for number, data in enumerate(file, start=1):
+      if not data.endswith(b"\n"):
+        return
+      values = _object(data)
+      if values is None or not values.keys() >= set(fields):
+        raise SophiaError(f"{path}:{number}: not a {what}; {remedy}")
+      yield Line(number, start, len(data), values)
+      start += len(data)
+
+
+def append_jsonl(path: Path, values: Mapping[str, Any]) -> None:
+  """Appends one line to a file that no other process writes.
+
+  Raises:
+    SophiaError: the disk is full; the file is then as it was.
+  """
+  with _closing(_open(path, os.O_APPEND)) as fd:
+    append(fd, json.dumps(values).encode() + b"\n", path)
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+  try:
+    values = json.loads(data)
+  except ValueError:
+    return None
+  return values if isinstance(values, dict) else None
+
+
+def append(fd: int, data: bytes, path: Path) -> int:
+  """Appends bytes, whole or not at all, and returns where they start.
+
+  Args:
+    fd: a file opened with O_APPEND, which only this process writes.
+    path: its name, for the error.
+
+  Raises:
+    SophiaError: the disk is full; the file is then as it was.
+  """
+  start = os.fstat(fd).st_size
+  try:
+    rest = memoryview(data)
+    while rest:
+      rest = rest[os.write(fd, rest) :]
+  except OSError as e:
+    os.ftruncate(fd, start)
+    raise SophiaError(f"{path}: {e.strerror}; free the disk") from e
+  return start
+
+
+class JsonLines:
+  """A file of JSON lines with this process as its writer; a context manager.
+
+  `append` returns after the line is with the operating system; closing forces
+  the file to disk. A last line that a kill cut short is removed before the
+  first append, or by `trim`.
+
+  Args:
+    fields: keys that every line must have.
+    what: the name of such a line, for the error.
+    remedy: the advice where a line is not one.
+
+  Raises:
+    SophiaError: the file cannot be opened, or has another writer.
+  """
+
+  def __init__(self, path: Path, fields: Sequence[str], what: str, remedy: str):
+    self.path = path
+    self._fields, self._what, self._remedy = fields, what, remedy
+    self._fd = _open(path, os.O_APPEND)
+    self._trimmed = False
+    if not _locked(self._fd):
+      self.close()
+      raise SophiaError(
+        f"{path}: another process is writing it; stop that process or use "
+        "another file"
+      )
+
+  def close(self) -> None:
+    """Forces the file to disk and lets another process write it."""
+    os.fsync(self._fd)
+    os.close(self._fd)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def __iter__(self) -> Iterator[Line]:
+    """Yields the whole lines; errors as for `read_jsonl`."""
+    return read_jsonl(self.path, self._fields, self._what, self._remedy)
+
+  def trim(self) -> None:
+    """Removes a last line without its end."""
+    os.ftruncate(self._fd, _end(self._fd))
+    self._trimmed = True
+
+  def append(self, values: Mapping[str, Any]) -> tuple[int, int]:
+    """Appends a line and returns its offset and length, bytes.
+
+    Raises:
+      SophiaError: the disk is full; the file is then as it was.
+    """
+    if not self._trimmed:
+      self.trim()
+    # ASCII: a lone surrogate in a model's text survives.
+    data = json.dumps(values).encode() + b"\n"
+    return append(self._fd, data, self.path), len(data)
+
+  def read(self, start: int, size: int) -> dict[str, Any]:
+    """Returns the values of the line at an offset."""
+    return json.loads(os.pread(self._fd, size, start))
+
+  def sync(self) -> None:
+    """Forces what was appended to disk."""
+    os.fsync(self._fd)
+
+
+def _end(fd: int) -> int:
+  """Returns the offset after the last line end."""
+  end = os.fstat(fd).st_size
+  while end:
+    start = max(0, end - (1 << 16))
+    if found := os.pread(fd, end - start, start).rfind(b"\n") + 1:
+      return start + found
+    end = start
+  return 0
+
+
+# ----------------------------------------------------------------------- locks
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+  """Holds a lock file; waits while another process holds it.
+
+  Args:
+    what: the work that the lock protects, for the log of a waiting process.
+  """
+  with _closing(_open(path)) as fd:
+    if not _locked(fd):
+      _log.info("%s: another process holds the lock; waiting", what)
       fcntl.flock(fd, fcntl.LOCK_EX)
     yield
 
 
 @contextlib.contextmanager
 def shared(path: Path, terms: str) -> Iterator[None]:
-  """Holds the lock file together with all processes that have the same terms.
+  """Holds a lock file together with the processes that have the same terms.
 
   Raises:
     SophiaError: another process holds it on other terms.
   """
-  with _opened(path) as fd:
-    try:
-      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else is there
+  with _closing(_open(path)) as fd:
+    if _locked(fd):
       os.ftruncate(fd, 0)
       os.pwrite(fd, terms.encode(), 0)
-    except BlockingIOError:
-      pass
     fcntl.flock(fd, fcntl.LOCK_SH)
-    found = os.pread(fd, 256, 0).decode(errors="replace")
-    if found != terms:
+    current = os.pread(fd, 256, 0).decode(errors="replace")
+    if current != terms:
       raise SophiaError(
-        f"{path}: others are sampling here in {found}, not in {terms}; join "
+        f"{path}: others are sampling here in {current}, not in {terms}; join "
         "them or stop them"
       )
     yield
 
 
+def claim(path: Path, what: str, remedy: str) -> int:
+  """Locks a file until its descriptor, which is returned, is closed.
+
+  The file names the process that holds it.
+
+  Raises:
+    SophiaError: another process holds it.
+  """
+  fd = _open(path)
+  if not _locked(fd):
+    holder = os.read(fd, 32).decode(errors="replace").strip() or "?"
+    os.close(fd)
+    raise SophiaError(f"{path}: process {holder} is writing {what}; {remedy}")
+  os.ftruncate(fd, 0)
+  os.write(fd, str(os.getpid()).encode())
+  return fd
+
+
+def _locked(fd: int) -> bool:
+  """Takes the exclusive lock unless another process holds one."""
+  try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
+
+
+def _open(path: Path, flags: int = 0) -> int:
+  """Opens a file for reading and writing, creating it where there is none."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | flags, _MODE)
+  except OSError as e:
+    raise SophiaError(f"{path}: {e.strerror}; use another file") from None
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _closing(fd: int) -> Iterator[int]:
   try:
     yield fd
   finally:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import pathlib
 
+from sophia_jax import files
+
 NAME = "files.json"
 
 
 def seal(directory: pathlib.Path) -> None:
   """Notes every file of `directory` with its size, in the directory itself."""
-  partial = directory / f".{NAME}"
-  partial.write_text(json.dumps(_sizes(directory), indent=1), encoding="utf-8")
-  partial.replace(directory / NAME)
+  files.write_json(directory / NAME, _sizes(directory))
 
 
 def damage(directory: pathlib.Path) -> str | None:
@@ -34,9 +34,8 @@ def damage(directory: pathlib.Path) -> str | None:
 
 
 def _sizes(directory: pathlib.Path) -> dict[str, int]:
-  files = (p for p in sorted(directory.rglob("*")) if p.is_file())
   return {
-    str(p.relative_to(directory)): p.stat().st_size
-    for p in files
-    if p.name not in (NAME, f".{NAME}")
+    str(path.relative_to(directory)): path.stat().st_size
+    for path in sorted(directory.rglob("*"))
+    if path.is_file() and path.name != NAME
   }

@@ -22,7 +22,6 @@ from sophia_jax.data.schema import (
   numbered_lines,
   parse_line,
   record_errors,
-  write_jsonl,
 )
 from sophia_jax.types import Example, Problem, SophiaError
 
@@ -33,7 +32,6 @@ __all__ = [
   "load_examples",
   "load_problems",
   "read_problems",
-  "write_jsonl",
 ]
 
 Error = tuple[int, str]

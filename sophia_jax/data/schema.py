@@ -1,4 +1,4 @@
-"""The schema of problems and examples: every check, and the writing of JSONL.
+"""The schema of problems and examples: every check.
 
 A check gives "what; remedy" or None. The same checks hold for files that are
 loaded, files that are checked and records that an importer has made.
@@ -10,8 +10,7 @@ import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -301,28 +300,3 @@ def _resolve_images(
     except SophiaError as e:
       errors.append(f"image {e}")
   return errors
-
-
-# --------------------------------------------------------------------- writing
-def write_jsonl(
-  path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]
-) -> int:
-  """Writes records one a line, all of them or none; returns how many."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-  count = 0
-  try:
-    with open(handle, "w", encoding="utf-8", newline="\n") as file:
-      for record in records:
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False))
-        file.write("\n")
-        count += 1
-      file.flush()
-      os.fsync(file.fileno())
-    # mkstemp makes files that nobody else may read.
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-  finally:
-    Path(name).unlink(missing_ok=True)
-  return count

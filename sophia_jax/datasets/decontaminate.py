@@ -36,9 +36,9 @@ from sophia_jax.data.schema import (
   numbered_lines,
   parse_line,
   record_errors,
-  write_jsonl,
 )
 from sophia_jax.datasets import overlap, perceptual
+from sophia_jax.files import write_jsonl
 from sophia_jax.progress import Progress
 from sophia_jax.types import SophiaError
 

@@ -9,8 +9,7 @@ reasoner.jsonl   worked examples, text only      (no image at all)
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from sophia_jax.digits import language, scenes
+from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.prompts import Prompts
 
 DRILLS = 0.3  # of the reasoner's examples
@@ -38,28 +38,22 @@ def write(
   """Writes all four files and their images under `directory`."""
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
   make = lambda stream: np.random.default_rng([seed, stream])
-  _write(
+  write_jsonl(
     directory / "problems.jsonl",
     _problems(directory, "train", make(2), train, config.problems),
   )
-  _write(
+  write_jsonl(
     directory / "heldout.jsonl",
     _problems(directory, "heldout", make(3), held_out, config.heldout),
   )
-  _write(
+  write_jsonl(
     directory / "warmup.jsonl",
     _warmup(directory, make(4), train, config.warmup_scenes, prompts),
   )
-  _write(
+  write_jsonl(
     directory / "reasoner.jsonl",
     _reasoner(make(5), config.reasoner_examples, prompts),
   )
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-  with open(path, "w", encoding="utf-8") as f:
-    for row in rows:
-      f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _save(

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from sophia_jax.files import JsonLines
 from sophia_jax.types import (
   Chat,
   Engine,
@@ -99,20 +100,26 @@ class Cache:
   """
 
   def __init__(self, path: str | os.PathLike[str], model: str):
-    self._path = Path(path)
     self._model = model
+    self._lines = JsonLines(
+      Path(path),
+      fields=("key", "reply"),
+      what="cached reply",
+      remedy="remove the line or use another file",
+    )
     try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = open(self._path, "a+b")  # noqa: SIM115
-    except OSError as e:
-      raise SophiaError(f"{path}: {e.strerror}; give another file") from None
-    self._replies = self._load()
+      self._replies = {
+        line.values["key"]: line.values["reply"] for line in self._lines
+      }
+    except SophiaError:
+      self._lines.close()
+      raise
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._file.close()
+    self._lines.close()
 
   def __len__(self) -> int:
     return len(self._replies)
@@ -125,32 +132,12 @@ class Cache:
     """Keeps a reply; it is on disk when this returns."""
     key = self._key(text)
     self._replies[key] = reply
-    line = json.dumps({"key": key, "reply": reply}) + "\n"
-    self._file.write(line.encode())
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    self._lines.append({"key": key, "reply": reply})
+    self._lines.sync()
 
   def _key(self, text: str) -> str:
     whole = json.dumps([self._model, _SYSTEM, text])
     return hashlib.sha256(whole.encode()).hexdigest()
-
-  def _load(self) -> dict[str, str]:
-    self._file.seek(0)
-    replies, end = {}, 0
-    for number, line in enumerate(self._file, start=1):
-      if not line.endswith(b"\n"):
-        break
-      end += len(line)
-      try:
-        record = json.loads(line)
-        replies[record["key"]] = record["reply"]
-      except (ValueError, KeyError, TypeError):
-        raise SophiaError(
-          f"{self._path}:{number}: not a reply that was kept here; remove the "
-          "line or give another file"
-        ) from None
-    self._file.truncate(end)
-    return replies
 
 
 # ---------------------------------------------------------------------- asking

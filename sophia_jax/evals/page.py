@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.evals import paper, tables
-from sophia_jax.evals.report import clean, environment, write_page
+from sophia_jax.evals.report import clean, environment
+from sophia_jax.files import write_text
 
 SAMPLES = 6
 """Responses of each evaluation that are shown."""
@@ -55,5 +56,4 @@ def render(model: str, evaluations: Sequence[Evaluation]) -> str:
 
 def write(path: Path, model: str, evaluations: Sequence[Evaluation]) -> None:
   """Writes the page, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  write_page(path, render(model, evaluations))
+  write_text(path, render(model, evaluations))

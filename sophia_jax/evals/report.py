@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from PIL import Image
 
 from sophia_jax.algorithms.sophia import caption_reward
 from sophia_jax.evals import charts
+from sophia_jax.files import write_text
 from sophia_jax.types import (
   Group,
   Problem,
@@ -129,12 +129,8 @@ def write_report(
   validate(plain)
   folder = Path(workdir)
   page = render(plain, curves, samples)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_page(folder / "report.json", json.dumps(plain, indent=2) + "\n")
-    write_page(folder / "report.html", page)
-  except OSError as e:
-    raise SophiaError(f"{folder}: cannot write the report: {e}") from e
+  write_text(folder / "report.json", json.dumps(plain, indent=2) + "\n")
+  write_text(folder / "report.html", page)
   return folder / "report.html"
 
 
@@ -315,18 +311,3 @@ def _mapping(report: Mapping[str, Any], path: str) -> Mapping[str, Any]:
   if not isinstance(value, Mapping):
     raise SophiaError(f"report: {path} is {value!r}, not a mapping")
   return value
-
-
-def write_page(path: Path, text: str) -> None:
-  """All or nothing: a reader never sees half a report."""
-  fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  try:
-    with os.fdopen(fd, "w", encoding="utf-8") as f:
-      f.write(text)
-      f.flush()
-      os.fsync(f.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-  finally:
-    if os.path.exists(name):
-      os.unlink(name)

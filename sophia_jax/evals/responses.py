@@ -10,14 +10,14 @@ reads the same lines.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from sophia_jax.files import JsonLines, write_json
 from sophia_jax.types import FinishReason, Problem, SophiaError, host
 
 Key = tuple[str, int]
@@ -67,26 +67,29 @@ class Responses:
 
   def __init__(self, path: Path, settings: Mapping[str, Any] | None):
     self.path = path
-    path.parent.mkdir(parents=True, exist_ok=True)
     if settings is None and not path.exists():
       raise SophiaError(f"{path}: no responses yet; evaluate first")
-    self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    self._lines = JsonLines(
+      path,
+      fields=("id", "sample", "asked"),
+      what="response",
+      remedy="remove the line, or the file to ask everything again",
+    )
     self._places: dict[Key, tuple[str, int, int]] = {}
     try:
-      self._lock()
-      self._size = self._scan()
+      for line in self._lines:
+        self._index(line.values, line.start, line.size)
       self.settings = self._check(settings)
-      os.ftruncate(self._fd, self._size)
+      self._lines.trim()
     except SophiaError:
-      os.close(self._fd)
+      self._lines.close()
       raise
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *_: object) -> None:
-    os.fsync(self._fd)
-    os.close(self._fd)
+    self._lines.close()
 
   def has(self, problem: Problem, sample: int) -> bool:
     """Whether this sample of this very question is there."""
@@ -107,21 +110,12 @@ class Responses:
       "tokens": response.tokens,
       "response": response.text,
     }
-    # ASCII: a lone surrogate in a model's text survives.
-    line = json.dumps(values).encode() + b"\n"
-    try:
-      rest = memoryview(line)
-      while rest:
-        rest = rest[os.write(self._fd, rest) :]
-    except OSError as e:
-      os.ftruncate(self._fd, self._size)
-      raise SophiaError(f"{self.path}: {e.strerror}; free the disk") from e
-    self._index(response.id, response.sample, response.asked, len(line))
+    self._index(values, *self._lines.append(values))
 
   def read(self, problem_id: str, sample: int) -> Response:
     """The newest response of a key that is there."""
     _, start, size = self._places[problem_id, sample]
-    values = json.loads(os.pread(self._fd, size, start))
+    values = self._lines.read(start, size)
     return Response(
       id=values["id"],
       sample=values["sample"],
@@ -131,39 +125,9 @@ class Responses:
       asked=values["asked"],
     )
 
-  def _index(self, name: str, sample: int, asked: str, size: int) -> None:
-    self._places[name, sample] = asked, self._size, size
-    self._size += size
-
-  def _lock(self) -> None:
-    try:
-      fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise SophiaError(
-        f"{self.path}: another process is writing it; stop that one or give "
-        "another --name"
-      ) from None
-
-  def _scan(self) -> int:
-    """Indexes the lines; returns where the last whole one ends."""
-    self._size = 0
-    for number, line in enumerate(self._lines(), start=1):
-      if not line.endswith(b"\n"):
-        break
-      try:
-        values = json.loads(line)
-        key = values["id"], values["sample"], values["asked"]
-      except (ValueError, KeyError, TypeError):
-        raise SophiaError(
-          f"{self.path}:{number}: not a response; remove the line, or the file "
-          "to ask everything anew"
-        ) from None
-      self._index(*key, len(line))
-    return self._size
-
-  def _lines(self) -> Iterator[bytes]:
-    with open(self.path, "rb") as file:
-      yield from file
+  def _index(self, values: Mapping[str, Any], start: int, size: int) -> None:
+    key = values["id"], values["sample"]
+    self._places[key] = values["asked"], start, size
 
   def _check(self, settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Compares the settings, or writes them where there are no responses."""
@@ -184,7 +148,5 @@ class Responses:
           f"{before.get(key)!r}, not {wanted.get(key)!r}; give another --name, "
           "or remove the file to ask everything anew"
         )
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, wanted)
     return wanted

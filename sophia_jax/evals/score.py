@@ -22,12 +22,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.data.schema import numbered_lines, parse_line, write_jsonl
+from sophia_jax.data.schema import numbered_lines, parse_line
 from sophia_jax.evals import tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
 from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Scored
 from sophia_jax.evals.evaluate import AT_ONCE, mark_each
 from sophia_jax.evals.summary import summarise
+from sophia_jax.files import write_jsonl
 from sophia_jax.types import FinishReason, Problem, SophiaError, Status, host
 
 SHOWN = 5

@@ -13,6 +13,7 @@ from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Scored
 from sophia_jax.evals.rates import Rate, grouped, rate
 from sophia_jax.evals.responses import Responses
 from sophia_jax.evals.stats import pass_at_k
+from sophia_jax.files import replacing
 from sophia_jax.types import Problem, Status
 
 PLAIN = Benchmark(
@@ -117,13 +118,10 @@ def write(
 
   One response a line; none but the one being written is held.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.partial")
   head = json.dumps(summary, indent=1).removesuffix("\n}")
-  with open(partial, "w", encoding="utf-8") as file:
+  with replacing(path) as file:
     file.write(f'{head},\n "responses": [')
     for number, values in enumerate(rows):
       file.write(",\n  " if number else "\n  ")
       file.write(json.dumps(values))
     file.write("\n ]\n}\n")
-  partial.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import jax
 
+from sophia_jax import files
 from sophia_jax.models import InternVLConfig, flops
 from sophia_jax.progress import Progress
 from sophia_jax.train.devices import accelerator
@@ -62,12 +62,8 @@ class MetricsFile:
     self._since = time.perf_counter()
     if not self._writes:
       return
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(path) if row["step"] <= step]
-    lines = "".join(json.dumps(row) + "\n" for row in kept)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(lines, encoding="utf-8")
-    partial.replace(path)
+    files.write_jsonl(path, kept, nan=True)
 
   @contextlib.contextmanager
   def waiting(self, name: str) -> Iterator[None]:
@@ -110,8 +106,7 @@ class MetricsFile:
   def _write(self, row: Row) -> None:
     if not self._writes:
       return
-    with open(self._path, "a", encoding="utf-8") as f:
-      f.write(json.dumps(row) + "\n")
+    files.append_jsonl(self._path, row)
     for tracker in self._trackers:
       tracker.log(self._steps, row)
 
@@ -162,5 +157,4 @@ def read(path: Path) -> list[Row]:
   """The rows of a metrics file; a half-written last line is left out."""
   if not path.exists():
     return []
-  lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-  return [json.loads(line) for line in lines if line.endswith("\n")]
+  return [line.values for line in files.read_jsonl(path)]

@@ -10,13 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sophia_jax.data import problems
-from sophia_jax.data.problems import (
-  check,
-  load_examples,
-  load_problems,
-  write_jsonl,
-)
+from sophia_jax.data.problems import check, load_examples, load_problems
 from sophia_jax.data.schema import schema_of
+from sophia_jax.files import write_jsonl
 from sophia_jax.types import Example, Problem, SophiaError
 from tests.data.data_samples import FIXTURES, command
 

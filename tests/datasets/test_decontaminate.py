@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sophia_jax.data.schema import write_jsonl
 from sophia_jax.datasets import decontaminate as module
 from sophia_jax.datasets import overlap, perceptual
 from sophia_jax.datasets.__main__ import main
 from sophia_jax.datasets.decontaminate import decontaminate
+from sophia_jax.files import write_jsonl
 from sophia_jax.types import SophiaError
 from tests.data.data_samples import FIXTURES
 

@@ -82,7 +82,7 @@ def test_a_file_that_is_no_cache_is_an_error(path, line):
 
 
 def test_a_cache_that_cannot_be_opened(tmp_path):
-  with pytest.raises(SophiaError, match="give another file"):
+  with pytest.raises(SophiaError, match="use another file"):
     llm.Cache(tmp_path, "m")
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.data.problems import load_problems, write_jsonl
+from sophia_jax.data.problems import load_problems
+from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.store import Store
 from sophia_jax.runs import policies

@@ -1,6 +1,6 @@
 """A workdir in which everything is done that comes before training."""
 
-from sophia_jax.data.problems import write_jsonl
+from sophia_jax.files import write_jsonl
 from sophia_jax.runs import sampling
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Caption, Status, Trajectory, Verdict

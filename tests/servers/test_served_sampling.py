@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from sophia_jax.data.problems import load_problems, write_jsonl
+from sophia_jax.data.problems import load_problems
+from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.records import Judgement, decode
 from sophia_jax.rollout.store import Store
 from sophia_jax.runs.run import Run

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sophia_jax.data.schema import record_errors, schema_of, write_jsonl
+from sophia_jax.data.schema import record_errors, schema_of
 from sophia_jax.datasets.importers import find_importer
 from sophia_jax.datasets.importers.base import (
   Broken,
@@ -24,6 +24,7 @@ from sophia_jax.datasets.importers.base import (
 from sophia_jax.datasets.importers.media import Media
 from sophia_jax.datasets.importers.rows import find_files, read_rows
 from sophia_jax.datasets.sources import EVALUATION_SOURCES, is_aime_2024
+from sophia_jax.files import write_jsonl
 from sophia_jax.types import Problem, SophiaError
 
 MAX_SHOWN = 300
