@@ -4,6 +4,7 @@ replacing, write_*    a reader finds the old file or the new one, never a part
 JsonLines             lines that one process appends, whole or not at all
 exclusive, shared,    locks that end with the process that holds them
 claim
+mistaken              what a file is that is no data
 """
 
 from __future__ import annotations
@@ -69,6 +70,35 @@ def write_bytes(path: Path, data: bytes) -> None:
   """Replaces a file; errors as for `replacing`."""
   with replacing(path, "wb") as file:
     file.write(data)
+
+
+_STARTS = (
+  (b"\x00\x05\x16\x07", "a Mac's AppleDouble companion; remove it"),
+  (b"\x00\x05\x16\x00", "a Mac's AppleSingle file; remove it"),
+  (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
+  (b"<!doctype html", "an HTML page; download the file itself"),
+  (b"<html", "an HTML page; download the file itself"),
+  (b"\x1f\x8b", "a gzip archive; unpack it"),
+  (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it"),
+  (b"PK\x03\x04", "a ZIP archive; unpack it"),
+)
+
+
+def mistaken(path: str | os.PathLike[str]) -> str:
+  """Names what often lies where data belong: a pointer, a companion, a page.
+
+  Returns:
+    "what; remedy", or "" for anything else and for what cannot be read.
+  """
+  try:
+    with open(path, "rb") as file:
+      start = file.read(64)
+  except OSError:
+    return ""
+  if not start:
+    return "an empty file; download it again"
+  low = start.lower().lstrip()
+  return next((what for magic, what in _STARTS if low.startswith(magic)), "")
 
 
 def write_text(path: Path, text: str) -> None:

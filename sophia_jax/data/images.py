@@ -1,8 +1,9 @@
 """THE image path: from a file to uint8 tiles.
 
-Sampling, training, scoring and evaluation all cut images here, so a prompt
-always has exactly as many image tokens as the encoder makes. Pixels stay uint8;
-the model normalises them on the device.
+Sampling, training, scoring, evaluation, reports and the servers all open images
+here, so a prompt always has exactly as many image tokens as the encoder makes,
+and one list says which formats are read. Pixels stay uint8; the model
+normalises them on the device.
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from sophia_jax.data.pixels import to_rgb
 from sophia_jax.data.resize import RESIZES, resizer
+from sophia_jax.files import mistaken
 from sophia_jax.types import SophiaError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are decoded, by Pillow's names.
+
+Every build of Pillow reads them, that of a server included, and none runs a
+program: PostScript, for one, would start Ghostscript whatever the file's name.
+"""
 MAX_PIXELS = 64 * 1024**2
 """Larger images are refused before they are decoded: 192 MiB as RGB."""
 
@@ -100,32 +109,37 @@ class ImageConfig:
 def open_image(
   path: str | io.BytesIO, at_least: int | None = None
 ) -> Image.Image:
-  """Reads an image as upright RGB; alpha is dropped, not composited.
+  """Reads an image as upright RGB.
 
-  Of an animation the first frame. 16-bit grey is scaled to 8 bits (Pillow alone
-  would clip it to white).
+  An animation gives its first frame. Alpha is dropped as the published recipes
+  do, except where nothing but alpha holds the picture. Deep pixels are scaled
+  to 8 bits (Pillow alone would clip them).
 
   Args:
-    path: a file of any format that Pillow knows, or what one holds.
+    path: a file of one of FORMATS, or its content.
     at_least: enough pixels for both sides; a JPEG is then decoded at 1/2, 1/4
       or 1/8 of its size, which is not what tiles are cut from.
 
   Raises:
-    SophiaError: missing, damaged, not an image, or more than MAX_PIXELS.
+    SophiaError: missing, damaged, not an image of FORMATS, more than
+      MAX_PIXELS, or pixel values whose scale is unknown.
   """
   with _opened(path) as image:
     turn = _TRANSPOSE.get(_orientation(image))
     if at_least is not None:
       image.draft(None, (at_least, at_least))
     image.load()
-    rgb = _to_rgb(image)
+    try:
+      rgb = to_rgb(image)
+    except ValueError as e:
+      raise SophiaError(f"{path}: {e}; save it with 8 bits a channel") from None
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def image_size(path: str) -> tuple[int, int]:
-  """Width and height of the upright image, from the header alone.
+  """Returns width and height of the upright image, from the header alone.
 
-  Remembered for as long as the file is not written anew.
+  Remembered until the file changes.
   """
   stats = _regular(path)
   return _remembered_size(path, stats.st_mtime_ns, stats.st_size)
@@ -200,19 +214,23 @@ def _unreadable(path: str, error: Exception) -> SophiaError:
 
 @contextlib.contextmanager
 def _opened(path: str | io.BytesIO) -> Iterator[Image.Image]:
-  """The image with only its header read; Pillow's errors become ours."""
+  """Opens an image and reads its header; Pillow's errors become ours."""
+  if isinstance(path, str):
+    _regular(path)
   try:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
       width, height = image.size
       if width * height > MAX_PIXELS:
         raise SophiaError(_bomb(path, f"{width}x{height} pixels"))
       if not width or not height:
         raise SophiaError(f"{path}: the image is empty; replace the file")
       yield image
-  except FileNotFoundError:
-    raise SophiaError(
-      f"{path}: no such image; image paths are relative to the JSONL file"
-    ) from None
+  except UnidentifiedImageError:
+    what = mistaken(path) if isinstance(path, str) else ""
+    what = what or (
+      f"not an image of {', '.join(FORMATS)}; re-encode it as PNG or JPEG"
+    )
+    raise SophiaError(f"{path}: cannot read this image: {what}") from None
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
     raise SophiaError(_bomb(path, str(e).rstrip("."))) from None
   except _BROKEN as e:
@@ -244,20 +262,6 @@ def _orientation(image: Image.Image) -> int:
   except _BROKEN:
     return 1
   return value if value in _TRANSPOSE else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-  if image.mode == "RGB":
-    return image  # it is loaded, so it outlives its file
-  if image.mode.startswith("I"):
-    values = np.asarray(image).astype(np.int64)
-    if image.mode != "I" or values.max() > 255:
-      values = values >> 8
-    grey = np.clip(values, 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
-  # A transparent colour of the palette would only make Pillow warn.
-  image.info.pop("transparency", None)
-  return image.convert("RGB")
 
 
 # -------------------------------------------------------------------- tiling
@@ -351,18 +355,22 @@ def load_tiles(
 
 
 class TileCache:
-  """`load_tiles` that remembers; thread-safe, least recently used goes first."""
+  """Remembers `load_tiles`, thread-safe; the least recently used goes first.
+
+  A file that changed is read again.
+  """
 
   def __init__(self, config: ImageConfig, max_bytes: int = 1 << 30):
     self._config = config
     self._free = max_bytes
     self._lock = threading.Lock()
     self._tiles: collections.OrderedDict[
-      tuple[str, int], UInt8[np.ndarray, "n S S 3"]
+      tuple[str, int, int, int], UInt8[np.ndarray, "n S S 3"]
     ] = collections.OrderedDict()
 
   def __call__(self, path: str, count: int) -> UInt8[np.ndarray, "n S S 3"]:
-    key = (path, count)
+    stats = _regular(path)
+    key = (path, count, stats.st_mtime_ns, stats.st_size)
     with self._lock:
       if key in self._tiles:
         self._tiles.move_to_end(key)

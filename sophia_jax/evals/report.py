@@ -21,9 +21,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from sophia_jax.algorithms.sophia import caption_reward
+from sophia_jax.data.images import open_image
 from sophia_jax.evals import charts
 from sophia_jax.files import write_text
 from sophia_jax.types import (
@@ -230,11 +230,13 @@ def duration(seconds: float) -> str:
 
 
 def image_uri(path: str) -> str | None:
-  """A small PNG of the image as a data URI; None if it cannot be read."""
+  """Returns a small PNG of what a model sees, as a data URI.
+
+  None if it cannot be read.
+  """
   try:
-    with Image.open(path) as image:
-      small = image.convert("RGBA" if image.mode in ("RGBA", "LA") else "RGB")
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    small = open_image(path, at_least=IMAGE_SIDE)
+  except SophiaError:
     return None
   small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
   data = io.BytesIO()

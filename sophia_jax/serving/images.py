@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from sophia_jax.data.images import ImageConfig, load_tiles
 from sophia_jax.types import SophiaError
@@ -25,8 +24,6 @@ IMAGE_VARIABLE = "SOPHIA_IMAGES"
 """Environment variable with an ImageConfig as JSON; launch.serve sets it."""
 MAX_BYTES = 64 << 20
 """Of one encoded image."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What is decoded; some of Pillow's other formats run programs."""
 
 Span = tuple[int, int]
 
@@ -109,19 +106,7 @@ def _file(source: str, name: str) -> Inline:
     raise SophiaError(
       f"{name}: URLs are not opened here; send base64 of the file"
     )
-  file = Inline(_decoded(source, name), name)
-  try:
-    with Image.open(file, formats=FORMATS):
-      pass
-  except (UnidentifiedImageError, SyntaxError, ValueError, OSError):
-    raise SophiaError(
-      f"{name}: not an image of a known format ({', '.join(FORMATS)}); "
-      "re-encode it"
-    ) from None
-  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-    raise SophiaError(f"{name}: too large ({e}); shrink it") from None
-  file.seek(0)
-  return file
+  return Inline(_decoded(source, name), name)
 
 
 def _decoded(source: Any, name: str) -> bytes:

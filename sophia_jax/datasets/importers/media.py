@@ -25,6 +25,7 @@ _SUFFIXES = (
   (b"BM", ".bmp"),
   (b"II", ".tif"),
   (b"MM", ".tif"),
+  (b"P", ".ppm"),
 )
 
 
