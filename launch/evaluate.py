@@ -15,6 +15,7 @@ Examples:
 """
 
 import dataclasses
+import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,12 @@ def main() -> None:
     ]
   name = exams[0].name if len(exams) == 1 else FLAGS.name or model.name
   path = run.workdir / "evals" / f"{name}.html"
-  page.write(path, model.name, shown)
+  now = datetime.datetime.now().astimezone()
+  about = {
+    "Model": str(model),
+    "Date": f"{now:%Y-%m-%d %H:%M %Z}",
+  }
+  page.write(path, model.name, shown, about)
   print(f"page: {path}")
   for exam in exams:
     print(f"responses: {run.workdir / 'evals' / exam.name}.json")
@@ -130,6 +136,7 @@ def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
     Exam(
       name=FLAGS.name or f"{model.name}-{data.stem}",
       problems=load_problems(data)[: limit or None],
+      data=str(data),
       rule=evaluation.rule_of(PLAIN, FLAGS.upstream),
     )
   ]
@@ -158,6 +165,7 @@ def _exam(run: cli.Run, name: str, wanted: str, limit: int) -> Exam:
   return Exam(
     name=f"{name}-{benchmark.name}",
     problems=benchmark.first(problems, limit),
+    data=str(folder),
     benchmark=benchmark,
     rule=rule,
   )
@@ -172,7 +180,9 @@ def _show(result: dict[str, Any], exam: Exam, model: str) -> page.Evaluation:
     else tables.plain(result)
   )
   print("\n".join([*lines, ""]))
-  return page.Evaluation(name=exam.name, summary=result, samples=samples)
+  return page.Evaluation(
+    name=exam.name, summary=result, samples=samples, data=exam.data
+  )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.evals import paper, tables
-from sophia_jax.evals.report import clean, environment
+from sophia_jax.evals.report import clean, environment, flatten
 from sophia_jax.files import write_text
 
 SAMPLES = 6
@@ -21,13 +21,15 @@ class Evaluation:
 
   name: str
   summary: Mapping[str, Any]
-  """Of W/evals/NAME.json, without its responses."""
+  """Contents of W/evals/NAME.json, responses excluded."""
   samples: Sequence[Mapping[str, Any]]
-  """Its first responses, with "question" and "images" of the problem."""
+  """First responses, with "question" and "images" of the problem."""
+  data: str = ""
+  """Path that the problems come from."""
 
   @property
   def splits(self) -> Mapping[str, Any]:
-    """By tag; by source where the problems are no benchmark's."""
+    """Scores by tag; by source where the problems are no benchmark's."""
     tags: Mapping[str, Any] = self.summary["splits"]
     return tags or {"source": self.summary["by_source"]}
 
@@ -35,9 +37,21 @@ class Evaluation:
   def comparisons(self) -> list[str]:
     return tables.comparison(self.summary.get("comparison"))
 
+  @property
+  def settings(self) -> list[tuple[str, str]]:
+    """Settings of the responses, as names and texts."""
+    return [*flatten(self.summary["settings"])]
 
-def render(model: str, evaluations: Sequence[Evaluation]) -> str:
-  """The page, as text that UTF-8 can encode; whatever is in it is escaped."""
+
+def render(
+  model: str, evaluations: Sequence[Evaluation], about: Mapping[str, str]
+) -> str:
+  """Returns the page as text that UTF-8 can encode, every value escaped.
+
+  Args:
+    model: the name of the checkpoint.
+    about: what else heads the page: its path, the date.
+  """
   template = environment().get_template("evals.html.jinja")
   rows = {
     e.name: paper.rows(e.summary["benchmark"], model) for e in evaluations
@@ -48,12 +62,18 @@ def render(model: str, evaluations: Sequence[Evaluation]) -> str:
   page = template.render(
     model=model,
     evaluations=evaluations,
+    about=about,
     papers=rows,
     differences=differences,
   )
   return clean(page)
 
 
-def write(path: Path, model: str, evaluations: Sequence[Evaluation]) -> None:
-  """Writes the page, whole or not at all."""
-  write_text(path, render(model, evaluations))
+def write(
+  path: Path,
+  model: str,
+  evaluations: Sequence[Evaluation],
+  about: Mapping[str, str],
+) -> None:
+  """Writes the page, whole or not at all; arguments as for `render`."""
+  write_text(path, render(model, evaluations, about))

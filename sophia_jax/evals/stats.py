@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # its parts are imported at their first use
 from jaxtyping import Float
 
 RESAMPLES = 10_000
@@ -14,25 +15,29 @@ _CHUNK = 1 << 22
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-  """Wilson score interval of a proportion (Wilson 1927; z = 1.96: 95 %).
-
-  centre = (p + z^2 / 2n) / (1 + z^2 / n), p = successes / n
-  half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2)
+  """Returns the Wilson score interval of a proportion (Wilson 1927).
 
   (0, 1) where n = 0: nothing is known.
+
+  Args:
+    z: quantile of the normal distribution; 1.96 makes a 95 % interval.
+
+  Raises:
+    ValueError: not 0 <= successes <= n.
   """
   if not 0 <= successes <= n:
     raise ValueError(f"{successes} successes of {n}")
   if n == 0:
     return 0.0, 1.0
-  p = successes / n
-  scale = 1 + z * z / n
-  centre = (p + z * z / (2 * n)) / scale
-  half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-  # At the ends the formula is exact and rounding is not.
-  low = 0.0 if successes == 0 else max(0.0, centre - half)
-  high = 1.0 if successes == n else min(1.0, centre + half)
-  return low, high
+  confidence = math.erf(z / math.sqrt(2))
+  low, high = scipy.stats.binomtest(successes, n).proportion_ci(
+    confidence, "wilson"
+  )
+  # Exact at the ends, where the formula is and its rounding is not.
+  return (
+    0.0 if successes == 0 else float(low),
+    1.0 if successes == n else float(high),
+  )
 
 
 def pass_at_1(right: Sequence[Sequence[bool]]) -> float:
@@ -55,18 +60,22 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def mcnemar(
   before: Sequence[bool], after: Sequence[bool]
 ) -> tuple[int, int, float]:
-  """(gained, lost, p): exact McNemar test of two runs on the same problems.
+  """Returns (gained, lost, p) of two runs on the same problems, paired.
 
-  Under "no difference" each of the b + c problems that changed is a fair coin:
-  p = min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c)) (McNemar 1947).
+  p is McNemar's exact two-sided one: with no difference between the runs, each
+  problem that changed is a fair coin (McNemar 1947).
+
+  Raises:
+    ValueError: the runs differ in length.
   """
   if len(before) != len(after):
     raise ValueError(f"{len(before)} answers before, {len(after)} after")
   gained = sum(a and not b for b, a in zip(before, after, strict=True))
   lost = sum(b and not a for b, a in zip(before, after, strict=True))
-  changed = gained + lost
-  tail = sum(math.comb(changed, i) for i in range(min(gained, lost) + 1))
-  return gained, lost, min(1.0, 2 * tail / 2**changed)
+  if gained == lost:  # zero changes are no sample of a binomial
+    return gained, lost, 1.0
+  p = scipy.stats.binomtest(gained, gained + lost).pvalue
+  return gained, lost, float(p)
 
 
 # -------------------------------------------------------------------- bootstrap

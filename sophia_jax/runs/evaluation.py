@@ -48,6 +48,8 @@ class Exam:
 
   name: str
   problems: Sequence[Problem]
+  data: str = ""
+  """Path that the problems come from, for the page."""
   benchmark: Benchmark = summary.PLAIN
   rule: Rule = summary.PLAIN.rule
 
@@ -256,7 +258,8 @@ def _summary(
 def _shown(
   scored: Sequence[Scored], responses: Responses
 ) -> Iterator[dict[str, Any]]:
-  """Responses with what the page shows of their problems."""
-  for one, values in zip(scored, summary.rows(scored, responses)):
-    shown = {"question": one.problem.text, "images": one.problem.images}
-    yield {**values, **shown}
+  """Yields responses with the fields of their problems that the page shows."""
+  problems = {one.problem.id: one.problem for one in scored}
+  for row in summary.rows(scored, responses):
+    problem = problems[row["id"]]
+    yield {**row, "question": problem.text, "images": problem.images}

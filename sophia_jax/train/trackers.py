@@ -1,31 +1,36 @@
-"""Where metrics go besides metrics.jsonl: TensorBoard, Weights & Biases."""
+"""Trackers beside metrics.jsonl: TensorBoard, Weights & Biases, trackio."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sophia_jax import files
 from sophia_jax.types import SophiaError
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """What a run tells of itself; changes nothing about what it computes."""
+  """What a run reports about itself; no result depends on it."""
 
   tensorboard: bool = True
-  """Event files in the stage's directory."""
+  """TensorBoard event files in the stage's directory."""
   wandb: str = ""
-  """Project of Weights & Biases; "": not used."""
+  """Project of Weights & Biases; "": off."""
+  trackio: str = ""
+  """Project of trackio, kept on this machine; "": off."""
   profile_at: int = 0
-  """The update from which a jax.profiler trace is taken; 0: never."""
+  """First update of a jax.profiler trace; 0: none."""
   profile_updates: int = 3
+  """Length of the trace, updates."""
 
 
 class Tracker(Protocol):
-  """Takes the metrics of one update."""
+  """A place that takes the metrics of one update."""
 
   def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -33,7 +38,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard(Tracker):
-  """Event files; a run that goes on hides what a killed life wrote later."""
+  """Event files; a resumed run hides the updates after its checkpoint."""
 
   def __init__(self, directory: Path, step: int):
     # Imports torch where there is one, which costs every command seconds.
@@ -50,24 +55,16 @@ class TensorBoard(Tracker):
 
 
 class WandB(Tracker):
-  """One run of a project; whoever goes on in the directory goes on with it."""
+  """One run of a project, which a resumed training continues."""
 
   def __init__(self, directory: Path, project: str):
-    try:
-      import wandb
-    except ImportError as e:
-      raise SophiaError(
-        f"config.log.wandb={project!r}: pip install wandb, or leave it empty"
-      ) from e
+    wandb = _optional("wandb", project)
     directory.mkdir(parents=True, exist_ok=True)
-    own = directory / "wandb_id"
-    if not own.exists():
-      own.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
     try:
       self._run: Any = wandb.init(
         project=project,
-        id=own.read_text(encoding="utf-8"),
-        name="-".join(directory.parts[-2:]),
+        id=_run_id(directory / "wandb_id"),
+        name=_title(directory),
         resume="allow",
         dir=str(directory),
       )
@@ -86,18 +83,64 @@ class WandB(Tracker):
     self._run.finish()
 
 
+class Trackio(Tracker):
+  """One run of a project on this machine: `trackio show --project NAME`."""
+
+  def __init__(self, directory: Path, project: str):
+    trackio = _optional("trackio", project)
+    self._run: Any = trackio.init(
+      project=project,
+      name=f"{_title(directory)}-{_run_id(directory / 'trackio_id')}",
+      resume="allow",
+      embed=False,
+      auto_log_gpu=False,
+      auto_log_cpu=False,
+    )
+
+  def log(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def close(self) -> None:
+    self._run.finish()
+
+
 def trackers(directory: Path, config: LogConfig, step: int) -> list[Tracker]:
-  """Those that the config asks for.
+  """Opens the trackers that the config asks for.
 
   Args:
-    step: the update training goes on from.
+    directory: the stage's directory, which holds what a tracker keeps.
+    step: the update that training resumes from.
 
   Raises:
-    SophiaError: wandb is asked for, and not installed or not logged in to.
+    SophiaError: a tracker is not installed, or wandb is not logged in.
   """
-  found: list[Tracker] = []
+  opened: list[Tracker] = []
   if config.tensorboard:
-    found.append(TensorBoard(directory / "tensorboard", step))
+    opened.append(TensorBoard(directory / "tensorboard", step))
   if config.wandb:
-    found.append(WandB(directory, config.wandb))
-  return found
+    opened.append(WandB(directory, config.wandb))
+  if config.trackio:
+    opened.append(Trackio(directory, config.trackio))
+  return opened
+
+
+def _optional(name: str, project: str) -> Any:
+  """Imports a tracker that is not among the requirements."""
+  try:
+    return importlib.import_module(name)
+  except ImportError as e:
+    raise SophiaError(
+      f"config.log.{name}={project!r}: pip install {name}, or leave it empty"
+    ) from e
+
+
+def _run_id(path: Path) -> str:
+  """Returns the id of the directory's run, made at its first use."""
+  if not path.exists():
+    files.write_text(path, uuid.uuid4().hex[:8])
+  return path.read_text(encoding="utf-8")
+
+
+def _title(directory: Path) -> str:
+  """Returns a run's name for people: the workdir's and the stage's."""
+  return "-".join(directory.parts[-2:])

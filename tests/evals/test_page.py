@@ -41,6 +41,7 @@ def evaluation(tmp_path):
   Image.new("RGB", (8, 6), (200, 30, 30)).save(tmp_path / "1.png")
   sample = {
     "id": "mathvision/1",
+    "sample": 1,
     "question": HOSTILE,
     "answer": HOSTILE,
     "extracted": HOSTILE,
@@ -48,11 +49,14 @@ def evaluation(tmp_path):
     "status": "wrong",
     "images": [str(tmp_path / "1.png"), str(tmp_path / "gone.png")],
   }
-  return Evaluation(name="x", summary=summary(), samples=[sample])
+  return Evaluation(
+    name="x", summary=summary(), samples=[sample], data="/data/math-v"
+  )
 
 
 def test_the_page_shows_scores_and_the_papers_rows(evaluation):
-  page = Page(render("InternVL3-8B", [evaluation]))
+  about = {"Model": "/models/InternVL3-8B", "Date": "2026-01-02 03:04"}
+  page = Page(render("InternVL3-8B", [evaluation], about))
   text = " ".join(page.text.split())
   assert "MathVision, 2 of 3,040" in text and "75.0 %" in text
   assert "InternVL3-38B + SOPHIA 49.1 % reference" in text
@@ -60,10 +64,14 @@ def test_the_page_shows_scores_and_the_papers_rows(evaluation):
   assert "temperature 0 (paper: 1)" in text
   assert "pass@2 100.0 %" in text
   assert "our rule, answers found or judged by easy." in text
+  assert "Model: /models/InternVL3-8B . Date: 2026-01-02 03:04 ." in text
+  assert "Data: /data/math-v , 2 problems." in text
+  assert "mathvision/1, sample 2" in text
+  assert "max_new_tokens 16384" in text
 
 
 def test_what_models_wrote_is_shown_and_never_run(evaluation):
-  text = render(HOSTILE, [evaluation])
+  text = render(HOSTILE, [evaluation], {"Model": HOSTILE})
   text.encode()
   page = Page(text)
   assert "script" not in page.tags
@@ -77,7 +85,7 @@ def test_what_models_wrote_is_shown_and_never_run(evaluation):
 def test_a_page_of_several(evaluation, tmp_path):
   plain = summary(PLAIN, part="", comparison=COMPARISON)
   other = Evaluation(name="y", summary=plain, samples=[])
-  write(tmp_path / "W" / "x.html", "export", [evaluation, other])
+  write(tmp_path / "W" / "x.html", "export", [evaluation, other], {})
   page = Page((tmp_path / "W" / "x.html").read_text())
   assert "against a.json: 25.0% -> 75.0%" in page.text
   assert [p.name for p in (tmp_path / "W").iterdir()] == ["x.html"]

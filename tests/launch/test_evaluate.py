@@ -1,6 +1,9 @@
 """`launch.evaluate` on a benchmark: killed, gone on with, marked again."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -140,6 +143,28 @@ def test_scores_table_and_page(undisturbed):
   page = workdir / "evals" / "InternVL3-8B-mathvision.html"
   assert f"page: {page}" in lines
   assert "<h1" in page.read_text() and "Traceback" not in done.stderr
+
+
+def test_the_page_pairs_a_response_with_its_own_problem(
+  undisturbed, model, data
+):
+  workdir, _ = undisturbed
+  page = workdir / "evals" / "InternVL3-8B-mathvision.html"
+  text = page.read_text()
+  assert f">{model}<" in text and f">{data / 'mathvision'}<" in text
+  assert "Date: " in text and "<td>max_new_tokens</td><td>24</td>" in text
+  rows = iter(found(workdir)["responses"])
+  cards = text.split("<article")[1:]
+  assert len(cards) > 2 * SAMPLES
+  for card, row in zip(cards, rows):
+    number = row["id"].partition("/")[2]
+    named = f"{row['id']}, sample {row['sample'] + 1}<"
+    gold = f'<span dir="auto">{row["answer"]}</span>'
+    assert named in card and gold in card
+    (uri,) = re.findall(r'src="data:image/png;base64,([^"]+)"', card)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))))
+    image = Image.open(data / "mathvision" / "images" / f"{number}.png")
+    np.testing.assert_array_equal(shown, np.asarray(image))
 
 
 def test_killed_and_gone_on_with(

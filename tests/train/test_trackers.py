@@ -1,5 +1,8 @@
-"""Weights & Biases, for real: offline, it writes what it would send."""
+"""Trackers, for real: Weights & Biases offline, trackio where it is installed."""
 
+import contextlib
+import sqlite3
+import sys
 import time
 
 import pytest
@@ -11,8 +14,11 @@ from sophia_jax.types import SophiaError
 WANDB = LogConfig(tensorboard=False, wandb="sophia")
 
 
-def run(directory, steps):
-  (tracker,) = trackers(directory, WANDB, steps[0] - 1)
+TRACKIO = LogConfig(tensorboard=False, trackio="sophia")
+
+
+def run(directory, steps, config=WANDB):
+  (tracker,) = trackers(directory, config, steps[0] - 1)
   for step in steps:
     tracker.log(step, {"loss": 1 / step})
   tracker.close()
@@ -25,7 +31,7 @@ def settings_of_its_own():
   wandb.teardown()
 
 
-def test_a_run_that_goes_on_is_one_run(tmp_path, monkeypatch):
+def test_a_resumed_run_is_one_run_of_wandb(tmp_path, monkeypatch):
   monkeypatch.setenv("WANDB_MODE", "offline")
   run(tmp_path / "runs" / "one", [1, 2, 3])
   run(tmp_path / "runs" / "one", [2, 3, 4])  # update 3 was in no checkpoint
@@ -41,7 +47,7 @@ def test_a_run_that_goes_on_is_one_run(tmp_path, monkeypatch):
     time.sleep(0.1)
 
 
-def test_who_is_not_logged_in_is_told_so(tmp_path, monkeypatch):
+def test_a_missing_login_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setenv("WANDB_MODE", "online")
   monkeypatch.delenv("WANDB_API_KEY", raising=False)
   monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -49,3 +55,31 @@ def test_who_is_not_logged_in_is_told_so(tmp_path, monkeypatch):
     SophiaError, match=r"config\.log\.wandb='sophia': .*login"
   ):
     run(tmp_path / "run", [1])
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_one_line(
+  tmp_path, monkeypatch, name
+):
+  monkeypatch.setitem(sys.modules, name, None)
+  config = LogConfig(tensorboard=False, **{name: "sophia"})
+  with pytest.raises(SophiaError) as error:
+    run(tmp_path / "run", [1], config)
+  assert str(error.value) == (
+    f"config.log.{name}='sophia': pip install {name}, or leave it empty"
+  )
+
+
+def test_a_resumed_run_is_one_run_of_trackio(tmp_path, monkeypatch):
+  # The folder of its projects is read at import.
+  monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+  pytest.importorskip("trackio", reason="trackio is not installed")
+  run(tmp_path / "runs" / "one", [1, 2], TRACKIO)
+  run(tmp_path / "runs" / "one", [3], TRACKIO)
+  (path,) = (tmp_path / "store").glob("*.db")
+  with contextlib.closing(sqlite3.connect(path)) as database:
+    query = "select run_name, step from metrics order by step"
+    rows = database.execute(query).fetchall()
+  names, steps = zip(*rows)
+  assert steps == (1, 2, 3) and len(set(names)) == 1
+  assert names[0].startswith("runs-one-")
