@@ -217,6 +217,17 @@ class Verdict:
 
 
 @host
+class Grade:
+  """A verified answer: its verdict and named reward parts."""
+
+  verdict: Verdict
+  rewards: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  """Example: {"accuracy": 1.0, "format": 0.5}."""
+
+
+@host
 class Caption:
   """The k-th description of a problem's images by the policy."""
 

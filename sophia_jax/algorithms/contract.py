@@ -27,12 +27,12 @@ from sophia_jax.types import (
   Batch,
   Chat,
   Completion,
+  Grade,
   Group,
   Problem,
   Prompt,
   Rollout,
   TokenSequence,
-  Verdict,
   host,
 )
 
@@ -51,16 +51,6 @@ class Moment:
     default_factory=dict, hash=False
   )
   """Metrics of the last update or round."""
-
-
-@host
-class Grade:
-  """A verified answer: its verdict and named reward parts."""
-
-  verdict: Verdict
-  rewards: Mapping[str, float] = dataclasses.field(
-    default_factory=dict, hash=False
-  )
 
 
 @flax.struct.dataclass
