@@ -28,6 +28,7 @@ from sophia_jax.files import write_text
 from sophia_jax.models import SIZES, InternVLConfig
 from sophia_jax.plans.aot import GPUS
 from sophia_jax.plans.plan import Assumptions, Plan, plan
+from sophia_jax.plans.shape import Shape
 from sophia_jax.progress import Progress
 from sophia_jax.runs.policies import RuntimeConfig
 from sophia_jax.runs.run import for_topology
@@ -50,9 +51,10 @@ def main() -> None:
   topology = flags.FLAGS.topology
   accelerator = _accelerator(topology)
   config = for_topology(flags.FLAGS.config, topology, cli.given())
-  train = _of_rows(
-    section(TrainConfig, config.train.to_dict(), "train"), flags.FLAGS.rows
-  )
+  train = section(TrainConfig, config.train.to_dict(), "train")
+  shape = Shape.of(train)
+  if flags.FLAGS.rows is not None:
+    shape = shape.with_rows(flags.FLAGS.rows)
   model = _model(config)
   candidates = [_mesh(text) for text in flags.FLAGS.mesh or ()]
   if not candidates:
@@ -65,7 +67,7 @@ def main() -> None:
     for mesh in candidates:
       try:
         plans.append(
-          plan(model, train, mesh, topology, accelerator, assumptions)
+          plan(model, train, shape, mesh, topology, accelerator, assumptions)
         )
       except SophiaError as e:
         refused.append(f"{_shown(dataclasses.asdict(mesh))}: {e}")
@@ -121,28 +123,6 @@ def _accelerator(topology: str) -> Accelerator:
     count = f"--xla_force_host_platform_device_count={size}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
   return known[kind]
-
-
-def _of_rows(train: TrainConfig, rows: int | None) -> TrainConfig:
-  """The same update in microbatches of `rows` rows; None: as it is.
-
-  Raises:
-    SophiaError: the rows of an update are no multiple of them.
-  """
-  if rows is None:
-    return train
-  whole = train.rows * train.microbatches
-  if rows < 1 or whole % rows or train.tiles * rows % train.rows:
-    raise SophiaError(
-      f"--rows={rows}: an update of {whole} rows and {train.tiles} tiles for "
-      f"every {train.rows} does not divide into such microbatches"
-    )
-  return dataclasses.replace(
-    train,
-    rows=rows,
-    microbatches=whole // rows,
-    tiles=train.tiles * rows // train.rows,
-  )
 
 
 def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]

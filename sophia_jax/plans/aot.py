@@ -1,4 +1,4 @@
-"""Programs compiled ahead of time, for devices that need not be attached."""
+"""Programs compiled ahead of time for devices that need not be attached."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sophia_jax.models import (
   abstract_params,
   logical_axes,
 )
+from sophia_jax.plans.shape import Shape
 from sophia_jax.train import sharding, state
 from sophia_jax.train.step import jit_train_step, make_train_step
 from sophia_jax.types import Batch, SophiaError
@@ -28,25 +29,14 @@ from sophia_jax.types import Batch, SophiaError
 GPUS = ("a100", "h100", "h200")
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """The shape of one update."""
-
-  rows: int
-  length: int
-  tiles: int
-  microbatches: int
-  block: int = 1024
-
-
 def devices(topology: str) -> Sequence[Any]:
-  """The devices of "v5p:4x4x4", "v6e:16x16", or "cpu:8" (this process's own).
+  """Returns the devices of "v5p:4x4x4", "v6e:16x16" or "cpu:8".
 
-  Those of "h100:8" are CPU devices, as many: nothing compiles for a GPU here,
-  but shards have the shapes they would have there.
+  "cpu:8" are this process's own. "h100:8" gives as many CPU devices: nothing
+  compiles for a GPU here, but shards have the shapes they would have there.
 
   Raises:
-    SophiaError: libtpu is not installed, or it knows no such topology.
+    SophiaError: libtpu is not installed, or the topology does not exist.
   """
   kind, _, size = topology.partition(":")
   if kind in ("cpu", *GPUS):
@@ -72,14 +62,18 @@ def devices(topology: str) -> Sequence[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the compiler says of a program, per device. Bytes, FLOPs, seconds."""
+  """The compiler's figures for a program, per device."""
 
   arguments: int
+  """Memory of the arguments, bytes."""
   temporaries: int
+  """Memory of temporary values, bytes."""
   code: int
+  """Memory of the code, bytes."""
   flops: float
+  """Floating-point operations."""
   seconds: float
-  """By the compiler's cost model; the body of a loop is counted once."""
+  """Time by the compiler's cost model, the body of a loop counted once."""
   collectives: Mapping[str, float]
   """Bytes that leave a device, by kind of collective."""
 
@@ -94,10 +88,10 @@ def compile_step(
   mesh: Mesh,
   frozen_dtype: str = "bfloat16",
 ) -> Program:
-  """Compiles the train step, the same that `train.loop.fit` runs.
+  """Compiles the train step that `train.loop.fit` runs.
 
   Raises:
-    SophiaError: it does not fit the devices' memory, with the compiler's words.
+    SophiaError: the step does not fit the devices' memory.
   """
   params = placed_params(cfg, mesh, trained, frozen_dtype)
   begin = state.abstract(params, tx, trained)
@@ -114,8 +108,13 @@ def placed_params(
   trained: tuple[str, ...],
   frozen_dtype: str,
 ) -> Any:
-  """Shapes of the parameters where they will lie; frozen ones are narrower."""
-  shapes = abstract_params(cfg)  # outside of the mesh: shapes have no place
+  """Returns shapes of the parameters with their shardings.
+
+  Args:
+    trained: the parts that keep their own dtype.
+    frozen_dtype: the dtype of all other parts.
+  """
+  shapes = abstract_params(cfg)  # outside the mesh: these have no sharding yet
   where = sharding.param_shardings(shapes, logical_axes(cfg), mesh)
 
   def placed(part: str, leaf: Any, sharding: NamedSharding) -> Any:
@@ -135,7 +134,7 @@ def placed_params(
 def abstract_batch(
   cfg: InternVLConfig, streams: Sequence[str], shape: Shape, mesh: Mesh
 ) -> Batch:
-  """A batch of shapes that say where they lie."""
+  """Returns a batch of shapes with their shardings."""
   rows = (shape.microbatches, shape.rows, shape.length)
   side = cfg.vision.image_size if cfg.vision else 1
   ids: Any = jax.ShapeDtypeStruct(rows, jnp.int32)
@@ -179,7 +178,7 @@ def _summary(lowered: Any) -> Program:
 
 
 def _exhausted(message: str) -> str:
-  """The compiler's sizes in one line: "needs 43.25G of 31.24G"."""
+  """Returns the compiler's sizes in one line: "needs 43.25G of 31.24G"."""
   sizes = re.search(r"\(?([\d.]+\w)\)? exceeds.*?\(?([\d.]+\w)\)", message)
   if sizes:
     return f"does not fit: temporaries need {sizes[1]} of {sizes[2]}"
@@ -205,10 +204,13 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 
 
 def collectives(text: str) -> dict[str, float]:
-  """Bytes of the results of every collective, loops counted by their trips.
+  """Counts the bytes of the results of every collective.
 
-  On a TPU many collectives live inside fusions; those are followed too. So are
-  all branches of a choice.
+  Loops count by their trips. Fusions, where a TPU hides many collectives, and
+  all branches of a conditional are followed.
+
+  Args:
+    text: a compiled program's HLO.
   """
   computations, entry = _computations(text)
   total = dict.fromkeys(KINDS, 0.0)
@@ -216,7 +218,7 @@ def collectives(text: str) -> dict[str, float]:
   def visit(name: str, times: float) -> None:
     for result, op, rest in computations.get(name, ()):
       kind = op.removesuffix("-start")
-      # What of a sum is not kept by a device need not be sent to it.
+      # A device need not receive the part of a sum that it does not keep.
       if name.startswith("all-reduce-scatter") and kind == "all-reduce":
         kind = "reduce-scatter"
       if kind in total:
@@ -230,7 +232,8 @@ def collectives(text: str) -> dict[str, float]:
 
 
 def _callees(rest: str) -> list[str]:
-  """Computations that an instruction runs, but for a loop's condition."""
+  """Returns the computations that an instruction runs, loop conditions
+  excluded."""
   branches = ",".join(_BRANCHES.findall(rest)).split(",")
   names = [*_CALLEES.findall(rest), *branches]
   return [name.strip().strip("%,)") for name in names if name]
@@ -239,7 +242,7 @@ def _callees(rest: str) -> list[str]:
 def _trips(
   rest: str, computations: Mapping[str, list[tuple[str, str, str]]]
 ) -> int:
-  """How often a loop runs: as noted, or what its counter is compared with."""
+  """Returns the trips of a loop: as noted, or its counter's limit."""
   if noted := _TRIPS.search(rest):
     return int(noted[1])
   condition = _CONDITION.search(rest)
@@ -258,7 +261,8 @@ def _trips(
 def _computations(
   text: str,
 ) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-  """name -> its (result type, operation, rest of the line), and the entry."""
+  """Returns name -> (result type, operation, rest of the line), and the name
+  of the entry."""
   found: dict[str, list[tuple[str, str, str]]] = {}
   entry, current = "", ""
   for line in text.splitlines():
@@ -272,7 +276,10 @@ def _computations(
 
 
 def _bytes(result: str) -> float:
-  """Of the largest array of a result: an async start repeats its operands."""
+  """Returns the bytes of the largest array of a result.
+
+  Not of all arrays: an asynchronous start repeats its operands.
+  """
   return max(_sizes(result), default=0.0)
 
 

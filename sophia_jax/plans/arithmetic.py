@@ -1,7 +1,7 @@
-"""What an update takes of every device, by formula.
+"""Cost of an update by formula, for devices that cannot be compiled for here.
 
 The state is exact: the shapes of its shards. Everything else is a model of the
-program, for devices that cannot be compiled for where the plan is made.
+program.
 """
 
 from __future__ import annotations
@@ -14,39 +14,43 @@ import jax
 
 from sophia_jax.models import InternVLConfig, flops
 from sophia_jax.plans import aot
+from sophia_jax.plans.shape import Shape
 from sophia_jax.train.devices import Accelerator
-from sophia_jax.train.loop import TrainConfig
+from sophia_jax.train.optimizer import OptimizerConfig
 
 MATMULS = 0.7
-"""Of the peak, in large matrix products."""
+"""Share of the peak that large matrix products reach."""
 NODE = 8
-"""GPUs of a node, which NVLink joins."""
+"""GPUs of a node, joined by NVLink."""
 NVLINK, NETWORK = 450e9, 50e9
-"""Bytes/s that a GPU sends inside its node, and out of it (400 Gb/s each)."""
+"""Bytes/s that a GPU sends inside its node and out of it (400 Gb/s each)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """An update and the devices that are to make it."""
+  """An update and the devices that are to compute it."""
 
   cfg: InternVLConfig
-  train: TrainConfig
+  shape: Shape
+  trained: tuple[str, ...]
+  """Parts of the model that are trained."""
+  optimizer: OptimizerConfig
   mesh: Any
   accelerator: Accelerator
   attention: float
-  """The part of the peak that the attention kernel reaches."""
+  """Share of the peak that the attention kernel reaches."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What an update takes of a device. Bytes, seconds."""
+  """Cost of an update for each device."""
 
   memory: dict[str, float]
-  """By kind; together what the device must have."""
+  """Bytes by kind; their sum is the peak."""
   collectives: dict[str, float]
-  """Bytes moved by kind of collective."""
+  """Bytes moved, by kind of collective."""
   seconds: dict[str, float]
-  """By what takes them."""
+  """Seconds per component."""
 
 
 def cost(case: Case) -> Cost:
@@ -54,7 +58,7 @@ def cost(case: Case) -> Cost:
 
   Communication hides behind computation, or computation behind it.
   """
-  train, mesh = case.train, case.mesh
+  shape, mesh = case.shape, case.mesh
   memory = state_bytes(case)
   memory["activations"] = kept_bytes(case)
   memory["temporaries"] = _temporaries(case)
@@ -70,16 +74,16 @@ def cost(case: Case) -> Cost:
   link = NVLINK if mesh.size <= NODE else NETWORK
   waited = sum(moved.values()) / link - sum(seconds.values())
   seconds["waiting for links"] = max(0.0, waited)
-  seconds = {name: train.microbatches * s for name, s in seconds.items()}
+  seconds = {name: shape.microbatches * s for name, s in seconds.items()}
   seconds["optimizer"] = optimizer_seconds(memory, case.accelerator)
-  moved = {kind: train.microbatches * size for kind, size in moved.items()}
+  moved = {kind: shape.microbatches * size for kind, size in moved.items()}
   return Cost(memory=memory, collectives=moved, seconds=seconds)
 
 
 # ---------------------------------------------------------------------- memory
 def state_bytes(case: Case) -> dict[str, float]:
-  """Of a device's shards: parameters, moments, and the gradients' sum."""
-  trained_parts = case.train.trained
+  """Returns bytes of a device's shards: parameters, moments, gradients."""
+  trained_parts = case.trained
   params = aot.placed_params(case.cfg, case.mesh, trained_parts, "bfloat16")
   size = lambda parts: float(
     sum(
@@ -98,8 +102,8 @@ def state_bytes(case: Case) -> dict[str, float]:
 
 
 def kept_bytes(case: Case) -> float:
-  """What the backward pass keeps of every block, in bf16."""
-  d, train = case.cfg.decoder, case.train
+  """Returns bytes that the backward pass keeps of all blocks, in bf16."""
+  d, shape = case.cfg.decoder, case.shape
   heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
   dots = heads + 2 * keys + 2 * d.width + 2 * d.mlp
   values = {
@@ -110,17 +114,17 @@ def kept_bytes(case: Case) -> float:
     "dots": d.width + dots,
     "none": 3 * d.width + heads + dots + d.mlp,
   }[case.cfg.remat]
-  return 2.0 * values * d.depth * train.rows * train.length / case.mesh.size
+  return 2.0 * values * d.depth * shape.rows * shape.length / case.mesh.size
 
 
 def _temporaries(case: Case) -> float:
-  """The most that a block, the head or the encoder needs at one time.
+  """Returns the most bytes that a block, the head or the encoder needs.
 
-  A microbatch's own gradients beside their sum are there throughout.
+  A microbatch's own gradients, beside their sum, exist throughout.
   """
   d, vision = case.cfg.decoder, case.cfg.vision
-  train, mesh = case.train, case.mesh
-  tokens = train.rows * train.length / mesh.size
+  shape, mesh = case.shape, case.mesh
+  tokens = shape.rows * shape.length / mesh.size
   tensor = mesh.shape["tensor"]
   # Backward, bf16: what "none" keeps, a gradient of each, and rows gathered
   # over the tensor axis; two blocks' gathered weights.
@@ -129,53 +133,53 @@ def _temporaries(case: Case) -> float:
   weights = d.width * (2 * heads + 2 * d.kv_heads * d.head_dim + 3 * d.mlp)
   block = 2.0 * values * tokens + 2 * 2.0 * weights / tensor
   # fp32: logits, their gradient, the head's gradient; the head in bf16.
-  logits = train.block * train.rows / mesh.size * d.vocab
+  logits = shape.block * shape.rows / mesh.size * d.vocab
   head = 8.0 * logits + 6.0 * d.width * d.vocab
   encoder = 0.0
   if vision is not None:
-    patches = (vision.grid**2 + 1) * train.tiles / mesh.size
+    patches = (vision.grid**2 + 1) * shape.tiles / mesh.size
     encoder = 2.0 * patches * (5 * vision.width + 2 * vision.mlp)
   return state_bytes(case)["gradients"] + max(block, head, encoder)
 
 
 # --------------------------------------------------------------------- seconds
 def block_flops(case: Case) -> float:
-  """Of the products of one block in a microbatch, over all devices.
+  """Counts the products of one block in a microbatch, over all devices.
 
-  Forward, two gradients, and what the backward pass computes again: never the
-  last product, whose result is added to what flows on and asked for by nobody.
+  Forward, two gradients, and what the backward pass recomputes: never the last
+  product, whose result is added to the residual and needed by no gradient.
   """
-  d, train = case.cfg.decoder, case.train
+  d, shape = case.cfg.decoder, case.shape
   heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
   attention = 2 * heads + 2 * keys
   again = {"none": 0, "dots": 0, "up": attention + d.mlp}.get(
     case.cfg.remat, attention + 2 * d.mlp
   )
   columns = 3 * (attention + 3 * d.mlp) + again
-  return 2.0 * d.width * columns * train.rows * train.length
+  return 2.0 * d.width * columns * shape.rows * shape.length
 
 
 def head_flops(case: Case) -> float:
-  """Of the head: forward, the same again, and two gradients."""
-  d, train = case.cfg.decoder, case.train
-  return 8.0 * d.width * d.vocab * train.rows * train.length
+  """Counts the head's products: forward, recomputed, and two gradients."""
+  d, shape = case.cfg.decoder, case.shape
+  return 8.0 * d.width * d.vocab * shape.rows * shape.length
 
 
 def encoder_flops(case: Case) -> float:
-  """Of encoder and projector, which are frozen: forward alone."""
-  work = flops.Work(tokens=0, pairs=0, tiles=case.train.tiles)
+  """Counts encoder and projector, which are frozen: forward alone."""
+  work = flops.Work(tokens=0, pairs=0, tiles=case.shape.tiles)
   return sum(flops.forward(case.cfg, work).values())
 
 
 def attention_flops(case: Case) -> float:
-  """What the kernel executes in a microbatch: the causal half of every row.
+  """Counts the attention kernel's work: the causal half of every row.
 
-  Two products forward, five backward; once more forward where a block is
-  computed again and attention is not kept.
+  Two products forward, five backward; forward once more where a block is
+  recomputed and attention is not kept.
   """
-  d, train = case.cfg.decoder, case.train
+  d, shape = case.cfg.decoder, case.shape
   again = 2 * (case.cfg.remat in ("block", "offload"))
-  pairs = train.rows * train.length * (train.length + 1) / 2
+  pairs = shape.rows * shape.length * (shape.length + 1) / 2
   heads = d.heads * d.head_dim
   return 2.0 * (2 + again + 5) * d.depth * heads * pairs
 
@@ -183,28 +187,29 @@ def attention_flops(case: Case) -> float:
 def optimizer_seconds(
   memory: dict[str, float], accelerator: Accelerator
 ) -> float:
-  """Reads the parameter, two moments and the gradient, writes the first three."""
+  """Returns seconds to read parameters, two moments and gradients, and to write
+  the first three."""
   return 7 * memory["parameters"] / accelerator.bandwidth
 
 
 def _moved(case: Case) -> dict[str, float]:
-  """Bytes that a device receives in a microbatch.
+  """Returns bytes that a device receives in a microbatch.
 
   Weights in bf16 forward and backward, the encoder's once; gradients in bf16;
   rows between the devices of a tensor axis, four times forward and backward.
   """
-  d, train, shape = case.cfg.decoder, case.train, case.mesh.shape
-  params = aot.placed_params(case.cfg, case.mesh, train.trained, "bfloat16")
-  over = shape["fsdp"] * shape["context"]
+  d, shape, axes = case.cfg.decoder, case.shape, case.mesh.shape
+  params = aot.placed_params(case.cfg, case.mesh, case.trained, "bfloat16")
+  over = axes["fsdp"] * axes["context"]
   count = lambda parts: (
     sum(leaf.size for part in parts for leaf in jax.tree.leaves(params[part]))
-    / shape["tensor"]
+    / axes["tensor"]
     * (1 - 1 / over)
   )
-  trained = count(p for p in params if p in train.trained)
-  frozen = count(p for p in params if p not in train.trained)
-  rows = train.rows * train.length / (shape["data"] * shape["fsdp"])
-  tokens = rows / shape["context"] * (1 - 1 / shape["tensor"])
+  trained = count(p for p in params if p in case.trained)
+  frozen = count(p for p in params if p not in case.trained)
+  rows = shape.rows * shape.length / (axes["data"] * axes["fsdp"])
+  tokens = rows / axes["context"] * (1 - 1 / axes["tensor"])
   exchanged = 8 * 2.0 * d.depth * d.width * tokens
   return {
     "all-gather": 2.0 * (2 * trained + frozen) + exchanged / 2,

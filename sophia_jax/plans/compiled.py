@@ -1,12 +1,11 @@
-"""What an update takes of every device, by the compiler's own figures.
+"""Cost of an update by the compiler's own figures.
 
-Memory and collectives are those of the true program. Seconds are an estimate:
-the compiler's cost model of one block, which is the difference between programs
-of two blocks and of one (the body of a loop is counted once, so the whole
-program's own figure would be of one block), times the blocks there are. Head and
-encoder run at the speed of the blocks. No update takes less than its collectives
-take the links, and no block is faster than products at `arithmetic.MATMULS` of
-the peak. Ranks shardings; is no timing.
+Memory and collectives are those of the true program. Seconds are an estimate
+that ranks shardings, not a timing: the compiler's cost model of one block, times
+the number of blocks. A block's cost is the difference between programs of two
+blocks and of one, because the body of a loop is counted once. Head and encoder
+run at the speed of the blocks. No update is faster than its collectives on the
+links, and no block faster than products at `arithmetic.MATMULS` of the peak.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from sophia_jax.train.optimizer import make_optimizer
 
 
 def cost(case: Case) -> Cost:
-  """Compiles the train step and what its seconds are estimated from.
+  """Compiles the train step and the blocks that its time is estimated from.
 
-  The cost model does not see the attention kernel: that is by formula.
+  The attention kernel, which the cost model does not see, is by formula.
 
   Raises:
     SophiaError: the step does not fit the devices.
   """
-  program = _step(case, make_optimizer(case.train, 1000))
+  program = _step(case, make_optimizer(case.optimizer, 1000))
   memory = _memory(case, program)
   seconds = _seconds(case)
   seconds["optimizer"] = arithmetic.optimizer_seconds(memory, case.accelerator)
@@ -43,24 +42,21 @@ def cost(case: Case) -> Cost:
 
 
 def _step(case: Case, tx: optax.GradientTransformation) -> aot.Program:
-  train = case.train
   return aot.compile_step(
     case.cfg,
     sophia.TERMS,
     sophia.STREAMS,
     tx,
-    train.trained,
-    aot.Shape(
-      train.rows, train.length, train.tiles, train.microbatches, train.block
-    ),
+    case.trained,
+    case.shape,
     case.mesh,
   )
 
 
 def _memory(case: Case, program: aot.Program) -> dict[str, float]:
-  """What the compiler sets aside, by kind.
+  """Returns the bytes that the compiler sets aside, by kind.
 
-  More than the live bytes of any moment: blocks of many sizes leave gaps.
+  More than the live bytes of any moment: buffers of many sizes leave gaps.
   """
   state = arithmetic.state_bytes(case)
   kept = arithmetic.kept_bytes(case)
@@ -76,8 +72,8 @@ def _memory(case: Case, program: aot.Program) -> dict[str, float]:
 
 # --------------------------------------------------------------------- seconds
 def _seconds(case: Case) -> dict[str, float]:
-  """Of an update, without the optimizer."""
-  cfg, train, accelerator = case.cfg, case.train, case.accelerator
+  """Returns seconds per update, optimizer excluded."""
+  cfg, shape, accelerator = case.cfg, case.shape, case.accelerator
   one, two = (_blocks(case, depth) for depth in (1, 2))
   speed = accelerator.flops * case.mesh.size
   products = arithmetic.block_flops(case) / speed
@@ -96,23 +92,23 @@ def _seconds(case: Case) -> dict[str, float]:
   }
   if accelerator.links:
     # The head's gradient is summed over the devices in every block of tokens.
-    sums = -(-train.length // train.block) * 4.0 * d.width * d.vocab
+    sums = -(-shape.length // shape.block) * 4.0 * d.width * d.vocab
     micro["head's sums"] = sums / case.mesh.shape["tensor"] / accelerator.links
   if cfg.vision is not None:
     micro["vision"] = slower * arithmetic.encoder_flops(case) / speed
-  return {name: train.microbatches * s for name, s in micro.items()}
+  return {name: shape.microbatches * s for name, s in micro.items()}
 
 
 def _cost(program: aot.Program, accelerator: Accelerator) -> float:
-  """Seconds by the compiler's cost model; a CPU's has FLOPs alone."""
+  """Returns seconds by the compiler's cost model; a CPU's has FLOPs alone."""
   return program.seconds or program.flops / accelerator.flops
 
 
 def _blocks(case: Case, depth: int) -> aot.Program:
-  """A step of `depth` unrolled blocks and no images, not accumulated.
+  """Compiles a step of `depth` unrolled blocks without images or accumulation.
 
-  Without an optimizer, which runs once an update and takes long to compile, and
-  with no kernel that tells its cost: attention is by formula.
+  It has no optimizer, which runs once an update and takes long to compile, and
+  no attention kernel, whose cost is by formula.
   """
   cfg = dataclasses.replace(
     case.cfg,
@@ -121,8 +117,6 @@ def _blocks(case: Case, depth: int) -> aot.Program:
     scan_unroll=depth,
     attention="auto",
   )
-  train = dataclasses.replace(
-    case.train, tiles=0, microbatches=1, trained=("language",)
-  )
-  case = dataclasses.replace(case, cfg=cfg, train=train)
-  return _step(case, optax.identity())
+  shape = dataclasses.replace(case.shape, tiles=0, microbatches=1)
+  block = dataclasses.replace(case, cfg=cfg, shape=shape, trained=("language",))
+  return _step(block, optax.identity())

@@ -1,99 +1,130 @@
-"""A plan: what an update takes on devices that are not there."""
+"""A plan: the memory and time of an update on devices that are not attached."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from sophia_jax.models import InternVLConfig, flops
 from sophia_jax.plans import aot, arithmetic, compiled
+from sophia_jax.plans.arithmetic import Case, Cost
+from sophia_jax.plans.shape import Shape
 from sophia_jax.train import sharding
 from sophia_jax.train.devices import GIB, Accelerator
 from sophia_jax.train.loop import TrainConfig
 
 ROOM = 0.9
-"""The part of a device's memory that a plan may fill."""
+"""Share of a device's memory that a plan may fill."""
+
+Source = Literal["compiled", "arithmetic"]
+COSTS: Mapping[Source, Callable[[Case], Cost]] = {
+  "compiled": compiled.cost,
+  "arithmetic": arithmetic.cost,
+}
+"""How the cost of an update is found."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-  """What the estimate takes for granted."""
+  """Assumptions of the estimate."""
 
   segment: int | None = None
-  """Tokens of a packed sequence; None: a row is one."""
+  """Length of a packed sequence, tokens; None: a whole row."""
   attention_efficiency: float | None = None
-  """Of the peak, in the attention kernel; None: as `ACCELERATORS` assumes."""
+  """Share of the peak in the attention kernel; None: the device's in
+  `ACCELERATORS`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """One candidate, per device where it applies. GiB, seconds."""
+  """One candidate: a mesh on a topology."""
 
   topology: str
   mesh: dict[str, int]
+  """Devices of each axis."""
   remat: str
-  source: str
-  """"compiled": memory and collectives are of the true program. "arithmetic":
-  the state is exact, the rest are formulas; nothing was compiled."""
+  source: Source
+  """"compiled": memory and collectives are those of the true program.
+  "arithmetic": the state is exact, the rest are formulas."""
   fits: bool
+  """Whether the peak is at most `ROOM` of the memory."""
   hbm_gib: float
+  """Memory of a device, GiB."""
   peak_gib: float
+  """Memory that an update needs on a device, GiB."""
   tokens_per_step: int
+  """Tokens of an update, padding included."""
   memory_gib: dict[str, float]
+  """Memory on a device by kind, GiB."""
   collectives_gib: dict[str, float]
+  """Data moved by a device in an update, by kind of collective, GiB."""
   model_flops: float
-  """Of an update, over all devices."""
+  """Model FLOPs of an update, over all devices."""
   estimated_seconds: float
+  """Time of an update, seconds."""
   estimated_mfu: float
   estimated_tokens_per_s: float
-  """Over all devices."""
+  """Throughput of all devices, tokens/s."""
   seconds: dict[str, float]
-  """What the estimate consists of."""
+  """Components of `estimated_seconds`."""
   attention_efficiency: float
+  """Assumed share of the peak in the attention kernel."""
   segment: int
-  """Tokens of a packed sequence, as assumed."""
+  """Assumed length of a packed sequence, tokens."""
   advice: str
+  """Remedy where it does not fit, or a use of spare memory; else empty."""
 
 
 def plan(
   cfg: InternVLConfig,
-  config: TrainConfig,
+  train: TrainConfig,
+  shape: Shape,
   mesh_config: sharding.MeshConfig,
   topology: str,
   accelerator: Accelerator,
   assumptions: Assumptions,
 ) -> Plan:
-  """Plans an update; compiles it where its devices' compiler is at hand.
+  """Plans an update; compiles it where the devices' compiler is at hand.
 
   Raises:
-    SophiaError: the batch does not divide among the devices, or the step does
-      not fit them.
+    SophiaError: the batch does not divide among the devices, or the compiled
+      step does not fit them.
   """
   mesh = sharding.make_mesh(mesh_config, aot.devices(topology))
-  sharding.check_shape(config.rows, config.length, config.tiles, mesh)
+  sharding.check_shape(shape.rows, shape.length, shape.tiles, mesh)
   attention = assumptions.attention_efficiency or accelerator.attention
-  source = arithmetic if topology.startswith(aot.GPUS) else compiled
-  case = arithmetic.Case(cfg, config, mesh, accelerator, attention)
-  cost = source.cost(case)
-  segment = assumptions.segment or config.length
-  needed = flops.update(cfg, _work(config, segment), config.trained)
+  gpus = topology.startswith(aot.GPUS)
+  source: Source = "arithmetic" if gpus else "compiled"
+  case = Case(
+    cfg=cfg,
+    shape=shape,
+    trained=train.trained,
+    optimizer=train,
+    mesh=mesh,
+    accelerator=accelerator,
+    attention=attention,
+  )
+  cost = COSTS[source](case)
+  segment = assumptions.segment or shape.length
+  needed = flops.update(cfg, _work(shape, segment), train.trained)
   total = sum(cost.seconds.values())
   peak, hbm = sum(cost.memory.values()) / GIB, accelerator.memory / GIB
-  tokens = config.microbatches * config.rows * config.length
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),
     remat=cfg.remat,
-    source=source.__name__.rpartition(".")[2],
+    source=source,
     fits=peak <= ROOM * hbm,
     hbm_gib=round(hbm, 4),
     peak_gib=round(peak, 4),
-    tokens_per_step=tokens,
+    tokens_per_step=shape.tokens,
     memory_gib={k: round(v / GIB, 4) for k, v in cost.memory.items()},
     collectives_gib={k: round(v / GIB, 4) for k, v in cost.collectives.items()},
     model_flops=needed,
     estimated_seconds=round(total, 4),
     estimated_mfu=round(needed / (total * accelerator.flops * mesh.size), 4),
-    estimated_tokens_per_s=round(tokens / total, 1),
+    estimated_tokens_per_s=round(shape.tokens / total, 1),
     seconds={k: float(f"{v:.4g}") for k, v in cost.seconds.items()},
     attention_efficiency=attention,
     segment=segment,
@@ -101,18 +132,17 @@ def plan(
   )
 
 
-def _work(config: TrainConfig, segment: int) -> flops.Work:
-  """Of an update."""
-  tokens = config.microbatches * config.rows * config.length
+def _work(shape: Shape, segment: int) -> flops.Work:
+  """Counts the tokens, query-key pairs and tiles of an update."""
   return flops.Work(
-    tokens=tokens,
-    pairs=tokens * (segment + 1) / 2,
-    tiles=config.microbatches * config.tiles,
+    tokens=shape.tokens,
+    pairs=shape.tokens * (segment + 1) / 2,
+    tiles=shape.microbatches * shape.tiles,
   )
 
 
 def _advice(cfg: InternVLConfig, peak: float, hbm: float) -> str:
-  """What to change when it does not fit; what to spend when there is room."""
+  """Suggests what to change where it does not fit, or how to use spare memory."""
   if peak > ROOM * hbm:
     if cfg.remat not in ("block", "offload"):
       return "recompute more: --config.policy.remat=block"
