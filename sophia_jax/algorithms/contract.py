@@ -23,6 +23,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Array, Float
 
+from sophia_jax.algorithms.reductions import Reduction, token
 from sophia_jax.types import (
   Batch,
   Chat,
@@ -92,12 +93,15 @@ class World(Protocol):
     ...
 
   def prompt(
-    self, role: str, problem: Problem, **context: str
+    self, template: str, problem: Problem, **context: str
   ) -> Prompt | Chat:
-    """Renders the problem as `role` is asked it.
+    """Renders the problem by a template.
 
     Args:
-      context: what the role's template names besides, such as `caption`.
+      template: "policy", the problem as the policy answers it; "caption", the
+        question for a description of its images; "reasoner", the problem with
+        a caption in place of the images; "teacher".
+      context: further texts that the template names, such as `caption`.
     """
     ...
 
@@ -107,7 +111,10 @@ class World(Protocol):
 
 
 class Words(Protocol):
-  """Renders in the policy's vocabulary; data.chat.Renderer is one."""
+  """Renders in the policy's vocabulary, as data.chat.Renderer does."""
+
+  slow_thinking: str
+  """System prompt of responses that think inside <think> tags."""
 
   def prompt(
     self,
@@ -164,7 +171,10 @@ Score = Callable[[str, Batch, tuple[str, ...]], Forward]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Annotator:
-  """Streams that only a model can make, added to a whole round before an update."""
+  """Streams that only a model can make, added to a whole round before an update.
+
+  Annotators run in their order; each reads the streams of those before it.
+  """
 
   streams: tuple[str, ...]
   """Names of the streams it adds."""
@@ -172,7 +182,7 @@ class Annotator:
   """Models it scores with: "policy" (the weights at the start of the round),
   "reference" (those at the start of the stage), "critic"."""
   score: Callable[[Score, Batch], Streams] | None = None
-  """Makes the streams of one batch, jitted."""
+  """Makes the streams of one microbatch [B, T], jitted."""
   across: (
     Callable[
       [Sequence[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
@@ -181,7 +191,20 @@ class Annotator:
     | None
   ) = None
   """Makes them from (streams, segment_ids) of all batches of the round at once,
-  on the host: whitening, GAE."""
+  on the host, rows of every process included: whitening, sums over a group.
+  Arrays are [..., T]."""
+
+
+def accuracy(rollout: Rollout, moment: Moment) -> float:
+  """Returns the reward part "accuracy", 1 where the answer is right."""
+  del moment
+  return float(rollout.rewards["accuracy"])  # type: ignore[arg-type]
+
+
+def everything(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+  """Selects all groups as they are."""
+  del moment
+  return groups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,18 +212,38 @@ class Algorithm:
   """A method; see the module."""
 
   sample: Sample | None = None
-  """None: learns from data that are there, SFT and preferences."""
-  reward: Reward = lambda rollout, moment: float(rollout.rewards["accuracy"])  # type: ignore[arg-type]
-  select: Select = lambda groups, moment: groups
+  """Recipe of a group; None: learns from examples alone."""
+  reward: Reward = accuracy
+  """Mix of the reward parts; `credit.rewarded` adds it as part "reward"."""
+  select: Select = everything
   credit: Credit | None = None
+  streams: tuple[str, ...] = ("weights", "count")
+  """Names of the streams that the sequences bring, made by `credit`; those of
+  the annotators and `numbers` come on top."""
+  reduction: Reduction = token
+  """Reduction of sequences that no rollout made: examples, mixed-in sources."""
   annotate: tuple[Annotator, ...] = ()
   terms: tuple[Term, ...]
   metrics: tuple[Term, ...] = ()
   """Terms that are reported and not learnt: clip fractions, KL, ratios."""
+  maxima: tuple[Term, ...] = ()
+  """Terms of which the largest value where w > 0 is reported."""
+  numbers: Mapping[str, Coefficient] = dataclasses.field(default_factory=dict)
+  """Numbers evaluated on the host before an update, as coefficients are; losses
+  read each as a constant stream of its name."""
   outputs: tuple[str, ...] = ("logps",)
+  critic: Algorithm | None = None
+  """Terms, metrics and outputs of a critic with weights of its own, which
+  learns from the same batches; None: no such critic."""
 
   @property
   def models(self) -> tuple[str, ...]:
     """Models that the annotators score with."""
     names = {name for a in self.annotate for name in a.models}
     return tuple(sorted(names))
+
+  @property
+  def all_streams(self) -> tuple[str, ...]:
+    """Names of all streams that the losses may read."""
+    made = (name for a in self.annotate for name in a.streams)
+    return tuple(sorted({*self.streams, *made, *self.numbers}))
