@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -75,3 +76,29 @@ def nearest(key: str, known: Iterable[str]) -> str:
   if close:
     return f"did you mean {close[0]!r}?"
   return f"known: {', '.join(sorted(known))}"
+
+
+# ------------------------------------------------------------------ what decides
+FREE = "free"
+
+
+def free(default: Any) -> Any:
+  """Returns a field that no result depends on.
+
+  Two commands on one workdir may differ in it: devices, logs, limits of memory.
+  """
+  return dataclasses.field(default=default, metadata={FREE: True})
+
+
+def decisive(config: Any) -> dict[str, Any]:
+  """Returns the fields of a config that results depend on, as JSON values.
+
+  What two commands on one workdir must agree on is made of these alone, so a
+  field's declaration is the only place that says so.
+  """
+  values = {
+    f.name: getattr(config, f.name)
+    for f in dataclasses.fields(config)
+    if not f.metadata.get(FREE)
+  }
+  return json.loads(json.dumps(values))

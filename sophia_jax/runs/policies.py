@@ -1,4 +1,4 @@
-"""A checkpoint directory with everything that is needed to use it."""
+"""A checkpoint directory with its tokenizer, image path and model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
+from sophia_jax.config import free
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.models import (
@@ -31,15 +32,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class EngineChoice:
-  """Where a model generates. Changes nothing about what it generates."""
+  """Where a model generates; does not change what it generates."""
 
-  engine: str = "embedded"
-  """"embedded": in this process. "sglang": in servers; with no `urls`, in one
-  that is started for as long as it is needed."""
-  urls: str = ""
+  engine: str = free("embedded")
+  """Engine: "embedded", in this process, or "sglang", in servers; with no `urls`
+  in one that is started for as long as it is needed."""
+  urls: str = free("")
   """Servers of the model, or one router, separated by commas:
   "http://10.0.0.1:30000,http://10.0.0.2:30000"."""
-  served: str = ""
+  served: str = free("")
   """The servers' name for the model, where it is not that of `path`."""
 
   def __post_init__(self) -> None:
@@ -55,23 +56,28 @@ class EngineChoice:
 class ReasonerConfig(EngineChoice):
   """A text-only model that thinks; asked in words."""
 
-  path: str = ""
+  path: str = free("")
   """Checkpoint directory; a relative one is inside the workdir."""
+  start: str = free("")
+  """Checkpoint directory that a stage teaches it from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig(EngineChoice):
-  """How a model computes; what it is comes from its own config.json."""
+  """How a model computes; its own config.json says what it is."""
 
-  path: str = ""
+  path: str = free("")
   """Checkpoint directory; a relative one is inside the workdir."""
   dtype: str = "bfloat16"
+  """Precision of the computation."""
   param_dtype: str = "float32"
-  remat: str = "none"
-  attention: str = "auto"
-  """An implementation of models/kernels.py; "auto": what the platform has."""
-  scan_unroll: int = 1
-  """Layers per scan step; unrolled layers are faster on CPU."""
+  """Precision of trained parameters."""
+  remat: str = free("none")
+  """Activations kept for the backward pass, a name of models/config.Remat."""
+  attention: str = free("auto")
+  """Implementation in models/kernels.py; "auto": the platform's."""
+  scan_unroll: int = free(1)
+  """Layers per scan step; unrolled layers are faster on a CPU."""
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fnmatch
 import json
 import logging
 import math
@@ -17,26 +16,23 @@ import jax
 from ml_collections import ConfigDict
 
 from sophia_jax.config import section
-from sophia_jax.files import write_text
+from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
+from sophia_jax.runs import stage as stages
+from sophia_jax.runs.stage import Stage
 from sophia_jax.types import SophiaError
 
 T = TypeVar("T")
-
-# What may differ between two commands on one workdir: none of it changes what
-# was, or will be, written there.
-# A section stands for all its keys.
-FREE = (
-  *("eval", "engine", "reward", "mesh", "report", "client", "serve", "log"),
-  *("topology", "topologies"),
-  *(f"policy.{key}" for key in ("engine", "urls", "served")),
-  *(f"policy.{key}" for key in ("remat", "attention")),
-  *(f"reasoners.*.{key}" for key in ("engine", "urls", "served")),
-)
+CONFIG, SECONDS = "config.json", "stages.json"
 
 
 class Run:
-  """A config and the workdir that belongs to it."""
+  """A config and the workdir that belongs to it.
+
+  Nothing is written before `begin`. The workdir keeps the config of its last
+  command; what must not change between two commands is checked by the stage
+  that depends on it.
+  """
 
   def __init__(
     self,
@@ -44,28 +40,28 @@ class Run:
     workdir: str,
     overrides: Mapping[str, Any] | None = None,
   ):
-    """Makes the workdir, or checks that it is this config's.
-
-    With several processes the leader makes it.
+    """Reads the config; touches nothing.
 
     Args:
-      overrides: what the command line says, {"train.rows": 8}; it takes
-        precedence over a topology.
-
-    Raises:
-      SophiaError: the workdir was made with another config, or processes do not
-        have the same, or do not see the same workdir.
+      overrides: what the command line says, {"seed": 1}; it takes precedence
+        over a topology.
     """
     self.config, self.overrides = config, dict(overrides or {})
     self.workdir = Path(workdir).absolute()
-    own = self.workdir / "config.json"
-    text = json.dumps(config.to_dict(), indent=1)
+    self.base = Base.of(config.get("base", ""))
+
+  def begin(self) -> None:
+    """Makes the workdir; with several processes the leader makes it.
+
+    Raises:
+      SophiaError: processes have different configs, or do not see the same
+        workdir.
+    """
+    own = self.workdir / CONFIG
+    text = json.dumps(self.config.to_dict(), indent=1)
     meeting.assert_same("config", text, "give the same command on every host")
-    if own.exists():
-      _same(own, json.loads(own.read_text("utf-8")), json.loads(text))
     if meeting.is_leader():
-      self.workdir.mkdir(parents=True, exist_ok=True)
-      write_text(own, text)
+      write_json(own, json.loads(text))
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
 
@@ -74,18 +70,24 @@ class Run:
     return self.config.seed
 
   def path(self, name: str) -> Path:
-    """A path of the config; a relative one is inside the workdir."""
-    return self.workdir / name
+    """Returns a path of the config; a relative one is inside the workdir.
+
+    What the workdir does not have comes from the base, where there is one.
+    """
+    own = self.workdir / name
+    if self.base and not own.exists() and (self.base.workdir / name).exists():
+      return self.base.workdir / name
+    return own
 
   def section(self, cls: type[T], name: str) -> T:
-    """The config section `name` (dots descend) as the frozen dataclass."""
+    """Returns the config section `name` (dots descend) as the dataclass."""
     values = self.config
     for key in name.split("."):
       values = values[key]
     return section(cls, values.to_dict(), name)
 
   def laid_out(self) -> Run:
-    """This run with its updates laid out as config.topology says.
+    """Returns this run with its updates laid out as config.topology says.
 
     What the command line says itself is left as it is.
 
@@ -114,83 +116,140 @@ class Run:
     return other
 
   # -------------------------------------------------------------------- stages
-  def seconds(self) -> dict[str, float]:
-    """Seconds of every stage that is done."""
-    path = self.workdir / "stages.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+  def stages(self) -> list[Stage]:
+    """Returns the stages of config.order that the base has not done."""
+    names = [
+      name
+      for name in self.config.order
+      if not (self.base and self.base.done(name))
+    ]
+    return [stages.read(self.config, name) for name in names]
 
-  def done(self, stage: str) -> bool:
-    return stage in self.seconds()
+  def last(self) -> Stage:
+    """Returns the stage whose result is the run's: W/checkpoints, W/export."""
+    return stages.read(self.config, self.config.order[-1])
+
+  def directory(self, stage: str) -> Path:
+    """Returns where a stage's checkpoints, metrics and export are."""
+    if self.base and self.base.done(stage):
+      return self.base.directory(stage)
+    return stage_directory(self.workdir, self.config.order, stage)
+
+  def start(self, stage: Stage) -> Path:
+    """Returns the checkpoint that a stage starts from.
+
+    Raises:
+      SophiaError: config.stages.NAME.start names no earlier stage.
+    """
+    order, name = list(self.config.order), stage.config.start
+    where = f"config.stages.{stage.name}.start"
+    if stage.config.model != "policy":
+      return self.path(self.config.reasoners[stage.config.model].start)
+    earlier = [
+      other
+      for other in order[: order.index(stage.name)]
+      if self.config.stages[other].model == "policy"
+    ]
+    if name == stages.PREVIOUS:
+      name = earlier[-1] if earlier else stages.BASE
+    if name == stages.BASE:
+      return self.path(self.config.policy.path)
+    if name not in earlier:
+      raise SophiaError(
+        f"{where}={name}: no earlier stage of the policy; use previous, base"
+        + "".join(f", {other}" for other in earlier)
+      )
+    return self.directory(name) / "export"
+
+  # ---------------------------------------------------------------------- done
+  def seconds(self) -> dict[str, float]:
+    """Returns the seconds of every step that is done."""
+    return _seconds(self.workdir)
+
+  def done(self, step: str) -> bool:
+    return step in self.seconds()
 
   @contextlib.contextmanager
-  def stage(self, name: str) -> Iterator[None]:
-    """Marks a stage as done, with its seconds, once its block has ended."""
+  def step(self, name: str) -> Iterator[None]:
+    """Records a step as done, with its seconds, once its block has ended."""
     logging.getLogger("sophia_jax").info("--- %s", name)
     start = time.monotonic()
     yield
     self.mark(name, time.monotonic() - start)
 
-  def mark(self, stage: str, seconds: float) -> None:
-    """Marks a stage as done."""
+  def mark(self, step: str, seconds: float) -> None:
+    """Records a step as done."""
     if not meeting.is_leader():
       return
-    done = {**self.seconds(), stage: round(seconds, 2)}
-    write_text(self.workdir / "stages.json", json.dumps(done, indent=1))
+    done = {**self.seconds(), step: round(seconds, 2)}
+    write_json(self.workdir / SECONDS, done)
 
 
-def _same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-  def leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-      yield prefix, tree
-      return
-    for key, value in tree.items():
-      yield from leaves(value, f"{prefix}.{key}")
+class Base:
+  """A finished run that another one starts from; only read."""
 
-  before, after = (dict(leaves(_whole(tree), "")) for tree in (old, new))
-  for key in sorted(before | after):
-    if before.get(key) != after.get(key) and not _is_free(key):
+  def __init__(self, workdir: Path):
+    self.workdir = workdir
+    self._config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    self._done = _seconds(workdir)
+
+  @classmethod
+  def of(cls, name: str) -> Base | None:
+    """Opens the workdir `name`; None where there is no name.
+
+    Raises:
+      SophiaError: it is no workdir of a run.
+    """
+    if not name:
+      return None
+    workdir = Path(name).absolute()
+    if not (workdir / CONFIG).is_file():
       raise SophiaError(
-        f"{path}: this workdir was made with another config: config{key} was "
-        f"{before.get(key)!r}, is {after.get(key)!r}; use another --workdir"
+        f"config.base={name}: no {CONFIG} there; name the workdir of a "
+        "finished run, or leave it out to make everything here"
       )
+    return cls(workdir)
+
+  def done(self, step: str) -> bool:
+    return step in self._done
+
+  def directory(self, stage: str) -> Path:
+    return stage_directory(self.workdir, self._config["order"], stage)
 
 
-def _whole(config: dict[str, Any]) -> dict[str, Any]:
-  """A config of the same batches, each in one microbatch.
+def stage_directory(workdir: Path, order: Any, stage: str) -> Path:
+  """Returns W for the last stage of a run, W/NAME for the others."""
+  return workdir if stage == order[-1] else workdir / stage
 
-  How many rows a shard of the packing has is left to the checkpoints to check.
-  """
-  whole = copy.deepcopy(config)
-  for stage in whole.values():
-    if isinstance(stage, dict) and {"rows", "microbatches"} <= stage.keys():
-      stage.update(one_microbatch(stage))
-  whole.get("packing", {}).pop("shards", None)
-  return whole
+
+def _seconds(workdir: Path) -> dict[str, float]:
+  path = workdir / SECONDS
+  return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:
-  """What a stage of training says of its shape, for all of a batch at once."""
+  """Returns what a stage says of its shape, for all of a batch at once."""
   count = stage["microbatches"]
   each = {name: stage[name] * count for name in ("rows", "tiles")}
   return {**each, "microbatches": 1}
 
 
-def _is_free(key: str) -> bool:
-  """Whether ".policy.engine" or ".eval.limit" may change."""
-  return any(fnmatch.fnmatchcase(f"{key}.", f".{name}.*") for name in FREE)
-
-
 def for_topology(
   config: ConfigDict, topology: str, over: Mapping[str, Any]
 ) -> ConfigDict:
-  """The config as it sets itself up for a topology, if it says how.
+  """Returns the config as it sets itself up for a topology, if it says how.
 
-  `config.topologies[topology]` holds what differs: {"train": {"rows": 64}}.
+  `config.topologies[topology]` holds what differs; its "train" goes into every
+  stage: {"train": {"rows": 64}, "mesh": {"fsdp": 8}}.
 
   Args:
-    over: what wins over that: `given`.
+    over: overrides of the command line, which take precedence.
   """
   config = config.copy_and_resolve_references()
-  config.update(config.get("topologies", {}).get(topology, {}))
+  changes = dict(config.get("topologies", {}).get(topology, {}))
+  train = changes.pop("train", {})
+  for stage in config.stages.values():
+    stage.train.update(train)
+  config.update(changes)
   config.update_from_flattened_dict(over)
   return config

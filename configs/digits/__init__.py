@@ -1,0 +1,1 @@
+"""Runs on two cores in minutes: every method in the world of handwritten digits."""

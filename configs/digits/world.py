@@ -1,0 +1,141 @@
+"""The world of handwritten digits, and what every run in it begins with.
+
+Scenes of two or three handwritten digits (UCI digits) and questions that need
+reading them and then several steps. Two models of 1M parameters start from
+random weights: a text-only reasoner learns worked examples, the policy learns
+to see, to caption and to read. No run here needs a checkpoint or a network.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+from sophia_jax.config import defaults
+from sophia_jax.digits.corpus import CorpusConfig
+from sophia_jax.digits.pretrain import VisionConfig
+from sophia_jax.rollout.embedded import EngineConfig
+from sophia_jax.runs.policies import ReasonerConfig
+from sophia_jax.runs.stage import stage
+
+FIRST = ("reasoner", "warmup", "sophia")
+"""Stages of the quickstart, which the other runs start from."""
+
+# Rows are short and batches small: many updates count for more than few good
+# ones when everything starts from random weights.
+TRAIN = {
+  "rows": 4,
+  "length": 256,
+  "learning_rate": 2e-3,
+  "warmup_steps": 20,
+  "b2": 0.98,
+  "checkpoint_every": 250,
+  "block": 128,
+}
+ROUND = {
+  "rows": 8,
+  "length": 256,
+  "tiles": 24,
+  "block": 128,
+  "learning_rate": 3e-4,
+  "final_fraction": 1.0,
+  "warmup_steps": 0,
+  "b2": 0.98,
+  "weight_decay": 0.0,
+}
+"""An update of a method that learns from its own samples."""
+
+
+def prepare() -> ConfigDict:
+  """Returns what is made from nothing; other configs bring checkpoints."""
+  c = ConfigDict()
+  c.name = "digits"
+  c.corpus = defaults(
+    CorpusConfig,
+    problems=1600,
+    heldout=400,
+    warmup_scenes=6000,
+    reasoner_examples=16000,
+  )
+  c.encoder = {"width": 64, "depth": 2, "heads": 4, "mlp": 192}
+  c.decoder = {
+    "width": 128,
+    "depth": 3,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 32,
+    "mlp": 384,
+  }
+  c.vision = defaults(VisionConfig)
+  return c
+
+
+def get_config() -> ConfigDict:
+  """Returns the quickstart: reasoner, warm-up, SOPHIA."""
+  c = base.get_config()
+  c.prepare = prepare()
+  c.policy.update(path="models/policy", dtype="float32")
+  c.reasoners = {
+    "easy": defaults(
+      ReasonerConfig, path="models/reasoner", start="models/reasoner_start"
+    )
+  }
+  c.data.update(problems="data/problems.jsonl", heldout="data/heldout.jsonl")
+  c.images.update(tile_size=48, max_tiles=1)
+  c.prompts.update(
+    system="Look.",
+    slow_thinking="Think slowly, then answer.",
+    caption="Describe the image.",
+    reasoning="Visual information: {caption}\n{question}",
+  )
+  c.captioning.max_new_tokens = 32
+  c.reasoning.max_new_tokens = c.answering.max_new_tokens = 128
+  c.engine = defaults(
+    EngineConfig, slots=256, length=192, prefill_rows=64, chunk=8
+  )
+  c.packing.drop_oversize = False
+  c.eval.update(temperature=0.0, top_p=1.0, max_new_tokens=128)
+  c.stages = {
+    "reasoner": stage(
+      "sft",
+      model="easy",
+      data="data/reasoner.jsonl",
+      train={**TRAIN, "final_fraction": 0.05},
+    ),
+    "warmup": stage(
+      "sft",
+      data="data/warmup.jsonl",
+      train={
+        **TRAIN,
+        "trained": ("projector", "language"),
+        "epochs": 2,
+        "tiles": 24,
+        "final_fraction": 0.05,
+      },
+    ),
+    # With N = 4, three right of four is 0.75: the paper's alpha would ask for
+    # all of them.
+    "sophia": stage(
+      "sophia",
+      captions=3,
+      trajectories=4,
+      alpha=0.7,
+      train={**TRAIN, "epochs": 10, "tiles": 16},
+    ),
+  }
+  c.order = FIRST
+  return c
+
+
+def followed_by(name: str, algorithm: str, **values: Any) -> ConfigDict:
+  """Returns the quickstart with one stage more, which starts from its result.
+
+  Args:
+    name: the stage's name.
+    algorithm: row of `ALGORITHMS`.
+    values: as for `stage`.
+  """
+  c = get_config()
+  c.stages[name] = stage(algorithm, **values)
+  c.order = (*FIRST, name)
+  return c

@@ -1,0 +1,156 @@
+"""A stage of a run: one row of the config's table of stages.
+
+  c.stages = {
+    "warmup": stage("sft", data="data/warmup.jsonl", train={"epochs": 2}),
+    "sophia": stage("sophia", alpha=0.7, train={"epochs": 10}),
+    "grpo": stage("grpo", rounds=100, groups=32, n=8),
+  }
+  c.order = ("warmup", "sophia", "grpo")
+
+A row holds the keys of `StageConfig`, those of the method's own config, and
+`train`, the keys of `TrainConfig`: `--config.stages.grpo.n=16`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sophia_jax.algorithms import ALGORITHMS
+from sophia_jax.algorithms.contract import Algorithm
+from sophia_jax.config import defaults, nearest, section
+from sophia_jax.train.loop import TrainConfig
+from sophia_jax.types import SophiaError
+
+PREVIOUS, BASE = "previous", "base"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+  """What a stage is, beside its method and its optimizer."""
+
+  algorithm: str
+  """Row of `algorithms.ALGORITHMS`."""
+  model: str = "policy"
+  """Model that learns: "policy", or a name of config.reasoners."""
+  start: str = PREVIOUS
+  """Weights it starts from: "previous" (the stage before), "base"
+  (config.policy.path), or the name of an earlier stage."""
+  data: str = ""
+  """File it learns from: problems, examples or pairs; "": config.data.problems.
+  A relative path is inside the workdir."""
+  rounds: int = 1
+  """Times that it samples and learns. 1: everything is sampled first."""
+  groups: int = 0
+  """Problems a round learns from; 0: all of the data."""
+  draws: int = 1
+  """Times `groups` problems that a round may sample until as many are left
+  after the selection."""
+  minibatches: int = 1
+  """Updates an epoch of a round."""
+  ahead: int = 0
+  """Rounds sampled before their turn, with weights as many rounds old; 0 or 1."""
+  evaluate_every: int = 0
+  """Rounds between two evaluations on the held-out problems; 0: none."""
+
+  def __post_init__(self) -> None:
+    for name in ("rounds", "draws", "minibatches"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
+    for name in ("groups", "evaluate_every"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} is negative: {getattr(self, name)}")
+    if self.ahead not in (0, 1):
+      raise ValueError(f"ahead is {self.ahead}; use 0 or 1")
+    if self.rounds > 1 and not self.groups:
+      raise ValueError("rounds is above 1 and groups is 0; say how many")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """A row of the table, read."""
+
+  name: str
+  config: StageConfig
+  method: Any
+  """The config of its algorithm."""
+  train: TrainConfig
+  algorithm: Algorithm
+
+  @property
+  def samples(self) -> bool:
+    """Whether it learns from rollouts."""
+    return self.algorithm.sample is not None
+
+
+def stage(
+  algorithm: str, *, train: Mapping[str, Any] | None = None, **values: Any
+) -> ConfigDict:
+  """Returns a row of the table with every key of its algorithm.
+
+  Args:
+    algorithm: row of `ALGORITHMS`.
+    train: keys of `TrainConfig` that differ from its defaults.
+    values: keys of `StageConfig` and of the algorithm's config.
+
+  Raises:
+    SophiaError: an unknown algorithm or key; names the nearest.
+  """
+  method = _method(algorithm, f"stage({algorithm!r})")
+  own = {f.name for f in dataclasses.fields(StageConfig)}
+  known = own | {f.name for f in dataclasses.fields(method)}
+  for key in values:
+    if key not in known:
+      raise SophiaError(
+        f"stage({algorithm!r}): {key}: no such key; {nearest(key, known)}"
+      )
+  mine = {k: v for k, v in values.items() if k in own}
+  row = defaults(StageConfig, algorithm=algorithm, **mine)
+  row.update(
+    defaults(method, **{k: v for k, v in values.items() if k not in own})
+  )
+  row.train = defaults(TrainConfig, **(train or {}))
+  return row
+
+
+def read(config: ConfigDict, name: str) -> Stage:
+  """Reads the row `name` of the table.
+
+  Raises:
+    SophiaError: no such row, an unknown key, or values that no method can have.
+  """
+  if name not in config.stages:
+    raise SophiaError(
+      f"config.stages: no stage {name!r}; {nearest(name, config.stages)}"
+    )
+  values = config.stages[name].to_dict()
+  where = f"stages.{name}"
+  train = section(TrainConfig, values.pop("train", {}), f"{where}.train")
+  method = _method(values.get("algorithm", ""), f"config.{where}.algorithm")
+  own = {f.name for f in dataclasses.fields(StageConfig)}
+  mine = {k: v for k, v in values.items() if k in own}
+  rest = {k: v for k, v in values.items() if k not in own}
+  settings = section(StageConfig, mine, where)
+  built = section(method, rest, where)
+  try:
+    algorithm = ALGORITHMS[settings.algorithm].build(built)
+  except ValueError as e:
+    raise SophiaError(f"config.{where}: {e}") from e
+  return Stage(
+    name=name,
+    config=settings,
+    method=built,
+    train=train,
+    algorithm=algorithm,
+  )
+
+
+def _method(name: str, where: str) -> type:
+  if name not in ALGORITHMS:
+    raise SophiaError(
+      f"{where}: no algorithm {name!r}; {nearest(name, ALGORITHMS)}"
+    )
+  return ALGORITHMS[name].config
