@@ -1,7 +1,9 @@
 """Writes the quickstart's files: scenes as images, problems, examples.
 
-problems.jsonl   what SOPHIA samples for         (training scans)
+problems.jsonl   what is sampled for             (training scans)
+solutions.jsonl  worked solutions of those       (the same images)
 heldout.jsonl    what the policy is measured on  (held-out scans)
+scenes.jsonl     the digits of every problem     (for exact measures)
 warmup.jsonl     captions and reading questions  (training scans)
 reasoner.jsonl   worked examples, text only      (no image at all)
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,16 +37,21 @@ class CorpusConfig:
 def write(
   directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
 ) -> None:
-  """Writes all four files and their images under `directory`."""
+  """Writes all files and their images under `directory`."""
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
-  make = lambda stream: np.random.default_rng([seed, stream])
+  make = lambda number: np.random.default_rng([seed, number])
+  asked = list(_problems(directory, "train", make(2), train, config.problems))
+  tested = list(
+    _problems(directory, "heldout", make(3), held_out, config.heldout)
+  )
+  write_jsonl(directory / "problems.jsonl", (one.row for one in asked))
+  write_jsonl(directory / "heldout.jsonl", (one.row for one in tested))
   write_jsonl(
-    directory / "problems.jsonl",
-    _problems(directory, "train", make(2), train, config.problems),
+    directory / "solutions.jsonl", _solutions(make(6), asked, prompts)
   )
   write_jsonl(
-    directory / "heldout.jsonl",
-    _problems(directory, "heldout", make(3), held_out, config.heldout),
+    directory / "scenes.jsonl",
+    ({"id": one.row["id"], "digits": one.digits} for one in asked + tested),
   )
   write_jsonl(
     directory / "warmup.jsonl",
@@ -54,6 +61,14 @@ def write(
     directory / "reasoner.jsonl",
     _reasoner(make(5), config.reasoner_examples, prompts),
   )
+
+
+class Asked(NamedTuple):
+  """A problem with what its worked solution needs."""
+
+  row: dict[str, Any]
+  question: language.Question
+  digits: language.Digits
 
 
 def _save(
@@ -76,7 +91,7 @@ def _problems(
   rng: np.random.Generator,
   scans: scenes.Scans,
   n: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Asked]:
   kinds = list(language.KINDS)
   for i in range(n):
     kind = kinds[i % len(kinds)]
@@ -92,7 +107,25 @@ def _problems(
     }
     if question.choices:
       row["choices"] = list(question.choices)
-    yield row
+    yield Asked(row, question, scene.digits)
+
+
+def _solutions(
+  rng: np.random.Generator, problems: list[Asked], prompts: Prompts
+) -> Iterator[dict[str, Any]]:
+  for row, question, digits in problems:
+    yield {
+      "id": row["id"],
+      "images": row["images"],
+      "question": _with_options(question),
+      "response": language.worked(rng, question, digits),
+      "system": prompts.slow_thinking,
+    }
+
+
+def _with_options(question: language.Question) -> str:
+  options = [f"{chr(65 + j)}. {c}" for j, c in enumerate(question.choices)]
+  return "\n".join([question.text, *options])
 
 
 def _warmup(
@@ -130,13 +163,9 @@ def _reasoner(
     ink = str(rng.choice(list(scenes.INKS)))
     paper = str(rng.choice(list(scenes.PAPERS)))
     seen = language.caption(digits, ink, paper)
-    asked = "\n".join(
-      [question.text]
-      + [f"{chr(65 + j)}. {c}" for j, c in enumerate(question.choices)]
-    )
     yield {
       "id": f"worked-{i}",
       "images": [],
-      "question": prompts.reason(asked, seen),
+      "question": prompts.reason(_with_options(question), seen),
       "response": language.worked(rng, question, digits),
     }
