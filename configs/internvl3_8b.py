@@ -15,7 +15,7 @@ Expect:    not run at this size yet; the rows above are the paper's
 
 from ml_collections import ConfigDict
 
-from sophia_jax.algorithms.sophia import SophiaConfig
+from sophia_jax.algorithms.legacy.sophia import SophiaConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig

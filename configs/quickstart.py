@@ -15,7 +15,7 @@ Expect:    held-out pass@1 from 2.5 % (the warmed-up policy) to 53 %; other seed
 
 from ml_collections import ConfigDict
 
-from sophia_jax.algorithms.sophia import SophiaConfig
+from sophia_jax.algorithms.legacy.sophia import SophiaConfig
 from sophia_jax.config import defaults
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sophia_jax.algorithms.losses import Term, cross_entropy
+from sophia_jax.algorithms.legacy.losses import Term, cross_entropy
 
 TERMS = (Term("cross_entropy", cross_entropy),)
 STREAMS = ("weights", "count")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sophia_jax.algorithms.losses import Term, policy_gradient
+from sophia_jax.algorithms.legacy.losses import Term, policy_gradient
 from sophia_jax.types import CaptionTree, Example, FinishReason, Trajectory
 
 TERMS = (Term("policy", policy_gradient),)
