@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sophia_jax.algorithms import sft
+from sophia_jax.algorithms.legacy import sft
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.models import (

@@ -41,8 +41,8 @@ import transformers
 
 from benchmarks.rollout_embedded import SIZES as SMALL
 from benchmarks.rollout_embedded import interleaved, pixels, random_params
-from sophia_jax.algorithms import sft
-from sophia_jax.algorithms.streams import streams
+from sophia_jax.algorithms.legacy import sft
+from sophia_jax.algorithms.legacy.streams import streams
 from sophia_jax.checkpoints import load_params, save_params
 from sophia_jax.data.packing import PackConfig, pack, plan, size_of, stack
 from sophia_jax.models import (

@@ -1,5 +1,4 @@
-"""Algorithms: which responses are learnt, with which streams and terms.
+"""Algorithms: methods of a few functions each, made of shared parts.
 
-An algorithm is a module with TERMS, STREAMS and `credit`; the trainer sees only
-the streams and the terms.
+`registry.ALGORITHMS` lists them; `contract.Algorithm` says what one is.
 """

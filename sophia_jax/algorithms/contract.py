@@ -230,7 +230,7 @@ class Algorithm:
   """Terms of which the largest value where w > 0 is reported."""
   numbers: Mapping[str, Coefficient] = dataclasses.field(default_factory=dict)
   """Numbers evaluated on the host before an update, as coefficients are; losses
-  read each as a constant stream of its name."""
+  read each as a constant stream of its name, and it is reported as a metric."""
   outputs: tuple[str, ...] = ("logps",)
   critic: Algorithm | None = None
   """Terms, metrics and outputs of a critic with weights of its own, which

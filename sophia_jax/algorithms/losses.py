@@ -1,46 +1,179 @@
-"""Per-token losses: pure functions of log-probabilities and streams."""
+"""Losses per token: (Forward, Batch) -> [B, T]; pure, without a branch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import math
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Streams = Mapping[str, Float[Array, "B T"]]
+from sophia_jax.algorithms import segments
+from sophia_jax.algorithms.contract import Forward, Loss
+from sophia_jax.algorithms.ratios import Ratio, bounded
+from sophia_jax.types import Batch, SophiaError
+
+stop = jax.lax.stop_gradient
 
 
-class Term(NamedTuple):
-  """A term of the objective: sum_t w_t loss_t / sum_t n_t over the whole step.
+# ------------------------------------------------------------------- likelihood
+def nll(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+  """Returns the negative log-likelihood -log pi(y_t | y_<t, x, v)."""
+  del batch
+  return -out.logps
 
-  `weights` (w) and `normaliser` (n) name streams. n is summed over every row of
-  every microbatch on every device before the division, so the value depends on
-  neither packing, accumulation nor mesh.
+
+# -------------------------------------------------------------- policy gradients
+def weighted(ratio: Ratio) -> Loss:
+  """Returns -rho A, not clipped; reads "advantages".
+
+  With `ratios.one` it is REINFORCE, and SOPHIA's Eq. 7 (arXiv 2507.16814), where
+  A is the trajectory's reward: Lemma A.3 bounds the bias by delta when
+  |pi/mu - 1| <= delta on the rewarded set.
   """
 
-  name: str
-  loss: Callable[[Float[Array, "B T"], Streams], Float[Array, "B T"]]
-  weights: str = "weights"
-  normaliser: str = "count"
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    return -ratio(out.logps, batch) * batch.streams["advantages"]
+
+  return loss
 
 
-def policy_gradient(
-  logps: Float[Array, "B T"], streams: Streams
-) -> Float[Array, "B T"]:
-  """Off-policy policy gradient with the importance ratio taken as 1.
+def surrogate(
+  ratio: Ratio, low: float, high: float, dual: float = math.inf
+) -> Loss:
+  """Returns PPO's clipped surrogate (arXiv 1707.06347, Eq. 7).
 
-    L_t = -A_t log pi(y_t | y_<t, x, v)          (arXiv 2507.16814, Eq. 7)
+    -min(rho A, clip(rho, 1 - low, 1 + high) A),  for A < 0 at most dual |A|
 
-  where A is the trajectory's reward. The ratio pi/mu is 1 because the reasoner
-  has no log-probabilities in the policy's vocabulary; Lemma A.3 bounds the bias
-  by delta when |pi/mu - 1| <= delta on the rewarded set.
+  The dual clip is arXiv 1912.09729's. Reads "advantages".
+
+  Args:
+    low: distance of the lower bound of rho from 1.
+    high: distance of the upper bound.
+    dual: bound of the loss where A < 0, in |A|; above 1. inf: off.
   """
-  return -streams["advantages"] * logps
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    rho, a = ratio(out.logps, batch), batch.streams["advantages"]
+    least = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
+    return -jnp.maximum(least, jnp.where(a < 0, dual * a, -jnp.inf))
+
+  return loss
 
 
-def cross_entropy(
-  logps: Float[Array, "B T"], streams: Streams
-) -> Float[Array, "B T"]:
-  """Negative log-likelihood: L_t = -log pi(y_t | y_<t, x, v)."""
-  del streams
-  return -logps
+def capped(ratio: Ratio, high: float) -> Loss:
+  """Returns CISPO's loss (arXiv 2506.13585, Eq. 4): the weight is clipped, the
+  gradient is not.
+
+    -sg[min(rho, 1 + high)] A log pi
+
+  Reads "advantages".
+  """
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    weight = stop(jnp.minimum(ratio(out.logps, batch), 1 + high))
+    return -weight * batch.streams["advantages"] * out.logps
+
+  return loss
+
+
+# ----------------------------------------------------------------- regularisers
+def kl_to(stream: str, estimator: str = "k3") -> Loss:
+  """Returns an estimate of KL(pi || other) on tokens that pi sampled.
+
+  With d = log other - log pi, k2 = d^2 / 2 and k3 = exp(d) - d - 1 (Schulman
+  2020; GRPO, arXiv 2402.03300, Eq. 4). d is clamped to +-20.
+
+  Args:
+    stream: the other's log-probabilities.
+    estimator: a key of LOSS_ESTIMATORS.
+
+  Raises:
+    SophiaError: the estimator is unknown, or k1, which is no loss.
+  """
+  if estimator not in LOSS_ESTIMATORS:
+    raise SophiaError(
+      f"kl_estimator: {estimator!r} is not a loss{_REASONS.get(estimator, '')}; "
+      f"use one of {', '.join(LOSS_ESTIMATORS)}"
+    )
+  estimate = LOSS_ESTIMATORS[estimator]
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    return estimate(bounded(batch.streams[stream] - out.logps))
+
+  return loss
+
+
+LOSS_ESTIMATORS = {
+  "k2": lambda d: d**2 / 2,
+  "k3": lambda d: jnp.exp(d) - d - 1,
+}
+_REASONS = {"k1": ", its gradient has mean 0 on the policy's own samples"}
+
+
+def negative_entropy(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+  """Returns -H of the next-token distribution, nats; needs output "entropy"."""
+  del batch
+  assert out.entropy is not None
+  return -out.entropy
+
+
+# ------------------------------------------------------------------------ critic
+def value(clip: float) -> Loss:
+  """Returns half the squared error of the value, clipped about the old value.
+
+    1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2)
+
+  Reads "values" (V_old) and "returns" (R); needs head "value".
+  """
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    new = out.heads["value"][..., 0]
+    old, want = batch.streams["values"], batch.streams["returns"]
+    near = old + jnp.clip(new - old, -clip, clip)
+    return jnp.maximum((new - want) ** 2, (near - want) ** 2) / 2
+
+  return loss
+
+
+# ------------------------------------------------------------------- preferences
+def preference(beta: float) -> Loss:
+  """Returns DPO's loss of a pair (arXiv 2305.18290, Eq. 7) at each of its tokens.
+
+    -log sigmoid(beta (h_chosen - h_rejected)),  h = sum_t log pi_t / pi_ref,t
+
+  The two sequences of a pair share a bundle; "sign" is 1 on tokens of the chosen
+  response, -1 on those of the rejected one and 0 elsewhere. Reads "ref_logps".
+  """
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    h = batch.streams["sign"] * (out.logps - batch.streams["ref_logps"])
+    return jax.nn.softplus(-beta * segments.total(h, batch.bundle_ids))
+
+  return loss
+
+
+def implicit_reward(beta: float) -> Loss:
+  """Returns beta h of the sequence at each of its tokens; see `preference`."""
+
+  def reward(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    h = batch.streams["mask"] * (out.logps - batch.streams["ref_logps"])
+    return beta * segments.total(h, batch.segment_ids)
+
+  return reward
+
+
+def quality(beta: float) -> Loss:
+  """Returns BCO's loss of a sequence (arXiv 2404.04656) at each of its tokens.
+
+    -log sigmoid(+-(beta h - D)),  + for chosen, - for rejected
+
+  Reads "ref_logps", "mask", "sign" and the number "shift" (D).
+  """
+  reward = implicit_reward(beta)
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    above = reward(out, batch) - batch.streams["shift"]
+    return jax.nn.softplus(-batch.streams["sign"] * above)
+
+  return loss

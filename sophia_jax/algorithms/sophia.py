@@ -8,124 +8,126 @@ must find in the pixels what the reasoner found in the words.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-import numpy as np
+from sophia_jax.algorithms import (
+  credit,
+  losses,
+  ratios,
+  reductions,
+  sampling,
+  selection,
+)
+from sophia_jax.algorithms.contract import (
+  Algorithm,
+  Credit,
+  Moment,
+  Select,
+  Term,
+  Words,
+)
+from sophia_jax.algorithms.diagnostics import POLICY
+from sophia_jax.types import FinishReason, Group, Rollout, TokenSequence
 
-from sophia_jax.algorithms.losses import Term, policy_gradient
-from sophia_jax.types import CaptionTree, Example, FinishReason, Trajectory
 
-TERMS = (Term("policy", policy_gradient),)
-STREAMS = ("advantages", "weights", "count")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """SOPHIA. `random`, `no_caption_reward` and `no_shortest` are the ablations of
+  Table 5, `describe` and `caption_first` the variants of Table A2."""
 
-
-@dataclasses.dataclass(frozen=True)
-class SophiaConfig:
-  """Selection, Eq. 6. The first three switches are the ablations of Table 5, the
-  other two the variants of Table A2."""
-
+  captions: int = 8
+  """Captions K of a problem."""
+  trajectories: int = 8
+  """Trajectories N on each caption."""
   alpha: float = 0.75
-  """A caption is good when R(c) > alpha (strict)."""
+  """Threshold of a good caption: R(c) > alpha (strict)."""
   keep_n: int = 1
-  """How many trajectories of a problem are learnt (Table A4)."""
+  """Learnt trajectories of a problem (Table A4)."""
   random: bool = False
-  """Take any trajectory, right or wrong."""
+  """Selection of any trajectory, right or wrong."""
   no_caption_reward: bool = False
-  """Drop the condition R(c) > alpha."""
+  """Selection without the condition R(c) > alpha."""
   no_shortest: bool = False
-  """Take a random eligible trajectory instead of the shortest."""
+  """Selection of a random eligible trajectory instead of the shortest."""
   describe: bool = False
-  """Learn perfect captions as well: variant DI."""
+  """Learning of perfect captions as well: variant DI."""
   caption_first: bool = False
-  """Learn to write the caption, then the trajectory: variant H."""
+  """Learning of the caption before its trajectory: variant H."""
   reduction: str = "token"
-  """A key of algorithms.streams.REDUCTIONS; "sum" is Eq. 7 to the letter."""
+  """Key of reductions.REDUCTIONS; "sum" is Eq. 7 to the letter."""
   seed: int = 0
-  """Of the random choices."""
+  """Seed of the random choices."""
 
 
-def caption_reward(trajectories: tuple[Trajectory, ...]) -> float:
-  """R(c) = 1/N sum_n R(y_n): the mean outcome of what was built on c (Eq. 5)."""
-  return sum(t.reward for t in trajectories) / len(trajectories)
+def select(c: Config) -> Select:
+  """Returns the rule of Eq. 6: the `keep_n` shortest right trajectories on
+  captions with R(c) > alpha. Captions stay, for the variants."""
+  if c.random:
+    return selection.drawn(c.keep_n, c.seed, depth=2)
+  good = () if c.no_caption_reward else (selection.above(c.alpha),)
+  last = (
+    selection.drawn(c.keep_n, c.seed, depth=2)
+    if c.no_shortest
+    else selection.shortest(c.keep_n, depth=2)
+  )
+  return selection.then(*good, selection.correct(depth=2), last)
 
 
-def eligible(group: CaptionTree, config: SophiaConfig) -> Iterator[Trajectory]:
-  """Trajectories with R(y) = 1 on a caption with R(c) > alpha (Eq. 6)."""
-  for trajectories in group.trajectories:
-    good = caption_reward(trajectories) > config.alpha
-    for t in trajectories:
-      if config.random or (t.reward and (good or config.no_caption_reward)):
-        yield t
+def learnt(c: Config) -> Credit:
+  """Returns the credit 1 of every selected trajectory, under the problem and its
+  pixels; the caption is not in the context."""
+  reduction = reductions.named(c.reduction, "sophia")
+
+  def of_group(group: Group, words: Words) -> list[TokenSequence]:
+    bare = [_trajectory(t, group, words, c) for t in group.depth(2)]
+    if c.describe:
+      bare += [
+        sequence
+        for caption in group.depth(1)
+        if _perfect(caption) and group.problem.images
+        for sequence in credit.sequences(caption, group.problem, words)
+      ]
+    return bare
+
+  def every(
+    groups: Sequence[Group], words: Words, moment: Moment
+  ) -> list[TokenSequence]:
+    return [
+      made
+      for group in groups
+      for bare in of_group(group, words)
+      for made in credit.credited([bare], reduction, advantages=1.0)
+    ]
+
+  return every
 
 
-def select(group: CaptionTree, config: SophiaConfig) -> tuple[Trajectory, ...]:
-  """The `keep_n` trajectories of the problem that get reward 1 (Eq. 6).
-
-  The shortest come first; ties go to the lowest (k, n), so the choice does not
-  depend on the order in which servers answered.
-  """
-  candidates = sorted(eligible(group, config), key=lambda t: (t.k, t.n))
-  if config.random or config.no_shortest:
-    seed = [config.seed, *group.problem.id.encode()]
-    np.random.default_rng(seed).shuffle(candidates)  # type: ignore[arg-type]
-  else:
-    candidates.sort(key=lambda t: t.length)
-  return tuple(candidates[: config.keep_n])
+def _trajectory(
+  t: Rollout, group: Group, words: Words, c: Config
+) -> TokenSequence:
+  """Renders the trajectory; the system prompt depends on it alone."""
+  text, problem = t.completion.text, group.problem
+  system = credit.system_prompt(text, words.slow_thinking)
+  prompt = words.prompt(problem.text, problem.images, system)
+  if c.caption_first:
+    (caption,) = (r for r in group.depth(1) if r.path == t.path[:-1])
+    text = f"{caption.completion.text.rstrip()}\n\n{text}"
+  return words.sequence(prompt, text, id=t.id)
 
 
-def system_prompt(response: str, slow_thinking: str) -> str | None:
-  """What a trajectory is learnt under: the slow-thinking system prompt where it
-  thinks in tags, otherwise the model's default."""
-  return slow_thinking if "<think>" in response else None
+def _perfect(caption: Rollout) -> bool:
+  """Returns whether R(c) = 1 and the caption has an end to learn."""
+  ended = caption.completion.finish_reason is FinishReason.STOP
+  return ended and caption.rewards["accuracy"] == 1
 
 
-def credit(
-  group: CaptionTree,
-  config: SophiaConfig,
-  slow_thinking: str,
-  caption_prompt: str = "",
-) -> list[Example]:
-  """What the policy learns from one problem: (question, pixels, trajectory).
-
-  The caption is not in the context. With `describe` there are examples
-  (caption prompt, pixels, caption) after it.
-  """
-  captions = {caption.k: caption.completion.text for caption in group.captions}
-  examples = [
-    Example(
-      id=t.id,
-      question=group.problem.text,
-      response=_response(captions[t.k], t, config),
-      images=group.problem.images,
-      system=system_prompt(t.completion.text, slow_thinking),
-      weight=1.0,
-    )
-    for t in select(group, config)
-  ]
-  if config.describe:
-    examples += _descriptions(group, caption_prompt)
-  return examples
-
-
-def _response(caption: str, t: Trajectory, config: SophiaConfig) -> str:
-  if config.caption_first:
-    return f"{caption.rstrip()}\n\n{t.completion.text}"
-  return t.completion.text
-
-
-def _descriptions(group: CaptionTree, caption_prompt: str) -> list[Example]:
-  """(x_d, v, c) for every c with R(c) = 1; a caption cut off has no end to
-  learn, and of a problem without images there is nothing to describe."""
-  return [
-    Example(
-      id=caption.id,
-      question=caption_prompt,
-      response=caption.completion.text,
-      images=group.problem.images,
-      weight=1.0,
-    )
-    for caption, built in zip(group.captions, group.trajectories)
-    if caption_reward(built) == 1
-    and caption.completion.finish_reason is FinishReason.STOP
-    and group.problem.images
-  ]
+def sophia(c: Config) -> Algorithm:
+  """Builds Eq. 7 on the trajectories that Eq. 5 and 6 select."""
+  return Algorithm(
+    sample=sampling.described(c.captions, c.trajectories),
+    select=select(c),
+    credit=learnt(c),
+    streams=("advantages", "weights", "count"),
+    reduction=reductions.named(c.reduction, "sophia"),
+    terms=(Term(POLICY, losses.weighted(ratios.one)),),
+  )

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sophia_jax.algorithms.sophia import caption_reward
+from sophia_jax.algorithms.legacy.sophia import caption_reward
 from sophia_jax.data.images import open_image
 from sophia_jax.evals import charts
 from sophia_jax.files import write_text

@@ -14,7 +14,7 @@ import optax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
-from sophia_jax.algorithms.losses import Term
+from sophia_jax.algorithms.legacy.losses import Term
 from sophia_jax.models import (
   InternVL,
   InternVLConfig,

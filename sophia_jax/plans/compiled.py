@@ -14,7 +14,7 @@ import dataclasses
 
 import optax
 
-from sophia_jax.algorithms import sophia
+from sophia_jax.algorithms.legacy import sophia
 from sophia_jax.plans import aot, arithmetic
 from sophia_jax.plans.arithmetic import Case, Cost
 from sophia_jax.train.devices import Accelerator

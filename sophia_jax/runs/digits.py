@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from sophia_jax.algorithms import sft
+from sophia_jax.algorithms.legacy import sft
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig

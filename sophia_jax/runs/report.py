@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.algorithms import sophia
+from sophia_jax.algorithms.legacy import sophia
 from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import report as page
 from sophia_jax.runs import sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from sophia_jax.algorithms import sft, sophia
+from sophia_jax.algorithms.legacy import sft, sophia
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.data.problems import load_examples, load_problems

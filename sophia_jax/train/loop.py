@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sophia_jax.algorithms.losses import Term
+from sophia_jax.algorithms.legacy.losses import Term
 from sophia_jax.data.loader import Loader, LoaderIterator
 from sophia_jax.models import InternVL
 from sophia_jax.train import sharding

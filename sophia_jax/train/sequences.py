@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from sophia_jax.algorithms.streams import streams
+from sophia_jax.algorithms.legacy.streams import streams
 from sophia_jax.data import filters
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from sophia_jax.algorithms.losses import Term
+from sophia_jax.algorithms.legacy.losses import Term
 from sophia_jax.train.state import Params, TrainState
 from sophia_jax.types import Batch
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from sophia_jax.algorithms import sft, sophia
+from sophia_jax.algorithms.legacy import sft, sophia
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.train.sequences import prepare, render, truncated

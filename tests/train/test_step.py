@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sophia_jax.algorithms import sophia
+from sophia_jax.algorithms.legacy import sophia
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig

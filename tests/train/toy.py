@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from PIL import Image
 
-from sophia_jax.algorithms import sophia
-from sophia_jax.algorithms.streams import streams
+from sophia_jax.algorithms.legacy import sophia
+from sophia_jax.algorithms.legacy.streams import streams
 from sophia_jax.data.packing import PackConfig, pack, stack
 from sophia_jax.models import (
   DecoderConfig,

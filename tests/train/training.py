@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from sophia_jax.algorithms import sophia
+from sophia_jax.algorithms.legacy import sophia
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.data.packing import PackConfig, size_of

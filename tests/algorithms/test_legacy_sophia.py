@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_jax.algorithms.sophia import (
+from sophia_jax.algorithms.legacy.sophia import (
   SophiaConfig,
   caption_reward,
   credit,

@@ -4,7 +4,11 @@ import dataclasses
 
 import pytest
 
-from sophia_jax.algorithms.sophia import SophiaConfig, credit, system_prompt
+from sophia_jax.algorithms.legacy.sophia import (
+  SophiaConfig,
+  credit,
+  system_prompt,
+)
 from sophia_jax.types import FinishReason, Problem
 from tests import sampled
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sophia_jax.algorithms import sft, sophia
-from sophia_jax.algorithms.losses import cross_entropy, policy_gradient
-from sophia_jax.algorithms.streams import REDUCTIONS, streams
+from sophia_jax.algorithms.legacy import sft, sophia
+from sophia_jax.algorithms.legacy.losses import cross_entropy, policy_gradient
+from sophia_jax.algorithms.legacy.streams import REDUCTIONS, streams
 from sophia_jax.types import Role
 
 LOGPS = jnp.log(jnp.float32([[0.5, 0.25, 0.125], [0.5, 1.0, 0.25]]))

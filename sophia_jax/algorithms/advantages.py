@@ -1,0 +1,77 @@
+"""Advantages: of a group's rewards (host, numpy), of tokens (GAE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Advantage = Callable[[Float[np.ndarray, "G"]], Float[np.ndarray, "G"]]
+"""Rewards of a group -> advantages of its rollouts."""
+
+EPSILON = 1e-6
+"""Added to a standard deviation before the division."""
+
+
+def raw(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+  """Returns the rewards themselves."""
+  return rewards
+
+
+def centred(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+  """Returns R - mean(R) (Dr.GRPO, arXiv 2503.20783)."""
+  return rewards - np.mean(rewards)
+
+
+def normalised(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+  """Returns (R - mean(R)) / (std(R) + 1e-6) (GRPO, arXiv 2402.03300).
+
+  The deviation is the unbiased one (n - 1), as in verl and TRL; the paper does
+  not say. A group of one keeps its reward: mean 0, deviation 1, as in verl.
+  """
+  if len(rewards) < 2:
+    return rewards / (1.0 + EPSILON)
+  return centred(rewards) / (np.std(rewards, ddof=1) + EPSILON)
+
+
+def leave_one_out(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+  """Returns R_i minus the mean of the others (RLOO, arXiv 2402.14740).
+
+  A group of one has no others and keeps its reward.
+  """
+  n = len(rewards)
+  return rewards if n < 2 else centred(rewards) * (n / (n - 1))
+
+
+def gae(
+  rewards: Float[Array, "B T"],
+  values: Float[Array, "B T"],
+  mask: Float[Array, "B T"],
+  segment_ids: Int[Array, "B T"],
+  gamma: float,
+  lam: float,
+) -> Float[Array, "B T"]:
+  """Returns generalised advantages (arXiv 1506.02438, Eq. 16) over packed rows.
+
+    delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lam A_{t+1}
+
+  t+1 is the next masked token of the segment; the last one has neither value nor
+  advantage after it. Tokens outside the mask carry both through and get 0.
+  """
+  ends = segment_ids != jnp.pad(
+    segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1
+  )
+
+  def back(after: tuple[Array, Array], now: tuple[Array, ...]):
+    r, v, m, end = now
+    next_v, next_a = (jnp.where(end, 0.0, x) for x in after)
+    a = r + gamma * next_v - v + gamma * lam * next_a
+    kept = jnp.where(m > 0, v, next_v), jnp.where(m > 0, a, next_a)
+    return kept, jnp.where(m > 0, a, 0.0)
+
+  zero = jnp.zeros(rewards.shape[0], rewards.dtype)
+  columns = (rewards.T, values.T, mask.T, ends.T)
+  return jax.lax.scan(back, (zero, zero), columns, reverse=True)[1].T

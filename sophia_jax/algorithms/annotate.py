@@ -1,0 +1,170 @@
+"""Annotators: streams that only a model can make, before a round's first update.
+
+Afterwards "old" would be new for the second minibatch. Log-probabilities are 0
+outside the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sophia_jax.algorithms import advantages
+from sophia_jax.algorithms.contract import Annotator, Score, Streams
+from sophia_jax.types import Batch
+
+View = Callable[[Batch], Batch]
+"""Shows the same tokens with other pixels."""
+
+Made = Mapping[str, np.ndarray]
+
+
+def logps(
+  stream: str, model: str = "policy", view: View | None = None
+) -> Annotator:
+  """Scores the sampled tokens with a model.
+
+  Args:
+    stream: name of the log-probabilities.
+    model: "policy" at the start of the round, or "reference".
+    view: what is shown to the model; None: the batch itself.
+  """
+
+  def score(say: Score, batch: Batch) -> Streams:
+    out = say(model, view(batch) if view else batch, ("logps",))
+    return {stream: _masked(out.logps, batch)}
+
+  return Annotator(streams=(stream,), models=(model,), score=score)
+
+
+def old_logps() -> Annotator:
+  """Scores with the policy at the start of the round (pi_old)."""
+  return logps("old_logps")
+
+
+def ref_logps() -> Annotator:
+  """Scores with the reference model."""
+  return logps("ref_logps", model="reference")
+
+
+def values(model: str = "policy") -> Annotator:
+  """Values of the sampled tokens' states, by a head of `model`."""
+
+  def score(say: Score, batch: Batch) -> Streams:
+    out = say(model, batch, ("value",))
+    return {"values": _masked(out.heads["value"][..., 0], batch)}
+
+  return Annotator(streams=("values",), models=(model,), score=score)
+
+
+def _masked(x: Float[Array, "B T"], batch: Batch) -> Float[Array, "B T"]:
+  return jnp.where(batch.streams["mask"] > 0, x, 0.0)
+
+
+# ----------------------------------------------------------------- token rewards
+def gae(gamma: float, lam: float, kl: float = 0.0) -> Annotator:
+  """Makes "advantages" and "returns" of "rewards" and "values".
+
+  Args:
+    gamma: discount of a token.
+    lam: decay of the advantage.
+    kl: coefficient of the k1 estimate log pi_old - log pi_ref, which each
+      token's reward is lowered by; reads "old_logps" and "ref_logps" unless 0.
+  """
+
+  def score(say: Score, batch: Batch) -> Streams:
+    s = batch.streams
+    k1 = kl * (s["old_logps"] - s["ref_logps"]) if kl else 0.0
+    made = advantages.gae(
+      (s["rewards"] - k1) * s["mask"],
+      s["values"],
+      s["mask"],
+      batch.segment_ids,
+      gamma,
+      lam,
+    )
+    returns = _masked(made + s["values"], batch)
+    return {"advantages": made, "returns": returns}
+
+  return Annotator(streams=("advantages", "returns"), score=score)
+
+
+def whiten(stream: str = "advantages") -> Annotator:
+  """Shifts and scales a stream to mean 0 and variance 1 over a round's mask."""
+
+  def across(
+    streams: Sequence[Made], segment_ids: Sequence[np.ndarray]
+  ) -> list[Made]:
+    kept = np.concatenate([s[stream][s["mask"] > 0] for s in streams])
+    kept = kept.astype(np.float64)
+    mean, scale = kept.mean(), 1 / np.sqrt(kept.var(ddof=kept.size > 1) + 1e-8)
+    return [
+      {stream: _float32((s[stream] - mean) * scale * (s["mask"] > 0))}
+      for s in streams
+    ]
+
+  return Annotator(streams=(stream,), across=across)
+
+
+# --------------------------------------------------------------- sequence rewards
+def kl_left_out(beta: float) -> Annotator:
+  """Lowers leave-one-out advantages by the KL of the whole response.
+
+    R = r - beta sum_t (log pi_old - log pi_ref)        (RLOO, arXiv 2402.14740)
+
+  Leave-one-out is linear, so its share of the KL is taken from the advantages of
+  the rewards: beta G/(G-1) (K_i - mean K). Sequences of a group may lie in
+  different batches, and an epoch later again. Reads "group" and "size".
+  """
+
+  def across(
+    streams: Sequence[Made], segment_ids: Sequence[np.ndarray]
+  ) -> list[Made]:
+    found = [_of_segments(s, ids) for s, ids in zip(streams, segment_ids)]
+    group = np.concatenate([g for _, _, g, _ in found]).astype(int)
+    kl = np.concatenate([k for _, k, _, _ in found])
+    mean = np.bincount(group, kl) / np.maximum(np.bincount(group), 1)
+    return [
+      {"advantages": _float32(s["advantages"] - beta * _left_out(s, mean, *f))}
+      for s, f in zip(streams, found)
+    ]
+
+  return Annotator(streams=("advantages",), across=across)
+
+
+def _left_out(
+  s: Made,
+  mean: np.ndarray,
+  index: np.ndarray,
+  kl: np.ndarray,
+  group: np.ndarray,
+  size: np.ndarray,
+) -> np.ndarray:
+  """Returns G/(G-1) (K_i - mean K) at every learnt token, 0 elsewhere."""
+  others = np.maximum(size - 1, 1)
+  above = (kl - mean[group.astype(int)]) * size / others
+  return np.where(s["mask"] > 0, np.append(above, 0.0)[index], 0.0)
+
+
+def _of_segments(
+  s: Made, segment_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Returns (segment of each token or -1, and of each segment: sum of
+  log pi_old - log pi_ref, number of its group, size of the group)."""
+  mask = s["mask"] > 0
+  rows = np.arange(mask[..., 0].size).reshape(*mask.shape[:-1], 1)
+  keys = rows * (mask.shape[-1] + 1) + segment_ids
+  _, first, index = np.unique(
+    keys[mask], return_index=True, return_inverse=True
+  )
+  kl = np.bincount(index, (s["old_logps"] - s["ref_logps"])[mask], len(first))
+  spread = np.full(mask.shape, -1)
+  spread[mask] = index
+  return spread, kl, s["group"][mask][first], s["size"][mask][first]
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+  return np.asarray(x, np.float32)

@@ -1,0 +1,224 @@
+"""What is reported of an update and of a round, under the field's names.
+
+Names are verl's, beside some of TRL's. Terms report means over the mask and
+learn nothing; `of_round` and `sampler_gap` are pure functions on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sophia_jax.algorithms import segments
+from sophia_jax.algorithms.contract import Forward, Loss, Moment, Term
+from sophia_jax.algorithms.ratios import Ratio
+from sophia_jax.types import Batch, FinishReason, Group, Rollout, TokenSequence
+
+POLICY = "actor/pg_loss"
+"""Name of the term that corrections weight: the policy gradient."""
+KL = "actor/kl_loss"
+ENTROPY = "actor/entropy_loss"
+VALUE = "critic/vf_loss"
+
+
+# -------------------------------------------------------------------- an update
+def mean(name: str, value: Loss, weights: str = "mask") -> Term:
+  """Returns a term that reports the weighted mean of a value."""
+
+  def seen(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    return jax.lax.stop_gradient(jnp.asarray(value(out, batch), jnp.float32))
+
+  return Term(name, seen, weights=weights, normaliser=weights)
+
+
+def of_policy(ratio: Ratio) -> tuple[Term, ...]:
+  """Returns the metrics of a policy gradient.
+
+  actor/ppo_kl is the mean of log pi_old - log pi.
+  """
+
+  def ppo_kl(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    return batch.streams["old_logps"] - out.logps
+
+  return (
+    mean("actor/ppo_kl", ppo_kl),
+    mean("actor/ratio_mean", lambda out, batch: ratio(out.logps, batch)),
+    entropy(),
+  )
+
+
+def of_clipping(
+  ratio: Ratio, low: float, high: float, dual: float
+) -> tuple[Term, ...]:
+  """Returns the shares of tokens whose loss a bound decides, the dual bound's
+  apart; arguments as in `losses.surrogate`."""
+
+  def clipped(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    rho, a = ratio(out.logps, batch), batch.streams["advantages"]
+    return jnp.clip(rho, 1 - low, 1 + high) * a < rho * a
+
+  def clipped_lower(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    rho, a = ratio(out.logps, batch), batch.streams["advantages"]
+    return (a < 0) & (jnp.maximum(rho, 1 - low) > dual)
+
+  return (
+    mean("actor/pg_clipfrac", clipped),
+    mean("actor/pg_clipfrac_lower", clipped_lower),
+  )
+
+
+def capped(ratio: Ratio, high: float) -> Term:
+  """Returns the share of tokens whose importance weight is cut to 1 + high."""
+  return mean(
+    "actor/pg_clipfrac", lambda out, batch: ratio(out.logps, batch) > 1 + high
+  )
+
+
+def largest_ratio(ratio: Ratio) -> Term:
+  """Returns the term whose largest value is the largest importance ratio."""
+  return mean("actor/ratio_max", lambda out, batch: ratio(out.logps, batch))
+
+
+def entropy() -> Term:
+  """Returns the metric of the policy's entropy, nats a token."""
+
+  def value(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    assert out.entropy is not None
+    return out.entropy
+
+  return mean("actor/entropy", value)
+
+
+def of_returns() -> tuple[Term, ...]:
+  """Returns the means of advantages, returns and values; they are streams."""
+
+  def stream(name: str) -> Term:
+    return mean(f"critic/{name}/mean", lambda out, batch: batch.streams[name])
+
+  return tuple(map(stream, ("advantages", "returns", "values")))
+
+
+def of_pairs(beta: float) -> tuple[Term, ...]:
+  """Returns accuracy and margin of the implicit rewards of pairs (TRL's names)."""
+
+  def margin(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    h = batch.streams["sign"] * (out.logps - batch.streams["ref_logps"])
+    return beta * segments.total(h, batch.bundle_ids)
+
+  return (
+    mean("rewards/margins", margin, weights="pair"),
+    mean(
+      "rewards/accuracies",
+      lambda out, batch: margin(out, batch) > 0,
+      weights="pair",
+    ),
+  )
+
+
+# ---------------------------------------------------------------------- a round
+def of_round(
+  groups: Sequence[Group],
+  kept: Sequence[Group],
+  sequences: Sequence[TokenSequence],
+  moment: Moment,
+) -> dict[str, float]:
+  """Returns the metrics of a round's samples.
+
+  Args:
+    groups: everything sampled, with part "reward" (`credit.rewarded`).
+    kept: the groups that are learnt.
+    sequences: what is learnt of them.
+    moment: the round; a rollout's staleness is its distance in versions.
+  """
+  rollouts = [r for g in groups for r in g.rollouts]
+  lengths = [float(r.length) for r in rollouts]
+  advantages = [
+    float(a)
+    for s in sequences
+    if "advantages" in s.streams
+    for a in s.streams["advantages"][s.streams["mask"] > 0]
+  ]
+  parts = {key: _part(rollouts, key) for key in _keys(rollouts)}
+  stale = [float(moment.round - r.version) for r in rollouts]
+  return {
+    **_spread("critic/score", parts.get("reward", [])),
+    **_spread("critic/advantages", advantages),
+    **{f"rewards/{k}/mean": float(np.mean(v)) for k, v in parts.items()},
+    **{f"rewards/{k}/std": float(np.std(v)) for k, v in parts.items()},
+    "frac_reward_zero_std": _share(map(_constant, groups)),
+    "training/filter_groups/sampled": float(len(groups)),
+    "training/filter_groups/kept": float(len(kept)),
+    **_spread("response_length", lengths),
+    "response_length/clip_ratio": _share(map(_cut, rollouts)),
+    **_spread("prompt_length", [_prompt(r) for r in rollouts]),
+    **_spread("training/off_policy/trajectory_staleness", stale),
+  }
+
+
+def sampler_gap(
+  streams: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, float]:
+  """Returns how far sampler and trainer disagree on the sampled tokens.
+
+  Args:
+    streams: "old_logps" of the trainer, "behaviour_logps" of the sampler and
+      "mask" of a round's batches.
+  """
+  learnt = [s["mask"] > 0 for s in streams]
+  trainer, sampler = (
+    np.exp(np.concatenate([s[name][m] for s, m in zip(streams, learnt)]))
+    for name in ("old_logps", "behaviour_logps")
+  )
+  gap = np.abs(trainer - sampler)
+  varied = gap.size > 1 and trainer.std() > 0 and sampler.std() > 0
+  pearson = np.corrcoef(trainer, sampler)[0, 1] if varied else 1.0
+  return {
+    "training/rollout_probs_diff_mean": float(gap.mean()),
+    "training/rollout_probs_diff_max": float(gap.max()),
+    "training/rollout_probs_diff_std": float(gap.std()),
+    "training/rollout_actor_probs_pearson_corr": float(pearson),
+  }
+
+
+def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+  if not values:
+    return {}
+  return {
+    f"{name}/mean": float(np.mean(values)),
+    f"{name}/max": max(values),
+    f"{name}/min": min(values),
+  }
+
+
+def _keys(rollouts: Iterable[Rollout]) -> list[str]:
+  return sorted({key for r in rollouts for key in r.rewards})
+
+
+def _part(rollouts: Iterable[Rollout], key: str) -> list[float]:
+  """Returns a part of those that have it; of several turns, their sum."""
+  return [
+    math.fsum(np.ravel(r.rewards[key])) for r in rollouts if key in r.rewards
+  ]
+
+
+def _share(outcomes: Iterable[bool]) -> float:
+  found = list(outcomes)
+  return sum(found) / len(found) if found else 0.0
+
+
+def _constant(group: Group) -> bool:
+  return len(set(_part(group.rollouts, "reward"))) <= 1
+
+
+def _cut(rollout: Rollout) -> bool:
+  return rollout.completion.finish_reason is FinishReason.LENGTH
+
+
+def _prompt(rollout: Rollout) -> float:
+  prompt = rollout.turns[-1].prompt
+  return float(len(getattr(prompt, "token_ids", ())))

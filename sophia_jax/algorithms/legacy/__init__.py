@@ -1,0 +1,1 @@
+"""The offline update on caption trees: TERMS, STREAMS and `credit` by module."""

@@ -1,0 +1,107 @@
+"""PPO with a critic, for language models (arXiv 1707.06347, 1506.02438)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from sophia_jax.algorithms import (
+  annotate,
+  credit,
+  diagnostics,
+  grpo,
+  losses,
+  ratios,
+  reductions,
+  sampling,
+)
+from sophia_jax.algorithms.contract import Algorithm, Term, constant
+from sophia_jax.types import SophiaError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Proximal policy optimisation."""
+
+  n: int = 1
+  """Rollouts of a problem."""
+  low: float = 0.2
+  """Distance of the ratio's lower bound from 1."""
+  high: float = 0.2
+  """Distance of the ratio's upper bound from 1."""
+  dual: float = 0.0
+  """Bound of the loss where the advantage is negative, in advantages; 0: off."""
+  gamma: float = 1.0
+  """Discount of a token."""
+  lam: float = 1.0
+  """Decay of the advantage."""
+  whiten: bool = True
+  """Advantages of mean 0 and variance 1 over a round."""
+  kl: float = 0.05
+  """Coefficient of the KL to the reference; 0: no reference."""
+  kl_in: str = "reward"
+  """Place of the KL: "reward" or "loss"."""
+  kl_estimator: str = "k3"
+  """Estimator of the KL in the loss, "k3" or "k2"; in the reward it is k1."""
+  entropy: float = 0.0
+  """Coefficient of the entropy bonus; 0: off."""
+  critic: str = "head"
+  """Critic: "head", on the policy; "model", with weights of its own."""
+  value: float = 0.1
+  """Coefficient of the value loss of a head."""
+  value_clip: float = 0.2
+  """Largest change of a value per round that the loss sees."""
+  reduction: str = "token"
+  """Key of reductions.REDUCTIONS."""
+
+  def __post_init__(self) -> None:
+    places = {"kl_in": ("reward", "loss"), "critic": ("head", "model")}
+    for key, known in places.items():
+      if getattr(self, key) not in known:
+        raise SophiaError(
+          f"ppo.{key}: {getattr(self, key)!r} is unknown; use {known[0]!r} or "
+          f"{known[1]!r}"
+        )
+
+
+def ppo(c: Config) -> Algorithm:
+  """Builds the clipped surrogate with generalised advantages, and the critic."""
+  in_loss = c.kl if c.kl_in == "loss" else 0.0
+  in_reward = c.kl - in_loss
+  _, kl = grpo.kl_loss(in_loss, c.kl_estimator)
+  head = c.critic == "head"
+  value = Term(
+    diagnostics.VALUE,
+    losses.value(c.value_clip),
+    constant(c.value if head else 1.0),
+  )
+  bounds = (c.low, c.high, c.dual or math.inf)
+  return Algorithm(
+    sample=sampling.attempts(c.n),
+    credit=credit.by_reward(reductions.named(c.reduction, "ppo")),
+    streams=("rewards", "weights", "count", "mask"),
+    annotate=(
+      annotate.old_logps(),
+      *((annotate.ref_logps(),) if c.kl else ()),
+      annotate.values("policy" if head else "critic"),
+      annotate.gae(c.gamma, c.lam, in_reward),
+      *((annotate.whiten(),) if c.whiten else ()),
+    ),
+    terms=(
+      Term(
+        diagnostics.POLICY,
+        losses.surrogate(ratios.token, *bounds),
+      ),
+      *kl,
+      *grpo.entropy_bonus(c.entropy),
+      *((value,) if head else ()),
+    ),
+    metrics=(
+      *diagnostics.of_policy(ratios.token),
+      *diagnostics.of_clipping(ratios.token, *bounds),
+      *diagnostics.of_returns(),
+    ),
+    maxima=(diagnostics.largest_ratio(ratios.token),),
+    outputs=("logps", "entropy", *(("value",) if head else ())),
+    critic=None if head else Algorithm(terms=(value,), outputs=("value",)),
+  )

@@ -1,0 +1,151 @@
+"""Rules that choose which groups and which rollouts are learnt.
+
+A rule is pure and maps (groups, moment) to groups. Rules see raw reward parts,
+compose from left to right with `then`, and never depend on the order in which
+samples came back. A rule on rollouts concerns one depth of the tree; the others
+stay, so that trajectories keep the caption they were built on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from sophia_jax.algorithms.contract import Moment, Select
+from sophia_jax.types import Group, Rollout
+
+Rollouts = tuple[Rollout, ...]
+
+
+def part(rollout: Rollout, key: str) -> float:
+  """Returns the reward part `key` as a number."""
+  return float(rollout.rewards[key])  # type: ignore[arg-type]
+
+
+def then(*rules: Select) -> Select:
+  """Applies rules one after the other."""
+
+  def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+    for each in rules:
+      groups = each(groups, moment)
+    return groups
+
+  return rule
+
+
+# ------------------------------------------------------------------------ groups
+def where(keep: Callable[[Group], bool]) -> Select:
+  """Keeps the groups that satisfy `keep`."""
+  return lambda groups, moment: [g for g in groups if keep(g)]
+
+
+def varied(key: str = "accuracy") -> Select:
+  """Drops groups in which all rollouts earn the same: DAPO's dynamic sampling
+  (arXiv 2503.14476, Eq. 11)."""
+  return where(lambda g: len({part(r, key) for r in g.rollouts}) > 1)
+
+
+def window(low: float, high: float, key: str = "accuracy") -> Select:
+  """Keeps groups whose mean reward is in [low, high]: a window of pass rates."""
+
+  def keep(group: Group) -> bool:
+    rewards = [part(r, key) for r in group.rollouts]
+    return bool(rewards) and low <= sum(rewards) / len(rewards) <= high
+
+  return where(keep)
+
+
+def most_varied(share: float, key: str = "reward") -> Select:
+  """Keeps the share of the groups whose rewards differ most (StarPO-S, arXiv
+  2504.20073), at least one; ties go to the first."""
+
+  def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+    spread = [np.std([part(r, key) for r in g.rollouts]) for g in groups]
+    order = np.argsort([-s for s in spread], kind="stable")
+    kept = sorted(order[: max(1, round(share * len(groups)))])
+    return [groups[i] for i in kept]
+
+  return rule
+
+
+# ---------------------------------------------------------------------- rollouts
+def rollouts(
+  keep: Callable[[Group, Rollouts], Iterable[Rollout]], depth: int = 1
+) -> Select:
+  """Keeps of each group's rollouts at `depth` those that `keep` returns."""
+
+  def one(group: Group) -> Group:
+    kept = {r.path for r in keep(group, group.depth(depth))}
+    left = (r for r in group.rollouts if len(r.path) != depth or r.path in kept)
+    return dataclasses.replace(
+      group, rollouts=tuple(sorted(left, key=lambda r: r.path))
+    )
+
+  return lambda groups, moment: [one(g) for g in groups]
+
+
+def correct(depth: int = 1, key: str = "accuracy") -> Select:
+  """Keeps the rollouts with full reward."""
+  return rollouts(lambda g, rs: (r for r in rs if part(r, key) >= 1), depth)
+
+
+def above(alpha: float, key: str = "accuracy") -> Select:
+  """Keeps trajectories on captions with R(c) > alpha (SOPHIA, Eq. 6)."""
+
+  def keep(group: Group, trajectories: Rollouts) -> Iterable[Rollout]:
+    good = {c.path for c in group.depth(1) if part(c, key) > alpha}
+    return (t for t in trajectories if t.path[:-1] in good)
+
+  return rollouts(keep, depth=2)
+
+
+def shortest(n: int, depth: int = 1) -> Select:
+  """Keeps the n shortest rollouts; ties go to the lowest path."""
+
+  def keep(group: Group, rs: Rollouts) -> Iterable[Rollout]:
+    return sorted(rs, key=lambda r: (r.length, r.path))[:n]
+
+  return rollouts(keep, depth)
+
+
+def best(n: int, key: str = "reward", depth: int = 1) -> Select:
+  """Keeps the n rollouts of the highest reward (Vision-EKIPL); ties go to the
+  lowest path."""
+
+  def keep(group: Group, rs: Rollouts) -> Iterable[Rollout]:
+    return sorted(rs, key=lambda r: (-part(r, key), r.path))[:n]
+
+  return rollouts(keep, depth)
+
+
+def drawn(n: int, seed: int, depth: int = 1) -> Select:
+  """Keeps n rollouts at random, by the seed and the problem's id alone."""
+
+  def keep(group: Group, rs: Rollouts) -> Iterable[Rollout]:
+    candidates = sorted(rs, key=lambda r: r.path)
+    entropy = [seed, *group.problem.id.encode()]
+    np.random.default_rng(entropy).shuffle(candidates)  # type: ignore[arg-type]
+    return candidates[:n]
+
+  return rollouts(keep, depth)
+
+
+# ------------------------------------------------------------------------ values
+def propagated(key: str = "accuracy") -> Select:
+  """Gives every parent the mean reward of its children: SOPHIA's Eq. 5."""
+  return lambda groups, moment: [with_values(g, key) for g in groups]
+
+
+def with_values(group: Group, key: str = "accuracy") -> Group:
+  """Returns the group with R(c) = 1/N sum_n R(y_n) on each parent c (Eq. 5)."""
+
+  def valued(rollout: Rollout) -> Rollout:
+    children = group.children(rollout.path)
+    if not children:
+      return rollout
+    mean = sum(part(c, key) for c in children) / len(children)
+    return dataclasses.replace(rollout, rewards={**rollout.rewards, key: mean})
+
+  return dataclasses.replace(group, rollouts=tuple(map(valued, group.rollouts)))
