@@ -132,7 +132,7 @@ def followed_by(name: str, algorithm: str, **values: Any) -> ConfigDict:
 
   Args:
     name: the stage's name.
-    algorithm: row of `ALGORITHMS`.
+    algorithm: name in `algorithms.registry.ALGORITHMS`.
     values: as for `stage`.
   """
   c = get_config()

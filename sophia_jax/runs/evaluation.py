@@ -13,6 +13,7 @@ from typing import Any
 
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import load_problems
+from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
   Benchmark,
@@ -39,7 +40,6 @@ from sophia_jax.runs import engines
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
 
-BLOCKS, BLOCK = 16, 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,23 +146,6 @@ def _settings(run: Run, directory: Path, config: EvalConfig) -> dict[str, Any]:
     "system": run.section(Prompts, "prompts").slow_thinking,
     "seed": run.seed,
   }
-
-
-def fingerprint(directory: Path) -> str:
-  """Tells checkpoints apart by a few blocks of every weight file.
-
-  It does not change when a checkpoint is moved or copied.
-  """
-  digest = hashlib.blake2b(digest_size=8)
-  names = ("config.json", "*.safetensors")
-  for path in sorted(p for name in names for p in directory.glob(name)):
-    size = path.stat().st_size
-    digest.update(f"{path.name} {size}\n".encode())
-    with path.open("rb") as file:
-      for i in range(BLOCKS):
-        file.seek(i * max(0, size - BLOCK) // (BLOCKS - 1))
-        digest.update(file.read(BLOCK))
-  return digest.hexdigest()
 
 
 # ----------------------------------------------------------------------- marking

@@ -19,10 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sophia_jax.algorithms import ALGORITHMS
+from sophia_jax.algorithms import registry
 from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.config import defaults, nearest, section
-from sophia_jax.train.loop import TrainConfig
+from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import SophiaError
 
 PREVIOUS, BASE = "previous", "base"
@@ -33,7 +33,7 @@ class StageConfig:
   """What a stage is, beside its method and its optimizer."""
 
   algorithm: str
-  """Row of `algorithms.ALGORITHMS`."""
+  """Name in `algorithms.registry.ALGORITHMS`."""
   model: str = "policy"
   """Model that learns: "policy", or a name of config.reasoners."""
   start: str = PREVIOUS
@@ -92,14 +92,14 @@ def stage(
   """Returns a row of the table with every key of its algorithm.
 
   Args:
-    algorithm: row of `ALGORITHMS`.
+    algorithm: name in `algorithms.registry.ALGORITHMS`.
     train: keys of `TrainConfig` that differ from its defaults.
     values: keys of `StageConfig` and of the algorithm's config.
 
   Raises:
     SophiaError: an unknown algorithm or key; names the nearest.
   """
-  method = _method(algorithm, f"stage({algorithm!r})")
+  method = registry.config_of(algorithm)
   own = {f.name for f in dataclasses.fields(StageConfig)}
   known = own | {f.name for f in dataclasses.fields(method)}
   for key in values:
@@ -129,28 +129,16 @@ def read(config: ConfigDict, name: str) -> Stage:
   values = config.stages[name].to_dict()
   where = f"stages.{name}"
   train = section(TrainConfig, values.pop("train", {}), f"{where}.train")
-  method = _method(values.get("algorithm", ""), f"config.{where}.algorithm")
+  method = registry.config_of(values.get("algorithm", ""))
   own = {f.name for f in dataclasses.fields(StageConfig)}
   mine = {k: v for k, v in values.items() if k in own}
   rest = {k: v for k, v in values.items() if k not in own}
   settings = section(StageConfig, mine, where)
-  built = section(method, rest, where)
-  try:
-    algorithm = ALGORITHMS[settings.algorithm].build(built)
-  except ValueError as e:
-    raise SophiaError(f"config.{where}: {e}") from e
+  built: Any = section(method, rest, where)
   return Stage(
     name=name,
     config=settings,
     method=built,
     train=train,
-    algorithm=algorithm,
+    algorithm=registry.build(settings.algorithm, rest),
   )
-
-
-def _method(name: str, where: str) -> type:
-  if name not in ALGORITHMS:
-    raise SophiaError(
-      f"{where}: no algorithm {name!r}; {nearest(name, ALGORITHMS)}"
-    )
-  return ALGORITHMS[name].config

@@ -1,113 +1,329 @@
-"""An update from a run's config: the loader of its sequences, the mesh, `fit`."""
+"""The update of a stage over data that are there: examples, or a whole store."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.config import section
-from sophia_jax.data.loader import Loader, LoaderConfig
+from jax.sharding import Mesh
+
+from sophia_jax.algorithms import credit
+from sophia_jax.algorithms.contract import Moment
+from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.config import decisive, section
+from sophia_jax.data import filters
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.filters import FilterConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
-from sophia_jax.files import write_text
+from sophia_jax.data.problems import load_examples
+from sophia_jax.datasets.sources import refuse_evaluation
+from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
-from sophia_jax.models import InternVLConfig, Params
-from sophia_jax.runs.policies import Model, weights
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import policies, sampling
+from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
+from sophia_jax.runs.stage import Stage
 from sophia_jax.train import sharding
-from sophia_jax.train.loop import TrainConfig, fit
+from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.loop import fit
+from sophia_jax.train.sequences import prepare, truncated
+from sophia_jax.train.session import Session
 from sophia_jax.train.trackers import LogConfig
+from sophia_jax.types import Example, SophiaError, TokenSequence
+
+POLICY, REFERENCE = "policy", "reference"
 
 
-def train(
-  run: Run,
-  model: Model,
-  sequences: Sequences | Mapping[str, Sequences],
-  algorithm: Any,
-  config: TrainConfig,
-  directory: Path,
-  mixture: MixtureConfig | None = None,
-  **identity: Any,
-) -> Params:
-  """Trains `model` on `sequences`; resumes from `directory`/checkpoints.
+def learn(run: Run, stage: Stage) -> None:
+  """Trains a stage on its data and exports the result.
 
-  What the batches are made of is written to `directory`/input.json.
+  Writes `directory`/checkpoints, metrics.jsonl and export; what the batches are
+  made of is in input.json, and what the filters dropped in filters.json.
 
-  Args:
-    sequences: what to learn; several streams by their names.
-    mixture: of the named streams; None: all of each, once an epoch.
-    identity: what else a restart may not change, kept in every checkpoint.
+  Raises:
+    SophiaError: there is nothing to learn; says why.
+    Preempted: SIGTERM arrived; a restart resumes.
   """
   meeting.check_alone()
+  model = opened(run, stage)
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
-  index, count = sharding.share(mesh)
-  loader = Loader(
-    sequences,
-    _packing(run, config, config.tiles if model.module.cfg.vision else 0),
-    _reading(run, config, model.image.tile_size),
-    streams=algorithm.STREAMS,
-    tokens_per_tile=model.module.cfg.tokens_per_tile,
-    image=model.image,
-    amounts=mixture.amounts if mixture else None,
-    by=mixture.by if mixture else "epochs",
-    process_index=index,
-    process_count=count,
-  )
+  sources = _sources(run, stage, model)
+  loader = _loader(run, stage, model, mesh, sources)
+  directory = run.directory(stage.name)
   meeting.assert_same(
     f"data of {directory}",
     loader.identity,
     "every host must see the same files under the same names",
   )
   if meeting.is_leader():
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "input.json", json.dumps(loader.summary(), indent=1))
-  return fit(
+    write_json(directory / "input.json", loader.summary())
+  with session(run, stage, model, mesh, loader.steps) as trainer:
+    if stage.algorithm.annotate:
+      start = Scorer(model.module, policies.weights(model, mesh))
+      sources = {
+        name: trainer.annotate(
+          list(own),  # type: ignore[call-overload]
+          packing(run, stage, model),
+          reading(stage, model, mesh),
+          {POLICY: start, REFERENCE: start},
+        )
+        for name, own in sources.items()
+      }
+      loader = _loader(run, stage, model, mesh, sources)
+    params = fit(trainer, loader)
+  policies.export(model, params, export_directory(run, stage))
+
+
+# ----------------------------------------------------------------- model, session
+def opened(run: Run, stage: Stage) -> Model:
+  """Opens the checkpoint that a stage starts from."""
+  start = run.start(stage)
+  if stage.config.model == POLICY:
+    return policies.load_policy(run, start)
+  return policies.load_reasoner(run, start)
+
+
+def export_directory(run: Run, stage: Stage) -> Path:
+  """Returns where a stage's result is written as a checkpoint."""
+  if stage.config.model == POLICY:
+    return run.directory(stage.name) / "export"
+  return run.workdir / run.config.reasoners[stage.config.model].path
+
+
+def session(
+  run: Run, stage: Stage, model: Model, mesh: Mesh, updates: int
+) -> Session:
+  """Makes the session of a stage's model, not entered yet."""
+  return Session(
     model.module,
-    weights(model, mesh, config.trained),
-    loader,
-    algorithm.TERMS,
-    config,
-    directory,
-    {**_identity(model.module.cfg, config), "seed": run.seed, **identity},
+    policies.weights(model, mesh, stage.train.trained),
+    stage.algorithm,
+    stage.train,
+    run.directory(stage.name),
+    identity(run, stage),
     mesh,
-    run.section(LogConfig, "log"),
+    updates=updates,
+    log=run.section(LogConfig, "log"),
   )
 
 
-def _identity(cfg: InternVLConfig, config: TrainConfig) -> dict[str, Any]:
-  """What of model and stage a restart may not change: not how they are laid out."""
-  stage = dataclasses.asdict(config)
+def identity(run: Run, stage: Stage) -> dict[str, Any]:
+  """Returns what the result of a stage depends on, content and never paths.
+
+  It is kept in every checkpoint; a resumed or repeated run must agree with it.
+  How the update is laid out on devices is no part of it.
+  """
+  train = {
+    **decisive(stage.train),
+    **one_microbatch(dataclasses.asdict(stage.train)),
+  }
   return {
-    "model": dataclasses.asdict(
-      dataclasses.replace(cfg, remat="none", attention="auto")
-    ),
-    "optimizer": {**stage, **one_microbatch(stage)},
+    "seed": run.seed,
+    "stage": decisive(stage.config),
+    "method": decisive(stage.method),
+    "train": train,
+    "policy": decisive(run.section(RuntimeConfig, "policy")),
+    "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
+    "start": fingerprint(run.start(stage)),
   }
 
 
-def _packing(run: Run, config: TrainConfig, tiles: int) -> PackConfig:
-  """The shape is the stage's own, how it is filled is the run's."""
-  packing = run.config.get("packing")
+# --------------------------------------------------------------------------- data
+@dataclasses.dataclass(frozen=True)
+class PolicyWords:
+  """The policy's renderer, with the system prompt of slow thinking."""
+
+  renderer: Renderer
+  slow_thinking: str
+
+  def prompt(self, *args: Any, **kwargs: Any) -> Any:
+    return self.renderer.prompt(*args, **kwargs)
+
+  def sequence(self, *args: Any, **kwargs: Any) -> TokenSequence:
+    return self.renderer.sequence(*args, **kwargs)
+
+
+def words(run: Run, model: Model) -> PolicyWords:
+  """Returns what renders the sequences that are learnt."""
+  return PolicyWords(model.renderer, run.config.prompts.slow_thinking)
+
+
+def packing(run: Run, stage: Stage, model: Model) -> PackConfig:
+  """Returns the stage's own shape, filled as the run says."""
+  train = stage.train
   values = {
-    **(packing.to_dict() if packing else {}),
-    "rows": config.rows,
-    "length": config.length,
-    "tile_budget": tiles,
-    "microbatches": config.microbatches,
+    **run.config.packing.to_dict(),
+    "rows": train.rows,
+    "length": train.length,
+    "tile_budget": train.tiles if model.module.cfg.vision else 0,
+    "microbatches": train.microbatches,
   }
   return section(PackConfig, values, "packing")
 
 
-def _reading(run: Run, config: TrainConfig, side: int) -> LoaderConfig:
-  """Batches kept ready: 2 to 16, in about 1 GiB.
+def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
+  """Returns how rows become arrays, and this process's slice of them."""
+  index, count = sharding.own_slice(mesh)
+  return Reading(
+    streams=stage.algorithm.all_streams,
+    tokens_per_tile=model.module.cfg.tokens_per_tile,
+    image=model.image,
+    slice_index=index,
+    slices=count,
+  )
+
+
+def prefetched(stage: Stage, model: Model) -> int:
+  """Returns the batches kept ready: 2 to 16, in about 1 GiB.
 
   Steps are dispatched without waiting for the device, so the loop asks for
   several batches at once whenever it has stood still to write its metrics.
   """
-  pixels = config.tiles * side * side * 3
-  batch = config.microbatches * (pixels + config.rows * config.length * 32)
-  prefetch = max(2, min(16, (1 << 30) // batch))
-  return LoaderConfig(epochs=config.epochs, seed=run.seed, prefetch=prefetch)
+  train, side = stage.train, model.image.tile_size
+  pixels = train.tiles * side * side * 3
+  batch = train.microbatches * (pixels + train.rows * train.length * 32)
+  return max(2, min(16, (1 << 30) // batch))
+
+
+def _loader(
+  run: Run,
+  stage: Stage,
+  model: Model,
+  mesh: Mesh,
+  sources: Mapping[str, Sequences],
+) -> Loader:
+  mixture = run.section(MixtureConfig, "mixture")
+  mixed = "visual" in sources
+  return Loader(
+    sources,
+    packing(run, stage, model),
+    LoaderConfig(
+      epochs=stage.train.epochs,
+      seed=run.seed,
+      prefetch=prefetched(stage, model),
+    ),
+    reading(stage, model, mesh),
+    amounts=mixture.amounts if mixed else None,
+    by=mixture.by if mixed else "epochs",
+  )
+
+
+def _sources(
+  run: Run, stage: Stage, model: Model
+) -> dict[str, Sequences]:
+  """Returns the sequences of each source that takes part in the stage.
+
+  Raises:
+    SophiaError: nothing is selected; says of how many samples, and why.
+  """
+  found: dict[str, Sequences] = {}
+  counts: dict[str, Any] = {}
+  render = lambda examples: prepare(
+    examples,
+    model.renderer,
+    stage.algorithm,
+    run.section(FilterConfig, "filters"),
+    stage.train.length,
+  )
+  if not stage.samples:
+    examples = instruction(run, stage.config.data)
+    found[stage.name], counts[stage.name] = render(examples)
+  else:
+    found["visual"], counts["visual"] = _selected(run, stage, model)
+    mixture = run.section(MixtureConfig, "mixture")
+    for name in ("text", "general"):
+      if run.config.data.get(name) and mixture.amounts[name]:
+        examples = [
+          _thinking(e, run) for e in instruction(run, run.config.data[name])
+        ]
+        found[name], counts[name] = render(examples)
+  if meeting.is_leader():
+    write_json(run.directory(stage.name) / "filters.json", counts)
+  return found
+
+
+def instruction(run: Run, name: str) -> list[Example]:
+  """Reads examples, none of which may be of an evaluation set."""
+  path = run.path(name)
+  loaded = load_examples(path)
+  refuse_evaluation(loaded, str(path))
+  return loaded
+
+
+def _thinking(example: Example, run: Run) -> Example:
+  """Puts an example that thinks in tags under the slow-thinking prompt."""
+  if example.system is not None:
+    return example
+  system = credit.system_prompt(
+    example.response, run.config.prompts.slow_thinking
+  )
+  return dataclasses.replace(example, system=system)
+
+
+def _selected(
+  run: Run, stage: Stage, model: Model
+) -> tuple[list[TokenSequence], dict[str, int]]:
+  """Returns the sequences that the store's groups are credited with, and counts.
+
+  Raises:
+    SophiaError: there are none.
+  """
+  config = run.section(FilterConfig, "filters")
+  made: list[TokenSequence] = []
+  texts: dict[str, Example] = {}
+  verdicts: collections.Counter[str] = collections.Counter()
+  for group in sampling.groups(run, stage):
+    graded = [r.verdict for r in group.rollouts if r.verdict]
+    verdicts.update(verdict.status.value for verdict in graded)
+    _, sequences = credit.learn(
+      stage.algorithm, [group], words(run, model), Moment()
+    )
+    made += sequences
+    learnt = {_rollout_of(s) for s in sequences}
+    texts |= {
+      r.id: Example(
+        id=r.id, question=group.problem.text, response=r.completion.text
+      )
+      for r in group.rollouts
+      if r.id in learnt
+    }
+  if not made:
+    seen = ", ".join(f"{n} {name}" for name, n in sorted(verdicts.items()))
+    raise SophiaError(
+      f"{sampling.store_directory(run, stage)}: no trajectory is selected "
+      f"({seen or 'nothing is sampled'}); sample more, loosen the selection "
+      f"(config.stages.{stage.name}), or warm the policy up for longer"
+    )
+  kept, counts = filters.keep(texts.values(), config, model.renderer.counts)
+  passed = {example.id for example in kept}
+  made = [s for s in made if _rollout_of(s) in passed]
+  return _cut(made, config, stage.train.length, counts), counts
+
+
+def _rollout_of(sequence: TokenSequence) -> str:
+  """Returns the id of the rollout that a sequence is made of."""
+  return sequence.id.rpartition(":")[2].partition("#")[0]
+
+
+def _cut(
+  sequences: Sequence[TokenSequence],
+  config: FilterConfig,
+  length: int,
+  counts: dict[str, int],
+) -> list[TokenSequence]:
+  """Cuts sequences to `length` tokens where the config says so."""
+  counts["truncated"] = 0
+  if not config.truncate:
+    return list(sequences)
+  made = []
+  for whole in sequences:
+    short = truncated(whole, length)
+    counts["truncated"] += short is not None and len(short) < len(whole)
+    made.append(whole if short is None else short)
+  return made
