@@ -37,6 +37,7 @@ from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import engines
+from sophia_jax.runs.engines import PolicyEngine
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
 
@@ -74,7 +75,7 @@ def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
 def evaluate(
   run: Run, name: str, directory: Path, data: Path
 ) -> dict[str, Any]:
-  """pass@1 of the policy in `directory` on problems of ours."""
+  """Returns pass@1 of the policy in `directory` on problems of ours."""
   config = run.section(EvalConfig, "eval")
   exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
   ask(run, [exam], directory, config)
@@ -82,10 +83,26 @@ def evaluate(
 
 
 def evaluate_once(run: Run, name: str, directory: Path) -> None:
-  """One of the two evaluations of a run, on its held-out problems."""
+  """Evaluates a checkpoint on the held-out problems, unless that is done."""
   if not run.done(name):
-    with run.stage(name):
+    with run.step(name):
       evaluate(run, name, directory, run.path(run.config.data.heldout))
+
+
+def evaluate_round(
+  run: Run, name: str, policy: PolicyEngine, model: str
+) -> float:
+  """Returns pass@1 of a policy that is loaded, on the held-out problems.
+
+  Args:
+    name: of the evaluation; its files are W/evals/NAME.*.
+    model: identity of the weights.
+  """
+  config = run.section(EvalConfig, "eval")
+  data = run.path(run.config.data.heldout)
+  exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
+  _answer(run, [exam], policy, config, _settings(run, model, config))
+  return finish(run, exam, config)["pass_at_1"]["value"]
 
 
 # ------------------------------------------------------------------------ asking
@@ -96,28 +113,38 @@ def ask(
 
   The policy is loaded once, and only if there is something to ask.
   """
-  settings = _settings(run, directory, config)
+  settings = _settings(run, fingerprint(directory), config)
   waiting = [exam for exam in exams if _missing(run, exam, settings, config)]
-  if not waiting:
-    return
-  with engines.policy(
-    run, directory, config.max_new_tokens, config.resize
-  ) as policy:
-    asker = Asker(
-      engine=policy,
-      renderer=policy.renderer,
-      config=config,
-      system=run.section(Prompts, "prompts").slow_thinking,
-      seed=run.seed,
-    )
-    for exam in waiting:
-      total = len(exam.problems) * config.samples
-      left = _missing(run, exam, settings, config)
-      with (
-        Responses(_path(run, exam), settings) as responses,
-        Progress(exam.name, total, "response", total - left) as progress,
-      ):
-        asker.ask(exam.problems, responses, progress.advance)
+  if waiting:
+    with engines.policy(
+      run, directory, config.max_new_tokens, config.resize
+    ) as policy:
+      _answer(run, waiting, policy, config, settings)
+
+
+def _answer(
+  run: Run,
+  exams: Sequence[Exam],
+  policy: PolicyEngine,
+  config: EvalConfig,
+  settings: dict[str, Any],
+) -> None:
+  """Asks a loaded policy what is missing of each evaluation."""
+  asker = Asker(
+    engine=policy,
+    renderer=policy.renderer,
+    config=config,
+    system=run.section(Prompts, "prompts").slow_thinking,
+    seed=run.seed,
+  )
+  for exam in exams:
+    total = len(exam.problems) * config.samples
+    left = _missing(run, exam, settings, config)
+    with (
+      Responses(_path(run, exam), settings) as responses,
+      Progress(exam.name, total, "response", total - left) as progress,
+    ):
+      asker.ask(exam.problems, responses, progress.advance)
 
 
 def _missing(
@@ -131,11 +158,11 @@ def _path(run: Run, exam: Exam) -> Path:
   return run.workdir / "evals" / f"{exam.name}.responses.jsonl"
 
 
-def _settings(run: Run, directory: Path, config: EvalConfig) -> dict[str, Any]:
+def _settings(run: Run, model: str, config: EvalConfig) -> dict[str, Any]:
   """All that a response depends on, besides the problem."""
   image = run.section(ImageConfig, "images")
   return {
-    "model": fingerprint(directory),
+    "model": model,
     "temperature": config.temperature,
     "top_p": config.top_p,
     "top_k": config.top_k,

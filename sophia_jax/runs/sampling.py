@@ -1,13 +1,12 @@
-"""The sampling stage: captions, reasoning, rewards -> W/trajectories.
+"""The sampling of a stage: who is asked, what is stored, which process does what.
 
 Any number of processes may share it: each takes a shard of the problems and has
 a segment of the store to itself. The one that finds everything there at the end
-marks the stage as done.
+marks the step as done.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -15,37 +14,42 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sophia_jax import files
-from sophia_jax.data.problems import ProblemFile, read_problems
-from sophia_jax.datasets.sources import refuse_evaluation
+from sophia_jax.algorithms import registry
+from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.data.problems import ProblemFile
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rollout.collect import RolloutConfig, collect
+from sophia_jax.rollout import roles
+from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.rollout.requests import Asking
 from sophia_jax.rollout.store import Store
-from sophia_jax.runs import engines
+from sophia_jax.rollout.world import Seat, World
+from sophia_jax.runs import engines, policies
 from sophia_jax.runs.run import Run
-from sophia_jax.train.loop import Preempted
-from sophia_jax.types import (
-  Caption,
-  Engine,
-  Problem,
-  Sampling,
-  SophiaError,
-  Status,
-  Trajectory,
-)
+from sophia_jax.runs.stage import Stage
+from sophia_jax.train.session import Preempted
+from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
 
 _log = logging.getLogger("sophia_jax")
+
+SAMPLING = {
+  "policy": "answering",
+  "caption": "captioning",
+  "reasoner": "reasoning",
+}
+"""Config section of each role's `Sampling`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One of `count` shares of the problems, told by their ids alone.
+  """One of `count` shards of the problems, decided by their ids alone.
 
   Example: Shard.of("0/4")
   """
@@ -58,7 +62,7 @@ class Shard:
     """Reads "i/n".
 
     Raises:
-      SophiaError: it is no such thing.
+      SophiaError: it has another form.
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
@@ -69,12 +73,12 @@ class Shard:
 
   @property
   def name(self) -> str:
-    """Of its segment of the store."""
+    """Name of its segment of the store."""
     return "0" if self.count == 1 else f"{self.index}-of-{self.count}"
 
   @property
   def terms(self) -> str:
-    """What processes that sample at the same time must agree on."""
+    """Terms that processes must share to sample at the same time."""
     return f"{self.count} shard{'s' if self.count > 1 else ''}"
 
   def __contains__(self, problem: Problem) -> bool:
@@ -83,8 +87,8 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """The problems of a shard, read anew by every iteration."""
+class ShardProblems:
+  """The problems of a shard, read again by every iteration."""
 
   problems: ProblemFile
   shard: Shard
@@ -93,90 +97,161 @@ class Share:
     return (p for p in self.problems if p in self.shard)
 
 
-# ------------------------------------------------------------ what others use too
-def policy_directory(run: Run) -> Path:
-  """The policy that captions are sampled from: warmed up, if the config says."""
-  if run.config.get("warmup"):
-    return run.workdir / "models" / "warm"
-  return run.path(run.config.policy.path)
+# ------------------------------------------------------------- what is sampled
+def problems(run: Run, stage: Stage) -> ProblemFile:
+  """Returns the problems that a stage samples for."""
+  return ProblemFile(run.path(stage.config.data or run.config.data.problems))
 
 
-def problems(run: Run) -> ProblemFile:
-  """What SOPHIA samples for: no evaluation set may be among it.
+def check(run: Run, stage: Stage) -> None:
+  """Finds settings that no stage can sample with, before anything is written.
 
   Raises:
-    SophiaError: the first mistake in the file.
+    SophiaError: a biased sampler, or a role that nothing plays.
   """
-  path = run.path(run.config.data.problems)
-  refuse_evaluation(read_problems(path), str(path))
-  return ProblemFile(path)
-
-
-def open_store(
-  run: Run, read_only: bool = False, shard: Shard = Shard()
-) -> Store:
-  """The trajectories; their meta is all that generation depends on."""
-  config = run.config.to_dict()
-  names = ("seed", "captioning", "reasoning", "prompts")
-  meta = json.loads(json.dumps({name: config[name] for name in names}))
-  # Not the streams that are mixed in later: one store serves many mixtures.
-  meta["data"] = {n: config["data"].get(n) for n in ("problems", "warmup")}
-  rollout = run.section(RolloutConfig, "rollout")
-  meta |= {"K": rollout.captions, "N": rollout.trajectories}
-  return Store(
-    run.workdir / "trajectories", meta, shard=shard.name, read_only=read_only
+  if not stage.samples:
+    return
+  registry.check_sampling(
+    stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )
 
 
+def store_directory(run: Run, stage: Stage) -> Path:
+  """Returns the store of a stage that samples once.
+
+  The first such stage of a run has W/trajectories, another a place of its own.
+  """
+  for name in run.config.order:
+    row = run.config.stages[name]
+    if row.rounds == 1 and registry.samples(row.algorithm):
+      first = name == stage.name
+      break
+  else:
+    first = True
+  inside = run.workdir if first else run.workdir / stage.name
+  return inside / "trajectories"
+
+
+def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
+  """Returns what the answers in a stage's store depend on, beside the problems.
+
+  Problems are part of every key of the store, by their content.
+  """
+  config = run.config.to_dict()
+  names = ("seed", "prompts", *SAMPLING.values())
+  meta = {name: config[name] for name in names}
+  meta["policy"] = fingerprint(run.start(stage))
+  meta["reasoners"] = {
+    name: fingerprint(run.path(values["path"]))
+    for name, values in config["reasoners"].items()
+  }
+  return json.loads(json.dumps(meta))
+
+
+def open_store(
+  run: Run, stage: Stage, read_only: bool = False, shard: Shard = Shard()
+) -> Store:
+  """Opens the store of a stage that samples once."""
+  return Store(
+    store_directory(run, stage),
+    store_meta(run, stage),
+    shard=shard.name,
+    read_only=read_only,
+  )
+
+
+def groups(run: Run, stage: Stage) -> Iterator[Group]:
+  """Yields the groups that a stage's store holds whole, in the problems' order.
+
+  They are read again by every iteration; few are in memory at a time.
+  """
+  prompts = run.section(Prompts, "prompts")
+  _, words = policies.load_words(
+    run.start(stage), run.section(ImageConfig, "images"), prompts.system
+  )
+  assert stage.algorithm.sample is not None
+  with open_store(run, stage, read_only=True) as store:
+    world = World(store, roles.seats(words, prompts), words)
+    whole = (p for p in problems(run, stage) if world.complete(p))
+    yield from collect(whole, stage.algorithm.sample, world, ahead=1)
+
+
 # ---------------------------------------------------------------------- the stage
-def sample(run: Run, shard: Shard = Shard()) -> None:
-  """Samples what is missing of a shard; goes on where it stopped.
+def step_name(stage: Stage) -> str:
+  """Returns the name under which a stage's sampling is marked as done."""
+  return f"{stage.name}/sample"
+
+
+def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
+  """Samples what is missing of a shard; resumes where it stopped.
 
   Raises:
     Preempted: SIGTERM arrived; what was finished is stored.
   """
-  if run.done("sample"):
+  if run.done(step_name(stage)):
     return
   start = time.monotonic()
-  directory = run.workdir / "trajectories"
-  share = Share(problems(run), shard)
+  directory = store_directory(run, stage)
+  share = ShardProblems(problems(run, stage), shard)
   with (
     files.shared(directory / "sampling.lock", shard.terms),
-    _preemptible(f"SIGTERM; what was finished is in {directory}"),
-    open_store(run, shard=shard) as store,
+    open_store(run, stage, shard=shard) as store,
   ):
-    _log.info("--- sample%s", f" {shard.name}" if shard.count > 1 else "")
-    if not all(store.index.complete(problem.id) for problem in share):
-      _sample(run, share, store)
-    _finish(run, share, store, time.monotonic() - start)
+    name = f" {shard.name}" if shard.count > 1 else ""
+    _log.info("--- %s%s", step_name(stage), name)
+    _sample(run, stage, share, store)
+    _finish(run, stage, share, store, time.monotonic() - start)
 
 
-def _sample(run: Run, share: Share, store: Store) -> None:
-  tally = _Tally()
-  with verifier(run) as judge, _engines(run) as (policy, reasoners, asking):
-    records = collect(share, policy, reasoners, asking, judge, store)
-    with contextlib.closing(records), _progress(share, store) as progress:
-      for record in records:
-        tally.add(record)
-        if isinstance(record, Trajectory):
-          progress.advance(1, reward=_mean_reward(store))
-    for line in (*tally.lines(), *judge.report().lines()):
+def _sample(
+  run: Run, stage: Stage, share: ShardProblems, store: Store
+) -> None:
+  """Samples the problems of a shard that are not complete."""
+  start = time.monotonic()
+  prompts = run.section(Prompts, "prompts")
+  _, words = policies.load_words(
+    run.start(stage), run.section(ImageConfig, "images"), prompts.system
+  )
+  replay = World(store, roles.seats(words, prompts), words)
+  done = {p.id for p in share if replay.complete(p)}
+  missing = [p for p in share if p.id not in done]
+  if not missing:
+    return
+  assert stage.algorithm.sample is not None
+  with verifier(run) as judge, opened_seats(run, stage) as seats:
+    world = World(store, seats, words, judge, seed=run.seed)
+    world.check(missing)
+    found = collect(missing, stage.algorithm.sample, world)
+    total = len(done) + len(missing)
+    with (
+      preemptible(world.stop, f"what was finished is in {store.path}"),
+      contextlib.closing(found),
+      Progress(step_name(stage), total, "problem", len(done)) as progress,
+    ):
+      for _ in found:
+        progress.advance(1, reward=_mean_reward(store))
+    _log.info("%s", _summary(world, time.monotonic() - start))
+    for line in judge.report().lines():
       _log.info("%s", line)
 
 
-def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
-  """Marks the stage as done, if this was the last shard of it.
+def _finish(
+  run: Run, stage: Stage, share: ShardProblems, store: Store, seconds: float
+) -> None:
+  """Marks the step as done, if this was its last shard.
 
   Raises:
-    SophiaError: of the own shard something is missing.
+    SophiaError: something of the own shard is missing.
   """
-  with files.exclusive(
-    run.workdir / "trajectories" / "finish.lock", "finishing"
-  ):
+  with files.exclusive(store.path / "finish.lock", "finishing"):
     store.refresh()
+    words = policies.load_words(
+      run.start(stage), run.section(ImageConfig, "images")
+    )[1]
+    world = World(store, {}, words)
     others = 0
     for problem in share.problems:
-      if store.index.complete(problem.id):
+      if world.complete(problem):
         continue
       if problem in share.shard:
         raise SophiaError(
@@ -186,91 +261,91 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
       others += 1
     if others:
       _log.info("%d problems are left, of other shards", others)
-    elif not run.done("sample"):
-      run.mark("sample", seconds)
+    elif not run.done(step_name(stage)):
+      run.mark(step_name(stage), seconds)
 
 
 @contextlib.contextmanager
-def _preemptible(message: str) -> Iterator[None]:
-  """SIGTERM ends the block by Preempted."""
+def preemptible(
+  stop: Callable[[BaseException], None], what: str
+) -> Iterator[None]:
+  """Ends sampling by Preempted when SIGTERM arrives in the block."""
 
-  def stop(*_: object) -> None:
-    raise Preempted(message)
+  def handle(*_: object) -> None:
+    stop(Preempted(f"SIGTERM; {what}"))
 
-  before = signal.signal(signal.SIGTERM, stop)
+  before = signal.signal(signal.SIGTERM, handle)
   try:
     yield
   finally:
     signal.signal(signal.SIGTERM, before)
 
 
+# ------------------------------------------------------------------- who is asked
+def samplings(run: Run) -> dict[str, Sampling]:
+  """Returns how the tokens of each role are drawn."""
+  return {
+    role: run.section(Sampling, name) for role, name in SAMPLING.items()
+  }
+
+
 @contextlib.contextmanager
-def _engines(run: Run) -> Iterator[tuple[Engine, dict[str, Engine], Asking]]:
-  """The policy, the reasoners by difficulty, and how both are asked."""
-  captioning = run.section(Sampling, "captioning")
-  prompts = run.section(Prompts, "prompts")
+def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
+  """Opens the policy and the reasoners of a stage that samples once."""
+  how = samplings(run)
+  longest = max(how[r].max_new_tokens for r in ("policy", "caption"))
+  with (
+    engines.policy(run, run.start(stage), longest) as policy,
+    opened_reasoners(run) as reasoners,
+  ):
+    yield seats(run, policy, reasoners)
+
+
+@contextlib.contextmanager
+def opened_reasoners(run: Run) -> Iterator[dict[str, Any]]:
+  """Opens every reasoner of the config, by name."""
   with contextlib.ExitStack() as stack:
-    policy = stack.enter_context(
-      engines.policy(run, policy_directory(run), captioning.max_new_tokens)
-    )
-    reasoners = {
+    yield {
       name: stack.enter_context(engines.reasoner(run, name))
       for name in run.config.reasoners
     }
-    asking = Asking(
-      policy=policy.renderer,
-      caption=prompts.caption,
-      reason=prompts.reason,
-      captioning=captioning,
-      reasoning=run.section(Sampling, "reasoning"),
-      seed=run.seed,
-    )
-    yield policy, reasoners, asking
+
+
+def seats(
+  run: Run, policy: Any, reasoners: Mapping[str, Any]
+) -> Mapping[str, Seat]:
+  """Returns the seats of all roles, with the models that play them."""
+  return roles.seats(
+    policy.renderer,
+    run.section(Prompts, "prompts"),
+    samplings(run),
+    {
+      "policy": {"": policy},
+      "caption": {"": policy},
+      "reasoner": dict(reasoners),
+    },
+  )
 
 
 def verifier(run: Run) -> Verifier:
-  """The verifier, which has shown that it can tell right from wrong."""
+  """Returns the verifier, which has shown that it can tell right from wrong."""
   pool = Verifier(**run.config.reward.to_dict())
   pool.self_check()
   return pool
 
 
 # --------------------------------------------------------------- figures of a run
-def _progress(share: Share, store: Store) -> Progress:
-  total = done = 0
-  each = store.index.k * store.index.n
-  for problem in share:
-    total += each
-    done += store.index.count(problem.id)
-  return Progress("sample", total, "trajectory", done)
-
-
 def _mean_reward(store: Store) -> float:
-  """Over all that is in the store."""
-  return store.index.statuses[Status.RIGHT] / len(store.trajectories)
+  """Returns the share of right answers in the store."""
+  statuses = store.index.statuses
+  return statuses[Status.RIGHT] / max(1, statuses.total())
 
 
-class _Tally:
-  """What this process has generated."""
-
-  def __init__(self) -> None:
-    self._start = time.monotonic()
-    self._records = collections.Counter({"captions": 0, "trajectories": 0})
-    self._tokens = self._records.copy()
-
-  def add(self, record: Caption | Trajectory) -> None:
-    kind = "captions" if isinstance(record, Caption) else "trajectories"
-    self._records[kind] += 1
-    known = len(record.completion.token_ids)
-    # Of a model that is asked in words we know no tokens but our own.
-    ours = record.length if isinstance(record, Trajectory) else 0
-    self._tokens[kind] += known or ours
-
-  def lines(self) -> list[str]:
-    seconds = time.monotonic() - self._start
-    counts = ", ".join(
-      f"{n} {kind} of {self._tokens[kind]} tokens"
-      for kind, n in self._records.items()
-    )
-    rate = self._tokens.total() / seconds
-    return [f"sampled {counts}; {rate:.0f} tokens/s for {seconds:.0f} s"]
+def _summary(world: World, seconds: float) -> str:
+  """Returns what this process has sampled, and how fast."""
+  counts = ", ".join(
+    f"{n} answers of the {role}, {world.tokens[role]} tokens"
+    for role, n in world.sampled.items()
+  )
+  rate = world.tokens.total() / seconds
+  return f"sampled {counts}; {rate:.0f} tokens/s for {seconds:.0f} s"

@@ -1,0 +1,239 @@
+"""Rounds: sample, credit, annotate, update, hand the weights over, again.
+
+A round is a pure function of the weights it starts from and of its store,
+W/rounds/000017: killed anywhere, a run takes the newest checkpoint, asks only
+what that round's store lacks, and ends with the same parameters. With `ahead`
+the next round is sampled while this one is learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from sophia_jax.algorithms import credit, diagnostics
+from sophia_jax.algorithms.contract import Moment
+from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.hosts import meeting
+from sophia_jax.runs import evaluation, policies, training
+from sophia_jax.runs.policies import Model
+from sophia_jax.runs.run import Run
+from sophia_jax.runs.sampler import Sampler, opened
+from sophia_jax.runs.stage import Stage
+from sophia_jax.train import sharding
+from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.session import Preempted, Session
+from sophia_jax.types import Group, Problem, TokenSequence
+
+_log = logging.getLogger("sophia_jax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampled:
+  """What a round learns from."""
+
+  groups: list[Group]
+  """Everything that was sampled, with its mixed reward."""
+  kept: list[Group]
+  """The groups that are learnt."""
+  sequences: list[TokenSequence]
+  drawn: int
+  """Problems drawn so far, this round's included."""
+  seconds: float
+
+
+def learn(run: Run, stage: Stage) -> None:
+  """Samples and learns for all rounds of a stage, and exports the result.
+
+  Raises:
+    SophiaError: a server, the verifier or the data fail.
+    Preempted: SIGTERM arrived; a restart resumes.
+  """
+  model = training.opened(run, stage)
+  mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
+  config = stage.config
+  updates = config.rounds * stage.train.epochs * config.minibatches
+  session = training.session(run, stage, model, mesh, updates)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(session)
+    sampler = stack.enter_context(opened(run, stage, model, mesh, session))
+    rounds = Rounds(run, stage, model, mesh, session, sampler)
+    rounds.run()
+    params = session.model_params
+  policies.export(model, params, training.export_directory(run, stage))
+
+
+class Rounds:
+  """The rounds of a stage; see the module."""
+
+  def __init__(
+    self,
+    run: Run,
+    stage: Stage,
+    model: Model,
+    mesh: Mesh,
+    session: Session,
+    sampler: Sampler,
+  ):
+    self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
+    self._session, self._sampler = session, sampler
+    self._words = training.words(run, model)
+    self._references: dict[str, Scorer] = {}
+    if training.REFERENCE in stage.algorithm.models:
+      start = policies.weights(model, mesh)
+      self._references[training.REFERENCE] = Scorer(model.module, start)
+
+  def run(self) -> None:
+    """Goes through the rounds that the newest checkpoint has not behind it."""
+    config, session = self._stage.config, self._session
+    first = session.cursor.get("round", 0)
+    drawn = session.cursor.get("drawn", 0)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+      ahead: Future[Sampled] | None = None
+      for number in range(first, config.rounds):
+        moment = Moment(
+          round=number,
+          step=session.step,
+          metrics=session.cursor.get("metrics", {}),
+        )
+        if ahead is None:
+          self._load(number)
+          self._evaluate(number)
+          sampled = self._sample(number, drawn, moment)
+        else:
+          sampled = ahead.result()
+          self._load(number)
+          self._evaluate(number)
+        drawn = sampled.drawn
+        if config.ahead and number + 1 < config.rounds:
+          ahead = pool.submit(self._sample, number + 1, drawn, moment)
+        metrics = self._update(sampled, moment)
+        if ahead is not None:
+          ahead.result()
+        session.save({"round": number + 1, "drawn": drawn, "metrics": metrics})
+        if session.stopping():
+          raise Preempted(f"saved round {number} in {session.directory}")
+    self._load(config.rounds)
+    self._evaluate(config.rounds)
+
+  # --------------------------------------------------------------------- sampling
+  def _load(self, version: int) -> None:
+    """Hands the weights of now to the policy's engine."""
+    self._sampler.load(self._session.params(), version)
+
+  def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
+    """Samples problems until enough groups are left after the selection."""
+    start = time.monotonic()
+    config, algorithm = self._stage.config, self._stage.algorithm
+    groups: list[Group] = []
+    kept: list[Group] = []
+    for _ in range(config.draws):
+      wave = list(itertools.islice(self._problems(drawn), config.groups))
+      drawn += len(wave)
+      seen = {g.problem.id for g in groups}
+      fresh = [p for p in wave if p.id not in seen]
+      sampled = self._sampler.groups(number, fresh)
+      groups += credit.rewarded(sampled, algorithm.reward, moment)
+      kept = list(algorithm.select(groups, moment))[: config.groups]
+      if len(kept) >= config.groups:
+        break
+    assert algorithm.credit is not None
+    return Sampled(
+      groups=groups,
+      kept=kept,
+      sequences=algorithm.credit(kept, self._words, moment),
+      drawn=drawn,
+      seconds=time.monotonic() - start,
+    )
+
+  def _problems(self, start: int) -> Iterator[Problem]:
+    """Yields problems from number `start` of an endless order on.
+
+    Each pass over the data has an order of its own, by the run's seed alone.
+    """
+    problems = self._sampler.problems
+    for number in itertools.count(start):
+      lap, place = divmod(number, len(problems))
+      yield problems[_order(self._run.seed, lap, len(problems))[place]]
+
+  # --------------------------------------------------------------------- learning
+  def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
+    """Annotates and learns a round; returns the metrics of its last update."""
+    session, stage = self._session, self._stage
+    shape = training.packing(self._run, stage, self._model)
+    reading = training.reading(stage, self._model, self._mesh)
+    start = time.monotonic()
+    sequences = session.annotate(
+      sampled.sequences, shape, reading, self._references
+    )
+    found = _round_metrics(sampled, sequences, moment)
+    found["timing_s/gen"] = sampled.seconds
+    found["timing_s/old_log_prob"] = time.monotonic() - start
+    if not sequences:
+      _log.warning(
+        "round %d: nothing to learn: none of %d groups is left after the "
+        "selection",
+        moment.round,
+        len(sampled.groups),
+      )
+      return dict(moment.metrics)
+    loader = Loader(
+      sequences,
+      shape,
+      LoaderConfig(
+        epochs=stage.train.epochs,
+        updates=stage.config.minibatches,
+        seed=self._run.seed,
+        round=moment.round,
+        prefetch=training.prefetched(stage, self._model),
+      ),
+      reading,
+    )
+    meeting.assert_same(
+      f"round {moment.round}", loader.identity, "the processes see other samples"
+    )
+    session.metrics(found)
+    for batch in loader:
+      session.update(batch, dataclasses.replace(moment, step=session.step))
+    latest = session.latest()
+    return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
+
+  def _evaluate(self, number: int) -> None:
+    """Evaluates on the held-out problems, every so many rounds."""
+    every = self._stage.config.evaluate_every
+    if not every or not number or number % every:
+      return
+    if number == self._stage.config.rounds:  # the export is evaluated instead
+      return
+    name = f"{self._stage.name}-{number:06d}"
+    value = evaluation.evaluate_round(
+      self._run, name, self._sampler.policy, f"{self._stage.name} {number}"
+    )
+    self._session.metrics({"val/pass_at_1": value})
+
+
+def _order(seed: int, lap: int, count: int) -> Sequence[int]:
+  return np.random.default_rng([seed, 7, lap]).permutation(count).tolist()
+
+
+def _round_metrics(
+  sampled: Sampled, sequences: Sequence[TokenSequence], moment: Moment
+) -> dict[str, float]:
+  """Returns the metrics of a round's samples, and of the sampler against us."""
+  found: dict[str, Any] = diagnostics.of_round(
+    sampled.groups, sampled.kept, sequences, moment
+  )
+  streams = [s.streams for s in sequences]
+  names = {"old_logps", "behaviour_logps", "mask"}
+  if streams and all(names <= s.keys() for s in streams):
+    found |= diagnostics.sampler_gap(streams)
+  return {"round": float(moment.round), **found}

@@ -1,0 +1,153 @@
+"""What samples the rounds of a stage: the policy's engine, the roles, the stores."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from sophia_jax.data.images import TileCache
+from sophia_jax.hosts import meeting
+from sophia_jax.models import Params
+from sophia_jax.rewards.pool import Verifier
+from sophia_jax.rollout import roles
+from sophia_jax.rollout.collect import collect
+from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.rollout.store import Store, round_directory
+from sophia_jax.rollout.world import Seat, World
+from sophia_jax.runs import sampling
+from sophia_jax.runs.policies import Model
+from sophia_jax.runs.run import Run
+from sophia_jax.runs.sampling import Shard
+from sophia_jax.runs.stage import Stage
+from sophia_jax.types import Group, Problem, SophiaError
+
+
+class Sampler:
+  """Samples rounds, each into a store of its own."""
+
+  def __init__(
+    self,
+    run: Run,
+    stage: Stage,
+    policy: Any,
+    reasoners: Mapping[str, Any],
+    judge: Verifier,
+  ):
+    self._run, self._stage, self._judge = run, stage, judge
+    self.policy = policy
+    """The policy's engine; answers with the weights that were loaded last."""
+    self._seats = sampling.seats(run, policy, reasoners)
+    self.problems = tuple(sampling.problems(run, stage))
+    """Every problem of the stage's data."""
+    if len(self.problems) < stage.config.groups:
+      raise SophiaError(
+        f"config.stages.{stage.name}.groups={stage.config.groups}: the data "
+        f"have {len(self.problems)} problems; lower groups or bring more"
+      )
+    self._shard = Shard(jax.process_index(), jax.process_count())
+    self._world: World | None = None
+
+  def load(self, params: Params, version: int) -> None:
+    """Lets the policy answer with other weights.
+
+    Args:
+      params: on the devices; valid for as long as they serve.
+      version: number of the round they begin.
+    """
+    self.policy.load(local(params), version)
+
+  def groups(self, number: int, problems: Sequence[Problem]) -> list[Group]:
+    """Samples problems of a round; what its store holds is not asked again.
+
+    With several processes each samples a shard, and all return all groups.
+
+    Raises:
+      Preempted: SIGTERM arrived; what was finished is stored.
+    """
+    own = [p for p in problems if p in self._shard]
+    with self._open(number, self._shard.name) as store:
+      world = self._world = World(
+        store,
+        self._seats,
+        self.policy.renderer,
+        self._judge,
+        seed=self._run.seed,
+        round=number,
+      )
+      world.check(own)
+      found = self._collect(own, world)
+    self._world = None
+    if self._shard.count == 1:
+      return found
+    meeting.barrier(f"sampled {number}.{problems[0].id if problems else ''}")
+    with self._open(number, read_only=True) as store:
+      seats = roles.seats(
+        self.policy.renderer, self._run.section(Prompts, "prompts")
+      )
+      world = World(
+        store, seats, self.policy.renderer, seed=self._run.seed, round=number
+      )
+      return self._collect(problems, world)
+
+  def stop(self, error: BaseException) -> None:
+    """Ends the sampling in progress, if there is any, by `error`."""
+    if self._world is not None:
+      self._world.stop(error)
+
+  def _collect(self, problems: Sequence[Problem], world: World) -> list[Group]:
+    assert self._stage.algorithm.sample is not None
+    found = collect(problems, self._stage.algorithm.sample, world)
+    with contextlib.closing(found):
+      return list(found)
+
+  def _open(
+    self, number: int, shard: str = "0", read_only: bool = False
+  ) -> Store:
+    directory = round_directory(
+      self._run.directory(self._stage.name), number
+    )
+    meta = {**self._meta, "round": number}
+    return Store(directory, meta, shard=shard, read_only=read_only)
+
+  @functools.cached_property
+  def _meta(self) -> dict[str, Any]:
+    """What the answers of every round depend on."""
+    return sampling.store_meta(self._run, self._stage)
+
+
+def local(params: Params) -> Params:
+  """Returns parameters that this process can use alone."""
+  if jax.process_count() == 1:
+    return params
+  whole = multihost_utils.process_allgather(params, tiled=True)
+  return jax.tree.map(jax.numpy.asarray, whole)
+
+
+@contextlib.contextmanager
+def opened(
+  run: Run, stage: Stage, model: Model, params: Params
+) -> Iterator[Sampler]:
+  """Opens the engines of a stage's rounds.
+
+  Args:
+    params: weights that the policy's engine begins with.
+  """
+  engine = EmbeddedEngine(
+    model.module,
+    local(params),
+    model.renderer,
+    run.section(EngineConfig, "engine"),
+    TileCache(model.image),
+  )
+  with sampling.verifier(run) as judge, sampling.opened_reasoners(
+    run
+  ) as reasoners:
+    sampler = Sampler(run, stage, engine, reasoners, judge)
+    with sampling.preemptible(sampler.stop, "what was finished is stored"):
+      yield sampler
