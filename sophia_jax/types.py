@@ -56,6 +56,8 @@ class Problem:
   tolerance: tuple[float, ...] = ()
   """How far a number may be off: one for all answers, or one for each of
   several. None, or 0: as exact as the verifier asks for."""
+  accepted: tuple[str, ...] = ()
+  """Further answers that are right, each of them alone."""
   hint: str = ""
   difficulty: str = "easy"
   """Names the reasoner that thinks about it."""

@@ -23,7 +23,7 @@ from sophia_jax.data.schema import (
   ANSWER_TYPES,
   check_records,
   numbered_lines,
-  parse_line,
+  parse_record,
   record_errors,
 )
 from sophia_jax.types import Example, Problem, SophiaError
@@ -77,7 +77,7 @@ class ProblemFile:
 
   def __iter__(self) -> Iterator[Problem]:
     for number, line in numbered_lines(self.path):
-      record, errors = parse_line(line)
+      record, errors = parse_record(line)
       if record is None or (errors := record_errors(record)):
         raise SophiaError(f"{self.path}:{number}: {errors[0]}")
       folder, images = self.path.parent, record.get("images", ())
@@ -154,6 +154,7 @@ def problem_digest(problem: Problem) -> str:
     problem.choices,
     _images(problem),
     problem.answer,
+    problem.accepted,
     problem.answer_type,
     [float(value) for value in problem.tolerance],
   )

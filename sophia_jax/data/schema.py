@@ -136,6 +136,7 @@ _PROBLEM: dict[str, Check] = {
   "answer_type": _answer_type,
   "choices": _list_of(_words),
   "tolerance": _tolerance,
+  "accepted": _list_of(_words),
   "hint": _text,
   "difficulty": _name,
   "source": _text,
@@ -150,6 +151,7 @@ _EXAMPLE: dict[str, Check] = {
   "weight": _weight,
 }
 _REQUIRED = {"id", "question", "answer", "response"}
+_OPTIONAL = {*_PROBLEM, *_EXAMPLE} - _REQUIRED
 
 
 def schema_of(examples: bool) -> Mapping[str, Check]:
@@ -178,7 +180,7 @@ def check_records(
   first_line: dict[str, int] = {}
   number = 0
   for number, line in numbered_lines(path):
-    record, errors = parse_line(line)
+    record, errors = parse_record(line)
     if record is not None:
       errors = [*_field_errors(record, schema)]
       name = record.get("id")
@@ -227,6 +229,22 @@ def parse_line(line: bytes) -> tuple[dict[str, Any] | None, list[str]]:
   return value, []
 
 
+def parse_record(line: bytes) -> tuple[dict[str, Any] | None, list[str]]:
+  """Parses the line of a problem or an example.
+
+  null is absence where a key may be absent: tables written out as JSONL have
+  every key on every line.
+  """
+  record, errors = parse_line(line)
+  if record is not None:
+    record = {
+      key: value
+      for key, value in record.items()
+      if value is not None or key not in _OPTIONAL
+    }
+  return record, errors
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   out = dict(pairs)
   if len(out) < len(pairs):
@@ -272,11 +290,15 @@ def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
     kind == "choice" or (kind == "auto" and choices)
   ):
     return
-  answer = record["answer"].strip()
   letters = [chr(ord("A") + i) for i in range(len(choices) or 26)]
-  if answer not in letters and answer not in [c.strip() for c in choices]:
-    known = f"{letters[0]} to {letters[-1]}"
-    yield f"answer {answer!r} is none of the choices; give its letter, {known}"
+  named = {*letters, *(choice.strip() for choice in choices)}
+  for answer in (record["answer"], *record.get("accepted", [])):
+    if answer.strip() not in named:
+      known = f"{letters[0]} to {letters[-1]}"
+      yield (
+        f"answer {answer.strip()!r} is none of the choices; give its letter, "
+        f"{known}"
+      )
 
 
 def _resolve_images(

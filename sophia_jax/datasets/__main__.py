@@ -93,6 +93,11 @@ def _add_import(commands: Any) -> None:
     metavar="KEY=COLUMN,...",
     help="for --from=columns: where each key is found, a.b for b inside a",
   )
+  importing.add_argument(
+    "--split",
+    metavar="NAME",
+    help="the split of a folder to read; by default its only one, or train",
+  )
   importing.set_defaults(run=_import)
 
 
@@ -161,6 +166,7 @@ def _import(args: argparse.Namespace) -> int:
     kind=args.kind,
     strict=args.strict,
     columns=_column_map(args.columns),
+    split=args.split,
     say=lambda line: tqdm.write(line, file=sys.stderr),
   )
   print(f"{args.dst}: " + "\n".join(report.lines()))
@@ -189,7 +195,10 @@ def _decontaminate(args: argparse.Namespace) -> int:
 
 
 def _column_map(text: str | None) -> dict[str, str]:
-  known = {**schema_of(False), **schema_of(True)}
+  # Readers of Parquet are only loaded where they are needed.
+  from sophia_jax.datasets.importers.columns import ANSWERS
+
+  known = {**schema_of(False), **schema_of(True)} | dict.fromkeys(ANSWERS)
   columns = {}
   for pair in (text or "").split(",") if text else ():
     key, equals, column = (part.strip() for part in pair.partition("="))

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from sophia_jax.data.schema import (
   numbered_lines,
-  parse_line,
+  parse_record,
   record_errors,
 )
 from sophia_jax.datasets import overlap, perceptual
@@ -85,7 +85,7 @@ def questions(path: Path) -> Iterator[tuple[Question, dict[str, Any]]]:
     SophiaError: "FILE:LINE: what; remedy" of the first broken line.
   """
   for line, text in numbered_lines(path):
-    record, errors = parse_line(text)
+    record, errors = parse_record(text)
     if record is not None:
       errors = record_errors(record, examples="response" in record)
     if record is None or errors:

@@ -22,7 +22,12 @@ ASKED = Problem(
   choices=("5", "6"),
   hint="Count.",
 )
-GRADED = {"answer": "A", "answer_type": "auto", "tolerance": (0.1,)}
+GRADED = {
+  "answer": "A",
+  "accepted": ("A",),
+  "answer_type": "auto",
+  "tolerance": (0.1,),
+}
 WORDED = {
   "question": "How many apples?",
   "choices": ("5", "7"),

@@ -1,7 +1,9 @@
-"""What every importer is made of: rows in, records out, reasons counted."""
+"""The parts of every importer: rows in, records out, reasons counted."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import collections
 import dataclasses
 import os
@@ -18,11 +20,11 @@ Record = dict[str, Any]
 
 
 class Skip(Exception):
-  """A right row that is not wanted; the text is the reason it counts under."""
+  """Raised for a valid row that is not wanted; the text is counted."""
 
 
 class Broken(Exception):
-  """A row that cannot be used: "what; remedy"."""
+  """Raised for a row that cannot be used; the text is "what; remedy"."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,38 +40,47 @@ class Row:
   number: int
   """From 1, over all files of the data set."""
   folder: Path
-  """Of the file: where its image paths start."""
+  """Folder of the file, where its image paths start."""
   file: str
-  """Name of the file, without what follows its first dot."""
+  """Name of the file up to its first dot."""
   value: Any
   key: str = ""
-  """The key of the row in a JSON object of rows."""
+  """Key of the row in a JSON object of rows."""
   error: str = ""
-  """Why there is no value: "what; remedy"."""
+  """Reason why there is no value, "what; remedy"."""
 
 
 class Context:
-  """What a converter may ask for besides the row."""
+  """Gives a converter what it needs besides the row: images, columns, notes."""
 
-  def __init__(self, root: Path, media: Media, columns: Mapping[str, str]):
+  def __init__(
+    self,
+    root: Path,
+    media: Media,
+    columns: Mapping[str, str],
+    split: str | None = None,
+  ):
     self.root = root
     self.columns = columns
-    """The column map: our key -> name of the column."""
+    """Column map: our key -> name of the column."""
+    self.split = split
+    """Split that was asked for; None: rows of any."""
     self.notes: collections.Counter[str] = collections.Counter()
-    """What was changed in rows that were used."""
+    """Changes to rows that were used, and files passed over."""
     self.row: Row
-    """The row being converted."""
+    """Row being converted."""
     self._media = media
 
   def image(self, value: Any, *folders: str) -> str:
-    """An image of the row as a path relative to the file that is written.
+    """Returns an image of the row as a path relative to the file written.
 
-    Only its header is read, as when problems are loaded; `problems check`
-    decodes every image.
+    Only its header is read, as when problems are loaded; the check decodes
+    every image.
 
     Args:
-      value: a path, the bytes of an image, or Hugging Face's
-        {"bytes": ..., "path": ...}; bytes win and are written out.
+      value: a path, the bytes of an image, the same in base64 or as a data
+        URL, or Hugging Face's {"bytes": ..., "path": ...}; bytes win and are
+        written out.
       folders: where paths start, relative to the row's file or to the data
         set; the folder itself if there are none.
 
@@ -78,6 +89,8 @@ class Context:
     """
     if isinstance(value, Mapping):
       value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+      value = embedded(value) or value.removeprefix("file://")
     try:
       if isinstance(value, bytes):
         return self._media.add(value)
@@ -87,7 +100,7 @@ class Context:
         return os.path.relpath(path, self._media.folder)
     except SophiaError as e:
       raise Broken(f"image {e}") from None
-    raise Broken("image is neither a path nor bytes; mend the row")
+    raise Broken("image is neither a path nor bytes; fix the row")
 
   def _find(self, name: str, folders: tuple[str, ...]) -> str:
     for base in dict.fromkeys((self.row.folder, self.root)):
@@ -96,24 +109,49 @@ class Context:
         start = os.path.normpath(os.path.join(top, folder))
         path = os.path.normpath(os.path.join(start, name))
         if not path.startswith(os.path.join(start, "")):
-          raise Broken(f"image {name!r} leads out of {start}; mend the path")
+          raise Broken(
+            f"image {shown(name)} leads out of {start}; fix the path"
+          )
         if os.path.isfile(path):
           return path
-    where = os.path.join(self.root, folders[0])
-    raise Broken(f"image {name!r} is not in {where}; unpack the images there")
+    where = os.path.normpath(os.path.join(self.root, folders[0]))
+    raise Broken(
+      f"image {shown(name)} is not in {where}; unpack the images there"
+    )
+
+
+def embedded(text: str) -> bytes | None:
+  """Returns the image in base64 or in a data URL; None for any other text.
+
+  A short text that could be both is a path.
+  """
+  head, comma, rest = text.partition(",")
+  if comma and head.startswith("data:"):
+    text = rest
+  elif len(text) < 64:
+    return None
+  try:
+    return base64.b64decode("".join(text.split()), validate=True)
+  except (binascii.Error, ValueError):
+    return None
+
+
+def shown(text: str) -> str:
+  """Returns at most 80 characters of a row's text, quoted."""
+  return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Importer:
-  """How one data set becomes problems or examples."""
+  """Turns one data set into problems or examples."""
 
   source: str
-  """Its name on every record; sources.EVALUATION_SOURCES decides its use."""
+  """Name on every record; sources.EVALUATION_SOURCES decides its use."""
   files: tuple[str, ...]
   """Patterns below SRC; the files of the first that matches any are read."""
   convert: Callable[[Mapping[str, Any], Context], Record]
-  """A row -> a record. Raises Skip or Broken. Without "id" it is numbered."""
+  """Row -> record. Raises Skip or Broken. Without "id" it is numbered."""
   kinds: tuple[str, ...] = ("problems",)
-  """What it can become, of "problems" and "examples"; the first by default."""
+  """Possible results, of "problems" and "examples"; the first by default."""
   rows: Callable[[Path], Iterator[Row]] | None = None
-  """Reads SRC where it is more than a list of files."""
+  """Reader of an SRC that is more than a list of files."""

@@ -31,7 +31,8 @@ from sophia_jax.datasets.importers.base import (
   Row,
   Skip,
 )
-from sophia_jax.datasets.importers.rows import find_files, read_rows
+from sophia_jax.datasets.importers.files import find_files
+from sophia_jax.datasets.importers.rows import read_rows
 from sophia_jax.datasets.importers.text import conversation
 from sophia_jax.types import SophiaError
 
@@ -47,7 +48,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     images = [images]
   found = [at.image(image) for image in images]
   if not found and isinstance(question, str) and "<image>" in question:
-    raise Broken("has <image> and no image; mend the row")
+    raise Broken("has <image> and no image; fix the row")
   return {
     "id": at.row.key or at.row.number,
     "question": question,
@@ -58,8 +59,15 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
 
 
 def rows(src: Path) -> Iterator[Row]:
-  """The rows of all annotations, repeated as the meta JSON says."""
-  (meta, *_) = find_files(src, ("meta*.json", "*.json"))
+  """Yields the rows of all annotations, repeated as the meta JSON says.
+
+  Raises:
+    SophiaError: no meta JSON, several, or one that cannot be read.
+  """
+  meta, *others = find_files(src, ("meta*.json", "*.json"))
+  if others:
+    names = ", ".join(path.name for path in (meta, *others[:3]))
+    raise SophiaError(f"{src}: holds several meta files ({names}); give one")
   if meta.suffix == ".jsonl":
     yield from read_rows([meta])
     return
@@ -80,7 +88,7 @@ def _entries(meta: Path) -> list[tuple[str, Mapping[str, Any]]]:
   try:
     entries = json.loads(meta.read_text(encoding="utf-8-sig"))
   except (ValueError, RecursionError) as e:
-    raise SophiaError(f"{meta}: bad JSON: {e}; mend the file") from None
+    raise SophiaError(f"{meta}: bad JSON: {e}; fix the file") from None
   if not isinstance(entries, dict):
     raise SophiaError(f"{meta}: must be an object of data sets; write {{...}}")
   for name, entry in entries.items():
@@ -99,7 +107,7 @@ def _entries(meta: Path) -> list[tuple[str, Mapping[str, Any]]]:
 def _turns(
   meta: Path, name: str, entry: Mapping[str, Any], annotation: Path
 ) -> list[int | None]:
-  """How many rows to take in each pass over the file; None for all."""
+  """Returns how many rows each pass over the file takes; None for all."""
   repeat = entry.get("repeat_time", 1)
   number = isinstance(repeat, int | float) and math.isfinite(repeat)
   if number and 0 <= repeat < 1:

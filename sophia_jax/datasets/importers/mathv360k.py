@@ -29,7 +29,7 @@ from sophia_jax.datasets.importers.text import (
 def convert(row: Mapping[str, Any], at: Context) -> Record:
   _, asked, response, rest = conversation(row.get("conversations"))
   if not isinstance(asked, str) or not isinstance(response, str):
-    raise Broken("a turn has no text; mend the row")
+    raise Broken("a turn has no text; fix the row")
   if rest:
     at.notes["later turns left out"] += rest
   image = at.image(row.get("image"), "data_images", "images_data")

@@ -7,7 +7,7 @@ Command:  python -m sophia_jax.datasets import --from=mmmu SRC DST
 Gives:    problems, evaluation only: 900 (validation); the test set's answers
           are not public, so its rows are left out
 
-Of an open question's several accepted answers the first is taken.
+An open question's accepted answers are all kept: the first is the answer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from sophia_jax.datasets.importers.base import Context, Importer, Record, Skip
 from sophia_jax.datasets.importers.text import (
+  accepted_answers,
   as_list,
   as_tags,
   as_text,
@@ -29,7 +30,7 @@ _NAME = re.compile(r"[a-z]+_(.+)_\d+")
 
 
 def numbered_images(row: Mapping[str, Any]) -> list[Any]:
-  """image_1, image_2, ... as far as they are there."""
+  """Returns image_1, image_2, ... as far as they are there."""
   found = {
     int(match[1]): row[key]
     for key in row
@@ -39,7 +40,7 @@ def numbered_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def subject_of(name: str | None) -> str | None:
-  """ "validation_Art_Theory_12" -> "Art Theory"."""
+  """Returns "Art Theory" for "validation_Art_Theory_12"."""
   match = _NAME.fullmatch(name or "")
   return match[1].replace("_", " ") if match else None
 
@@ -49,8 +50,9 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
   if answer == "?":
     raise Skip("answer not public")
   choices = as_list(row.get("options"))
-  if not choices and answer and answer.startswith("["):
-    answer = next(iter(as_list(answer)), None)
+  accepted: list[str] = []
+  if not choices and answer:
+    answer, *accepted = accepted_answers(answer) or [""]
   images = [at.image(image) for image in numbered_images(row)]
   texts = [as_text(row.get("question")) or "", *choices]
   question, *choices = place_images(texts, len(images))
@@ -59,6 +61,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
     "question": question,
     "choices": choices,
     "answer": answer,
+    "accepted": accepted,
     "answer_type": "choice" if choices else "auto",
     "images": images,
     "tags": as_tags(

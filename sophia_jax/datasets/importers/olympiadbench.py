@@ -64,7 +64,7 @@ def _tolerance(error: str | None) -> list[float]:
   try:
     each = [float(e) if e.strip() else 0.0 for e in (error or "").split(",")]
   except ValueError:
-    raise Broken(f"error {error!r} is no number; mend the row") from None
+    raise Broken(f"error {error!r} is no number; fix the row") from None
   return each if any(each) else []
 
 

@@ -1,7 +1,7 @@
 """Rows of JSONL, JSON, CSV, Parquet and Arrow files, one at a time.
 
-Memory is bounded by one row, never by the file; of Parquet by a few times one
-page, which its writer chose: of large images it may be a row group.
+Memory is bounded by one row, never by the file; for Parquet by a few times one
+page, which its writer chose: with large images it may be a row group.
 A broken line of JSONL or a broken row of Parquet costs only itself. Where
 nothing after the damage can be trusted (a syntax error inside a .json array,
 a damaged Parquet file) the import ends and nothing is written.
@@ -9,6 +9,7 @@ a damaged Parquet file) the import ends and nothing is written.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import itertools
@@ -35,28 +36,8 @@ Read = tuple[str, str, Any, str]
 """Where in the file, key, value, error."""
 
 
-def find_files(src: Path, patterns: Sequence[str]) -> list[Path]:
-  """SRC itself, or the files below it that the first useful pattern matches.
-
-  Raises:
-    SophiaError: there are none.
-  """
-  if src.is_file():
-    return [src]
-  if not src.is_dir():
-    raise SophiaError(f"{src}: no such file or folder; check the path")
-  for pattern in patterns:
-    found = sorted(path for path in src.glob(pattern) if path.is_file())
-    if found:
-      return found
-  raise SophiaError(
-    f"{src}: holds none of {', '.join(patterns)}; give the data set's folder "
-    "or one of its files"
-  )
-
-
 def read_rows(files: Iterable[Path]) -> Iterator[Row]:
-  """The rows of files, numbered through.
+  """Yields the rows of files, numbered through.
 
   Raises:
     SophiaError: a file cannot be read at all.
@@ -85,11 +66,11 @@ def read_rows(files: Iterable[Path]) -> Iterator[Row]:
     except (pa.ArrowException, csv.Error) as e:
       what = str(e).splitlines()[0]
       raise SophiaError(
-        f"{path}: cannot read this file ({what}); fetch it anew"
+        f"{path}: cannot read this file ({what}); fetch it again"
       ) from None
     except OSError as e:
       raise SophiaError(
-        f"{path}: {e.strerror or str(e)}; check the path or fetch it anew"
+        f"{path}: {e.strerror or str(e)}; check the path or fetch it again"
       ) from None
 
 
@@ -101,19 +82,19 @@ def _jsonl(path: Path) -> Iterator[Read]:
 
 # ------------------------------------------------------------------------ JSON
 class _Window:
-  """A JSON text read piece by piece: never more than one value is held."""
+  """Reads a JSON text piece by piece and never holds more than one value."""
 
   def __init__(self, path: Path, file: TextIO):
     self.path = path
     self._file = file
     self._text = ""
     self._at = 0
-    # The line of the character at `_counted`, for nothing is counted twice.
+    # The line of the character at `_counted`: nothing is counted twice.
     self._line, self._counted = 1, 0
     self._ended = False
 
   def peek(self) -> str:
-    """The next character that is not blank, "" at the end."""
+    """Returns the next character that is not blank, "" at the end."""
     while True:
       while self._at < len(self._text):
         if not self._text[self._at].isspace():
@@ -124,7 +105,11 @@ class _Window:
       self._more()
 
   def take(self, expected: str) -> str:
-    """Takes one character of `expected`, or raises."""
+    """Takes one character of `expected`.
+
+    Raises:
+      SophiaError: another one is next.
+    """
     char = self.peek()
     if not char or char not in expected:
       found = repr(char) if char else "the end of the file"
@@ -143,7 +128,7 @@ class _Window:
           return value
       except json.JSONDecodeError as e:
         # Cut by the window, or wrong? Only an error at its very end, or a
-        # string without one, can be mended by reading on.
+        # string without one, can be fixed by reading further.
         cut = e.msg.startswith("Unterminated") or e.pos > len(self._text) - 10
         if self._ended or not cut:
           self._at = e.pos
@@ -157,12 +142,16 @@ class _Window:
       self._more()
 
   def finish(self) -> None:
-    """Raises if anything follows."""
+    """Checks that nothing follows.
+
+    Raises:
+      SophiaError: something does.
+    """
     if char := self.peek():
       raise self._error(f"{char!r} after the end")
 
   def where(self) -> str:
-    """The line of what comes next."""
+    """Returns the line of the next value."""
     self.peek()
     return str(self._count())
 
@@ -181,12 +170,12 @@ class _Window:
 
   def _error(self, what: str) -> SophiaError:
     return SophiaError(
-      f"{self.path}:{self._count()}: bad JSON: {what}; mend or fetch the file anew"
+      f"{self.path}:{self._count()}: bad JSON: {what}; fix the file or fetch it again"
     )
 
 
 def _json(path: Path) -> Iterator[Read]:
-  """An array of rows, an object of rows, or one row that fills the file."""
+  """Reads an array of rows, an object of rows, or one row that is the file."""
   if _is_jsonl(path):
     yield from _jsonl(path)
     return
@@ -200,7 +189,7 @@ def _json(path: Path) -> Iterator[Read]:
 
 
 def _is_jsonl(path: Path) -> bool:
-  """Many .json files of the Hub hold one object a line."""
+  """Tells whether a .json file holds one object a line, as many do."""
   with open(path, "rb") as file:
     first, second = file.readline(_CHUNK), file.readline(_CHUNK)
   with contextlib.suppress(ValueError, RecursionError):
@@ -254,22 +243,35 @@ def _csv(path: Path) -> Iterator[Read]:
   with open(path, encoding="utf-8-sig", newline="") as file:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    _check_names(path, reader.fieldnames or ())
     for value in reader:
       wrong = None in value or None in value.values()
-      error = "has not as many fields as the first line; mend it"
+      error = "has not as many fields as the first line; fix it"
       yield str(reader.line_num), "", value, error if wrong else ""
 
 
 def _parquet(path: Path) -> Iterator[Read]:
   # A buffer size makes pyarrow read page by page, not whole row groups.
   with pq.ParquetFile(path, buffer_size=_CHUNK, pre_buffer=False) as file:
+    _check_names(path, file.schema_arrow.names)
     yield from _batches(file.iter_batches(_BATCH, use_threads=False))
 
 
 def _arrow(path: Path) -> Iterator[Read]:
-  """What `datasets` saves: a stream of record batches, mapped, not read."""
+  """Reads what `datasets` saves: a stream of record batches, memory-mapped."""
   with pa.memory_map(str(path)) as file:
-    yield from _batches(pa.ipc.open_stream(file))
+    stream = pa.ipc.open_stream(file)
+    _check_names(path, stream.schema.names)
+    yield from _batches(stream)
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+  """Refuses two columns of one name: only the last would be read."""
+  twice = [name for name, n in collections.Counter(names).items() if n > 1]
+  if twice:
+    raise SophiaError(
+      f"{path}: has the column {twice[0]!r} twice; rename one of them"
+    )
 
 
 def _batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Read]:
@@ -278,7 +280,7 @@ def _batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Read]:
     for start in range(0, len(batch), _BATCH):
       for value in _values(batch.slice(start, _BATCH)):
         number += 1
-        error = "" if value else "not UTF-8; mend the row"
+        error = "" if value else "not UTF-8; fix the row"
         yield f" row {number}", "", value, error
 
 

@@ -21,8 +21,9 @@ from sophia_jax.datasets.importers.base import (
   Row,
   Skip,
 )
+from sophia_jax.datasets.importers.files import select_files
 from sophia_jax.datasets.importers.media import Media
-from sophia_jax.datasets.importers.rows import find_files, read_rows
+from sophia_jax.datasets.importers.rows import read_rows
 from sophia_jax.datasets.sources import EVALUATION_SOURCES, is_aime_2024
 from sophia_jax.files import write_jsonl
 from sophia_jax.types import Problem, SophiaError
@@ -31,11 +32,13 @@ MAX_SHOWN = 300
 """Characters of an error that are printed."""
 MAX_LISTED = 1000
 """Broken rows that are listed one by one; the others are only counted."""
+MAX_FILES = 8
+"""Files of a data set that the summary names."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Report:
-  """What became of the rows.
+  """Counts what became of the rows.
 
   Example: Report(source="math", kind="problems", written=7499,
     skipped={"no final answer": 1})
@@ -53,11 +56,17 @@ class Report:
   notes: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
+  files: tuple[str, ...] = ()
+  """Files that were read, relative to SRC; none where SRC is the file."""
 
   def lines(self) -> list[str]:
-    """A summary to print: one count a line."""
+    """Returns a summary to print: one count a line."""
     use = "evaluation only" if self.evaluation else "training"
     out = [f"{self.written} {self.kind} of {self.source} ({use})"]
+    if len(self.files) > 1:
+      shown = ", ".join(self.files[:MAX_FILES])
+      more = ", ..." if len(self.files) > MAX_FILES else ""
+      out.append(f"  read: {len(self.files)} files ({shown}{more})")
     for what, counter in (
       ("broken", self.broken),
       ("left out", self.skipped),
@@ -79,6 +88,7 @@ def import_dataset(
   kind: str | None = None,
   strict: bool = False,
   columns: Mapping[str, str] | None = None,
+  split: str | None = None,
   say: Callable[[str], None] = print,
 ) -> Report:
   """Writes the data set at `src` to the JSONL `dst`, all of it or nothing.
@@ -90,10 +100,12 @@ def import_dataset(
     kind: "problems" or "examples"; by default what the set is for.
     strict: whether one broken row is enough to write nothing.
     columns: the column map of the importer `columns`.
+    split: the split to read; by default the only one, or that for training.
     say: takes the lines that list broken rows.
 
   Raises:
-    SophiaError: unreadable, no row can be used, or one is broken and `strict`.
+    SophiaError: unreadable, no row can be used, one is broken and `strict`, or
+      the split to read is not clear.
   """
   importer = find_importer(name)
   kind = kind or _default_kind(importer, columns or {})
@@ -105,7 +117,8 @@ def import_dataset(
   source = importer.source or re.sub(r"\W+", "_", src.absolute().stem).lower()
   report = Report(source=source, kind=kind)
   with Media(dst) as media:
-    at = Context(src if src.is_dir() else src.parent, media, columns or {})
+    root = src if src.is_dir() else src.parent
+    at = Context(root, media, columns or {}, split)
     records = _records(importer, src, at, report, say)
     write_jsonl(dst, _all_or_nothing(records, src, report, strict, media))
   report.notes.update(at.notes)
@@ -115,7 +128,7 @@ def import_dataset(
 def read_answers(
   name: str, src: Path, say: Callable[[str], None] = print
 ) -> Iterator[Problem]:
-  """The problems of a data set without their images: enough to judge answers.
+  """Yields a data set's problems without images: enough to judge answers.
 
   Nothing is written, and the images need not be there.
 
@@ -135,7 +148,7 @@ def read_answers(
 
 
 class _Unseen(Context):
-  """Every image is there and none is looked at."""
+  """Takes every image as present and looks at none."""
 
   def image(self, value: Any, *folders: str) -> str:
     return "unseen.png"
@@ -152,14 +165,14 @@ def _all_or_nothing(
   strict: bool,
   media: Media,
 ) -> Iterator[Record]:
-  """Raises after the last record, before the file gets its name."""
+  """Yields the records; a failure comes before the file gets its name."""
   for record in records:
     report.written += 1
     yield record
   count = report.broken.total()
   if strict and count:
     raise SophiaError(
-      f"{src}: {count} broken rows, so nothing was written; mend them or "
+      f"{src}: {count} broken rows, so nothing was written; fix them or "
       "leave out --strict"
     )
   if not report.written:
@@ -178,14 +191,14 @@ def _records(
   report: Report,
   say: Callable[[str], None],
 ) -> Iterator[Record]:
-  rows = importer.rows or (lambda s: read_rows(find_files(s, importer.files)))
+  rows = _rows(importer, src, at, report)
   taken: set[int] = set()
   # No bar where standard error is not a terminal.
-  for row in tqdm(rows(src), unit=" rows", disable=None):
+  for row in tqdm(rows, unit=" rows", disable=None):
     at.row = row
     try:
       record = _record(importer, row, at, report)
-      # Hashes, for millions of names take a lot of room.
+      # Hashes: millions of names take a lot of room.
       name = hash(record["id"])
       if name in taken:
         raise Broken(f"id {record['id']!r} is taken; give each row its own")
@@ -197,6 +210,20 @@ def _records(
       if report.broken.total() < MAX_LISTED:
         say(f"{row.place}: {_shown(str(e))}")
       report.broken[_reason(str(e))] += 1
+
+
+def _rows(
+  importer: Importer, src: Path, at: Context, report: Report
+) -> Iterator[Row]:
+  if importer.rows is not None:
+    return importer.rows(src)
+  if at.split is not None and importer.source and src.is_file():
+    raise SophiaError(f"{src}: --split is for a folder; leave it out")
+  training = not report.evaluation
+  files = select_files(src, importer.files, at.split, training, at.notes)
+  if src.is_dir():
+    report.files = tuple(path.relative_to(src).as_posix() for path in files)
+  return read_rows(files)
 
 
 def _record(
@@ -211,7 +238,7 @@ def _record(
   made["id"] = f"{report.source}/{made.get('id') or row.number}"
   if not examples and made.get("answer") in (None, ""):
     raise Skip("no final answer")
-  # None, [] and {} are a data set's way to say that there is none.
+  # Data sets write None, [] or {} where there is none.
   record = {
     key: made[key] for key in schema if made.get(key) not in (None, [], {})
   }
@@ -223,12 +250,12 @@ def _record(
 
 
 def _shown(error: str) -> str:
-  """An error as it may be printed, whatever of the row it quotes."""
+  """Returns an error made safe to print, whatever of the row it quotes."""
   line = "".join(c if c.isprintable() else "?" for c in error[:MAX_SHOWN])
   return f"{line}..." if len(error) > MAX_SHOWN else line
 
 
 def _reason(error: str) -> str:
-  """An error without what is particular to its row, to count under."""
+  """Returns an error without the details of its row, to count under."""
   error = _shown(error)
   return re.sub(r"\d+", "N", re.split(r"[;:,'\"/]", error)[0]).strip()

@@ -1,4 +1,4 @@
-"""How the texts of data sets are taken apart.
+"""Takes the texts of data sets apart.
 
 Patterns take time in proportion to the text, whatever it holds.
 """
@@ -21,19 +21,24 @@ _QUESTION = re.compile(r"(?:^|\n)Question:\s*")
 _CHOICES = re.compile(r"\n[ \t]*Choices:[ \t]*\n")
 _CHOICE = re.compile(r"(?:^|\n)\(([A-Z])\)[ \t]*")
 _ANSWER = re.compile("the answer is:?", re.IGNORECASE)
+# ['a', "b"] without escapes.
+_ITEM = re.compile(r"""'([^'\\]*)'|"([^"\\]*)\"""")
+_QUOTED = re.compile(
+  rf"\s*\[\s*(?:{_ITEM.pattern})(?:\s*,\s*(?:{_ITEM.pattern}))*\s*\]\s*"
+)
 # Python's parser runs out of stack on text that is nested without end.
 _MAX_LITERAL = 100_000
 
 
 def as_text(value: Any) -> str | None:
-  """A value as text, 142.0 as "142"; None and NaN stay None.
+  """Returns a value as text, 142.0 as "142"; None and NaN stay None.
 
   Raises:
     Broken: it is a list, an object or bytes.
   """
   if isinstance(value, list | tuple | dict | bytes):
     raise Broken(
-      f"has a {type(value).__name__} where text belongs; mend the row"
+      f"has a {type(value).__name__} where text belongs; fix the row"
     )
   if value is None or value != value:
     return None
@@ -43,7 +48,7 @@ def as_text(value: Any) -> str | None:
 
 
 def as_list(value: Any) -> list[str]:
-  """A list of texts, given as such or written out ("['1', '2']").
+  """Returns a list of texts, given as such or written out ("['1', '2']").
 
   Raises:
     Broken: it is neither.
@@ -53,7 +58,7 @@ def as_list(value: Any) -> list[str]:
   if isinstance(value, str) and len(value) < _MAX_LITERAL:
     value = _literal(value)
   if not isinstance(value, list | tuple):
-    raise Broken("choices are no list; mend the row")
+    raise Broken("choices are no list; fix the row")
   return [as_text(item) or "" for item in value]
 
 
@@ -69,14 +74,69 @@ def _literal(text: str) -> Any:
 
 
 def as_tags(**values: Any) -> dict[str, str]:
-  """What scores are split by, of what the data set says about it."""
+  """Returns the tags that scores are split by, spaces made single."""
   texts = {key: as_text(value) for key, value in values.items()}
   # One row of DynaMath says "analytic     geometry".
   return {key: " ".join(text.split()) for key, text in texts.items() if text}
 
 
+def accepted_answers(value: Any) -> list[str]:
+  """Returns the different answers of a list, each of which is right alone.
+
+  Raises:
+    Broken: it is neither a text nor a list of texts.
+  """
+  if isinstance(value, str):
+    value = quoted_list(value) or value
+  items = value if isinstance(value, list | tuple) else [value]
+  texts = (as_text(item) for item in items)
+  return [*dict.fromkeys(text for text in texts if text and text.strip())]
+
+
+def quoted_list(text: str) -> list[str] | None:
+  """Returns the items of a written-out list of strings; None for other text.
+
+  [1, 2] is an answer itself, an interval or a vector; ['1', '2'] is data.
+  """
+  if _QUOTED.fullmatch(text):  # of any length: it may hold images in base64
+    return [one or other for one, other in _ITEM.findall(text)]
+  if not text.lstrip().startswith("["):
+    return None
+  found = _literal(text) if len(text) < _MAX_LITERAL else None
+  if not isinstance(found, list) or not found:
+    return None
+  return found if all(isinstance(item, str) for item in found) else None
+
+
+def parts_of(content: Any) -> tuple[Any, list[Any]]:
+  """Returns the text of a message, `<image>` where images are, and these.
+
+  Content that is no list of parts is returned as it is.
+  """
+  typed = isinstance(content, list) and all(
+    isinstance(part, Mapping) and "type" in part for part in content
+  )
+  if not typed:
+    return content, []
+  texts, images = [], []
+  for part in content:
+    kind = part["type"]
+    if kind == "text":
+      texts.append(as_text(part.get("text")) or "")
+    elif kind in ("image", "image_url"):
+      keys = ("image", "image_url", "url", "path")
+      image = next((part[key] for key in keys if key in part), None)
+      if isinstance(image, Mapping) and "url" in image:
+        image = image["url"]
+      images.append(image)
+      texts.append("<image>")
+    else:
+      raise Broken(f"has a part of type {kind!r}; leave the row out")
+  return "\n".join(texts), images
+
+
 def place_images(texts: Sequence[str], images: int) -> list[str]:
-  """Texts with one `<image>` for each image, or with none.
+  """Returns the texts with one `<image>` for each image, or with none.
 
   Marks that show every image once and in order become `<image>`. Others would
   show an image twice or not at all: the images then come first, as the renderer
@@ -94,7 +154,7 @@ def place_images(texts: Sequence[str], images: int) -> list[str]:
 
 
 def boxed(text: str) -> str | None:
-  r"""The content of the last \boxed{}, None if there is none."""
+  r"""Returns the content of the last \boxed{}, None if there is none."""
   last = None
   for last in _BOX.finditer(text):  # noqa: B007
     pass
@@ -109,14 +169,14 @@ def boxed(text: str) -> str | None:
 
 
 def letters(count: int) -> list[str]:
-  """A, B, C, ..."""
+  """Returns A, B, C, ..."""
   return [chr(ord("A") + i) for i in range(count)]
 
 
 def split_question(text: str) -> tuple[str, str, list[str]]:
-  r"""Hint, question and choices of a prompt in MathVista's form.
+  r"""Returns hint, question and choices of a prompt in MathVista's form.
 
-  "Hint: ...\nQuestion: ...\nChoices:\n(A) ...\n(B) ..."; what is missing is
+  "Hint: ...\nQuestion: ...\nChoices:\n(A) ...\n(B) ..."; a missing part is
   empty, and choices that are not lettered A, B, C, ... stay in the question.
   """
   hint, question, choices = "", text.strip(), []
@@ -133,13 +193,13 @@ def split_question(text: str) -> tuple[str, str, list[str]]:
 
 
 def stated_answer(text: str) -> str:
-  """The answer of a response like "The answer is B."."""
+  """Returns the answer of a response like "The answer is B."."""
   answer = _ANSWER.split(text)[-1].strip()
   return answer[:-1].rstrip() if answer.endswith(".") else answer
 
 
 def conversation(turns: Any) -> tuple[str | None, str, str, int]:
-  """System prompt, first question, its response, turns left over.
+  """Returns system prompt, first question, its response, turns left over.
 
   Understands {"from": "human", "value": ...} and {"role": "user",
   "content": ...}. Later turns depend on earlier ones, which an Example cannot
@@ -149,18 +209,19 @@ def conversation(turns: Any) -> tuple[str | None, str, str, int]:
     Broken: it does not begin with a question and a response.
   """
   if not isinstance(turns, list):
-    raise Broken("conversations are no list; mend the row")
+    raise Broken("conversations are no list; fix the row")
   said = []
   for turn in turns:
     if not isinstance(turn, Mapping):
-      raise Broken("a turn is no object; mend the row")
+      raise Broken("a turn is no object; fix the row")
     who = str(turn.get("from", turn.get("role")))
-    said.append(
-      (_SPEAKERS.get(who, who), turn.get("value", turn.get("content")))
-    )
+    text, images = parts_of(turn.get("value", turn.get("content")))
+    if images:
+      raise Broken("a turn holds images; import it with --from=columns")
+    said.append((_SPEAKERS.get(who, who), text))
   system = said.pop(0)[1] if said and said[0][0] == "system" else None
   if [who for who, _ in said[:2]] != ["user", "assistant"]:
-    raise Broken("turns do not begin human, gpt; mend the row")
+    raise Broken("turns do not begin human, gpt; fix the row")
   return system, said[0][1], said[1][1], len(said) - 2
 
 

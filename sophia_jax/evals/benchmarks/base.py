@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.data.problems import load_problems
-from sophia_jax.datasets.importers.rows import find_files
+from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.run import import_dataset, read_answers
 from sophia_jax.evals.rates import Rate, grouped
 from sophia_jax.rewards.extract import (

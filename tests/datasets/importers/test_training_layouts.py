@@ -260,8 +260,8 @@ def test_internvl(run, put, src):
   assert report.skipped == {"video": 1}
   assert report.notes == {"later turns left out": 2}
   assert [line.split(": ", 1)[1] for line in listed] == [
-    "turns do not begin human, gpt; mend the row",
-    "has <image> and no image; mend the row",
+    "turns do not begin human, gpt; fix the row",
+    "has <image> and no image; fix the row",
   ]
   assert "anno/text.jsonl:4" in listed[0]
 
