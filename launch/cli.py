@@ -130,6 +130,11 @@ def define_run_flags() -> None:
   )
 
 
+def define_stage_flag(help: str) -> None:
+  """Defines --stage, a name of config.stages."""
+  flags.DEFINE_string("stage", "", help)
+
+
 def given() -> dict[str, Any]:
   """What the command line says: {"train.rows": 8}."""
   return config_flags.get_override_values(flags.FLAGS["config"])

@@ -1,16 +1,22 @@
-"""The whole pipeline: warm-up, sample, train, evaluate, export, report.
+"""All stages of a config in order: sample, learn, evaluate, export, report.
 
-Every stage that is done is passed over, and one that was killed goes on where
-it stopped: give the same command again. For one process; the stages by
-themselves are for several (launch.sample, launch.train).
+A stage that is done is not run again, and one that was killed resumes where it
+stopped: give the same command again. For one process; the stages by themselves
+are for several (launch.sample, launch.train).
 
 Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m launch.run --config=configs/digits/grpo.py --workdir=W \\
+    --config.base=runs/quickstart
 """
+
+from typing import Any
+
+from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, report, sampling, stages
+from sophia_jax.runs import pipeline
 
 EXAMPLE = "python -m launch.run --config=configs/quickstart.py --workdir=W"
 
@@ -20,30 +26,37 @@ def main() -> None:
     "use launch.sample --shard=I/N, launch.train on all hosts, launch.evaluate"
   )
   run = cli.run_of_flags()
-  stages.prepare(run)
-  stages.check_data(run)
-  stages.warm_up(run)
-  evaluation.evaluate_once(run, "before", sampling.policy_directory(run))
-  sampling.sample(run)
-  stages.train(run)
-  evaluation.evaluate_once(run, "after", run.workdir / "export")
-  result = report.report(run)
-  for when in ("before", "after"):
-    p = result["pass_at_1"][when]
-    print(
-      f"pass@1 {when:6s}  {p['value']:6.1%}  "
-      f"[{p['low']:.1%}, {p['high']:.1%}]  n = {p['n']}"
-    )
+  result = pipeline.run_all(run, flags.FLAGS.stage)
+  for line in _lines(result):
+    print(line)
+  if result:
+    print(f"report: {run.workdir / 'report.html'}")
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+  """Returns what a run says of its result; nothing of a single stage."""
+  if not result:
+    return []
+  scores = [
+    f"pass@1 {when:6s}  {p['value']:6.1%}  "
+    f"[{p['low']:.1%}, {p['high']:.1%}]  n = {p['n']}"
+    for when, p in result["pass_at_1"].items()
+  ]
   counts = result["counts"]
-  print(
-    f"{counts['problems']} problems, {counts['captions']} captions, "
-    f"{counts['trajectories']} trajectories, {counts['selected']} selected; "
-    f"mean caption reward {result['caption_reward_mean']:.2f}; "
-    f"{sum(result['seconds'].values()):.0f} s"
+  rewarded = (
+    f"; mean caption reward {result['caption_reward_mean']:.2f}"
+    if counts["captions"]
+    else ""
   )
-  print(f"report: {run.workdir / 'report.html'}")
+  return [
+    *scores,
+    f"{counts['problems']} problems, {counts['captions']} captions, "
+    f"{counts['trajectories']} trajectories, {counts['selected']} selected"
+    f"{rewarded}; {sum(result['seconds'].values()):.0f} s",
+  ]
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
+  cli.define_stage_flag("The one stage to run; all of them by default.")
   cli.start(main, EXAMPLE, ("config", "workdir"))

@@ -1,7 +1,8 @@
-"""Captions, reasoning and rewards -> W/trajectories. Resumes by itself.
+"""The rollouts of a stage that samples once -> W/trajectories. Resumes by itself.
 
-Several processes, on one machine or many with a common W, may share the work:
-each is given a shard, and each may be killed and started again.
+Earlier stages that are not done are run first. Several processes, on one machine
+or many with a common W, may share the work: each is given a shard, and each may
+be killed and started again.
 
 Example:
   python -m launch.sample --config=configs/quickstart.py --workdir=runs/quickstart
@@ -13,7 +14,7 @@ from absl import flags
 
 from launch import cli
 from sophia_jax import files
-from sophia_jax.runs import sampling, stages
+from sophia_jax.runs import pipeline, sampling
 
 EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 
@@ -21,18 +22,17 @@ EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
-  with files.exclusive(
-    run.workdir / ".setup.lock", "what comes before sampling"
-  ):
-    stages.prepare(run)
-    stages.warm_up(run)
-  sampling.sample(run, shard)
-  print(f"trajectories: {run.workdir / 'trajectories'}")
+  stage = pipeline.first_sampled(run, flags.FLAGS.stage)
+  with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
+    pipeline.run_until(run, stage)
+  sampling.sample(run, stage, shard)
+  print(f"trajectories: {sampling.store_directory(run, stage)}")
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
+  cli.define_stage_flag("The stage; by default the first that samples once.")
   flags.DEFINE_string(
-    "shard", "0/1", "Which share of the problems, as i/n from 0/n to n-1/n."
+    "shard", "0/1", "Shard of the problems, as i/n from 0/n to n-1/n."
   )
   cli.start(main, EXAMPLE, ("config", "workdir"))

@@ -1,8 +1,8 @@
-"""Selection and update -> W/checkpoints, W/export. Resumes by itself.
+"""The update of a stage -> W/checkpoints, W/export. Resumes by itself.
 
 Several processes may do it together, on one machine or many with a common W:
-each is started with the same command (under Slurm, by one `srun`), or is told
-where the others are. Should one be lost, all end; start them all again.
+each is started with the same command (under Slurm, by one `srun`), or is given
+the coordinator's address. If one is lost, all end; start them all again.
 
 Example:
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -14,35 +14,23 @@ from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import sampling, stages
-from sophia_jax.types import SophiaError
+from sophia_jax.runs import pipeline, training
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
   run = cli.run_of_flags()
-  if flags.FLAGS.stage == "warmup":
-    stages.warm_up(run)
-    written = sampling.policy_directory(run)
-  elif run.done("sample"):
-    stages.train(run)
-    written = run.workdir / "export"
-  else:
-    raise SophiaError(
-      f"{run.workdir}: nothing is sampled yet; run launch.sample first"
-    )
+  stage = pipeline.trainable(run, flags.FLAGS.stage)
+  pipeline.check(run, stage.name)
+  run.begin()
+  pipeline.update(run, stage)
   if meeting.is_leader():
-    print(f"checkpoint: {written}")
+    print(f"checkpoint: {training.export_directory(run, stage)}")
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
   meeting.define_flags()
-  flags.DEFINE_enum(
-    "stage",
-    "train",
-    ["warmup", "train"],
-    "warmup: what launch.sample begins with, where that takes several hosts.",
-  )
+  cli.define_stage_flag("The stage; by default the last of config.order.")
   cli.start(main, EXAMPLE, ("config", "workdir"))

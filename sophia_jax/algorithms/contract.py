@@ -213,6 +213,8 @@ class Algorithm:
 
   sample: Sample | None = None
   """Recipe of a group; None: learns from examples alone."""
+  roles: tuple[str, ...] = ("policy",)
+  """Roles that the recipe asks."""
   reward: Reward = accuracy
   """Mix of the reward parts; `credit.rewarded` adds it as part "reward"."""
   select: Select = everything

@@ -125,6 +125,7 @@ def sophia(c: Config) -> Algorithm:
   """Builds Eq. 7 on the trajectories that Eq. 5 and 6 select."""
   return Algorithm(
     sample=sampling.described(c.captions, c.trajectories),
+    roles=("caption", "reasoner"),
     select=select(c),
     credit=learnt(c),
     streams=("advantages", "weights", "count"),

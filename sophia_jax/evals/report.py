@@ -22,13 +22,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sophia_jax.algorithms.legacy.sophia import caption_reward
 from sophia_jax.data.images import open_image
 from sophia_jax.evals import charts
 from sophia_jax.files import write_text
 from sophia_jax.types import (
-  CaptionTree,
+  Group,
   Problem,
+  Rollout,
   SophiaError,
   Status,
   Verdict,
@@ -55,7 +55,7 @@ class Answer:
 class Samples:
   """What the page shows besides the numbers of report.json."""
 
-  groups: Sequence[CaptionTree] = ()
+  groups: Sequence[Group] = ()
   """The few problems to show in full."""
   selected: Container[str] = ()
   """Ids of the trajectories that were selected for training."""
@@ -78,27 +78,49 @@ class Tally:
   lengths: dict[str, tuple[int, ...]]
 
 
-def tally(groups: Iterable[CaptionTree], selected: Container[str]) -> Tally:
+def families(
+  group: Group,
+) -> list[tuple[Rollout | None, tuple[Rollout, ...]]]:
+  """Returns (caption, trajectories on it) of a tree; (None, all) of a flat group."""
+  parents = [r for r in group.rollouts if group.children(r.path)]
+  if not parents:
+    return [(None, group.rollouts)]
+  return [(parent, group.children(parent.path)) for parent in parents]
+
+
+def mean_accuracy(rollouts: Sequence[Rollout]) -> float:
+  """Returns the mean outcome, R(c) of a caption's trajectories (Eq. 5)."""
+  right = sum(
+    r.verdict is not None and r.verdict.status is Status.RIGHT for r in rollouts
+  )
+  return right / max(1, len(rollouts))
+
+
+def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
   """Counts what was sampled; R(c) is the mean of R(y) (Eq. 5)."""
   status: Counter[str] = Counter({s.value: 0 for s in Status})
   rewards: list[float] = []
   lengths: dict[str, list[int]] = {"all": [], "right": [], "selected": []}
   problems = 0
+  captions = 0
   for group in groups:
     problems += 1
-    for row in group.trajectories:
-      rewards.append(caption_reward(row))
+    for parent, row in families(group):
+      captions += parent is not None
+      if parent is not None:
+        rewards.append(mean_accuracy(row))
       for one in row:
+        assert one.verdict is not None
         status[one.verdict.status.value] += 1
         lengths["all"].append(one.length)
-        if one.reward:
+        if one.verdict.status is Status.RIGHT:
           lengths["right"].append(one.length)
         if one.id in selected:
           lengths["selected"].append(one.length)
   return Tally(
     counts={
       "problems": problems,
-      "captions": len(rewards),
+      "captions": captions,
       "trajectories": len(lengths["all"]),
       "selected": len(lengths["selected"]),
       "status": dict(status),
@@ -183,7 +205,8 @@ def render(
     status_total=max(1, sum(status.values())),
     total_seconds=max(1e-9, sum(report["seconds"].values())),
     settings=list(flatten(report["config"])),
-    caption_reward=caption_reward,
+    families=families,
+    mean_accuracy=mean_accuracy,
     above=_share_above(samples),
     open_captions=lambda group: _open_captions(group, samples.selected),
   )
@@ -279,14 +302,16 @@ def _share_above(samples: Samples) -> float:
   return above / len(samples.caption_rewards)
 
 
-def _open_captions(group: CaptionTree, selected: Container[str]) -> set[int]:
-  """Which captions are shown unfolded: those of selected trajectories."""
+def _open_captions(
+  group: Group, selected: Container[str]
+) -> set[tuple[int, ...]]:
+  """Returns the paths of the captions that are shown unfolded."""
   chosen = {
-    k
-    for k, row in enumerate(group.trajectories)
-    if any(one.id in selected for one in row)
+    parent.path
+    for parent, row in families(group)
+    if parent is not None and any(one.id in selected for one in row)
   }
-  return chosen or {0}
+  return chosen or {(0,)}
 
 
 def _look_up(report: Mapping[str, Any], path: str) -> Any:

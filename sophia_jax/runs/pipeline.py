@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.checkpoints.fingerprint import fingerprint
-from sophia_jax.config import decisive
-from sophia_jax.data.problems import load_examples, load_problems
+from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.sources import refuse_evaluation
-from sophia_jax.files import write_json
-from sophia_jax.hosts import meeting
-from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import digits, evaluation, rounds, sampling, training
 from sophia_jax.runs.report import report
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
+from sophia_jax.train.checkpoint import newest_step, read_identity
 from sophia_jax.types import SophiaError
-
-FACTS = "stage.json"
 
 
 def run_all(run: Run, only: str = "") -> dict[str, Any]:
@@ -34,18 +27,29 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.
   """
-  check(run)
-  run.begin()
-  prepare(run)
-  chosen = [s for s in run.stages() if only in ("", s.name)]
+  start(run, only)
   last = run.last()
-  for stage in chosen:
+  for stage in run.stages():
+    if only not in ("", stage.name):
+      continue
     if stage.name == last.name:
       evaluation.evaluate_once(run, "before", run.start(stage))
     learn(run, stage)
-    if stage.config.model == "policy":
+    if stage.config.model == training.POLICY:
       _evaluate_after(run, stage, last)
   return {} if only else report(run)
+
+
+def start(run: Run, only: str = "") -> None:
+  """Checks everything, then makes the workdir and what the config makes.
+
+  Raises:
+    SophiaError: a mistake in config or data; nothing is written then.
+  """
+  check(run, only)
+  run.begin()
+  if run.config.get("prepare"):
+    digits.prepare(run)
 
 
 def check(run: Run, only: str = "") -> None:
@@ -54,27 +58,52 @@ def check(run: Run, only: str = "") -> None:
   Raises:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
-  run.last()
-  for stage in run.stages():
-    if only in ("", stage.name):
-      run.start(stage)
-      sampling.check(run, stage)
-      check_facts(run, stage)
+  run.check_order(only)
+  chosen = [s for s in run.stages() if only in ("", s.name)]
+  for stage in chosen:
+    run.start(stage)
+    sampling.check(run, stage)
   if not run.config.get("prepare"):
-    for path in {_data(run, stage) for stage in run.stages() if stage.samples}:
+    for path in {sampling.problems(run, s).path for s in chosen if s.samples}:
       refuse_evaluation(load_problems(path), str(path))
     if run.config.data.heldout:
       load_problems(run.path(run.config.data.heldout))
+  for stage in chosen:
+    _check_resumed(run, stage)
 
 
-def _data(run: Run, stage: Stage) -> Path:
-  return run.path(stage.config.data or run.config.data.problems)
+def _check_resumed(run: Run, stage: Stage) -> None:
+  """Refuses to repeat a stage with other settings than it was begun with.
+
+  Raises:
+    SophiaError: names the first setting that differs.
+  """
+  step = newest_step(run.directory(stage.name) / "checkpoints")
+  if step is None or not run.start(stage).is_dir():
+    return
+  found, new = read_identity(step), training.identity(run, stage)
+  old = {key: found.get(key) for key in new}
+  if difference := first_difference(old, new):
+    key, before, now = difference
+    raise SophiaError(
+      f"{step}: stage {stage.name!r} was begun with {key} = {before!r}, now it "
+      f"is {now!r}; use that value, another --name or another --workdir"
+    )
 
 
-def prepare(run: Run) -> None:
-  """Makes what the config makes from nothing; others bring checkpoints."""
-  if run.config.get("prepare"):
-    digits.prepare(run)
+def first_difference(
+  old: Any, new: Any, key: str = ""
+) -> tuple[str, Any, Any] | None:
+  """Returns (key, old value, new value) of the first leaf that differs."""
+  if not (isinstance(old, dict) and isinstance(new, dict)):
+    return None if old == new else (key, old, new)
+  for name in sorted(old.keys() | new.keys()):
+    found = first_difference(
+      old.get(name), new.get(name), f"{key}.{name}".lstrip(".")
+    )
+    if found:
+      return found
+  return None
 
 
 def learn(run: Run, stage: Stage) -> None:
@@ -82,7 +111,6 @@ def learn(run: Run, stage: Stage) -> None:
   if run.done(stage.name):
     return
   run = run.laid_out()
-  write_facts(run, stage)
   if stage.samples and stage.config.rounds == 1:
     sampling.sample(run, stage)
   with run.step(stage.name):
@@ -91,33 +119,9 @@ def learn(run: Run, stage: Stage) -> None:
 
 
 def _evaluate_after(run: Run, stage: Stage, last: Stage) -> None:
-  """Evaluates a stage's result, unless it is what the last one starts from."""
+  """Evaluates a stage's result, unless the last stage starts from it."""
+  export: Path = training.export_directory(run, stage)
   if stage.name == last.name:
-    evaluation.evaluate_once(run, "after", run.directory(stage.name) / "export")
-  elif run.start(last) != run.directory(stage.name) / "export":
-    evaluation.evaluate_once(
-      run, stage.name, run.directory(stage.name) / "export"
-    )
-
-
-# ------------------------------------------------------------------------- facts
-def facts(run: Run, stage: Stage) -> dict[str, Any]:
-  """Returns what the result of a stage depends on; content, never paths."""
-  prompts = run.section(Prompts, "prompts")
-  start = run.start(stage)
-  return {
-    "seed": run.seed,
-    "stage": decisive(stage.config),
-    "method": decisive(stage.method),
-    "train": decisive(stage.train),
-    "prompts": dataclasses.asdict(prompts),
-    "start": fingerprint(start) if start.is_dir() else None,
-  }
-
-
-def check_facts(run: Run, stage: Stage) -> None:
-  """Refuses to resume a stage with other settings than it was begun with.
-
-  Raises:
-    SophiaError: names the first that differs.
-  """
+    evaluation.evaluate_once(run, "after", export)
+  elif run.start(last) != export:
+    evaluation.evaluate_once(run, stage.name, export)

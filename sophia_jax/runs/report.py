@@ -5,33 +5,50 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.algorithms.legacy import sophia
+from sophia_jax.algorithms import credit
+from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import report as page
-from sophia_jax.runs import sampling
+from sophia_jax.runs import sampler, sampling
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
+from sophia_jax.runs.stage import Stage
 from sophia_jax.train import metrics
-from sophia_jax.types import Status, Verdict
+from sophia_jax.types import Group, Status, Verdict
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+SHOWN = 6
+"""Problems that the page shows in full."""
+CURVES = {
+  "loss": "loss",
+  "critic/score/mean": "reward",
+  "val/pass_at_1": "pass@1",
+  "response_length/mean": "response length",
+  "actor/entropy": "entropy",
+  "actor/ppo_kl": "KL to the sampling policy",
+  "actor/kl_loss": "KL to the reference",
+}
+"""Metrics that the page plots, and their captions."""
+
+Groups = Callable[[], Iterator[tuple[Group, set[str]]]]
+"""Goes through the groups, each with the ids of its selected rollouts."""
 
 
 def report(run: Run) -> dict[str, Any]:
-  """W/report.json and W/report.html."""
+  """Writes W/report.json and W/report.html, and returns the former."""
   before, after = (_evaluation(run, name) for name in ("before", "after"))
-  config = run.section(sophia.SophiaConfig, "sophia")
-  asked = sampling.problems(run)
-  with sampling.open_store(run, read_only=True) as store:  # which may be large
-    selected = {
-      t.id for g in store.groups(asked) for t in sophia.select(g, config)
-    }
-    tally = page.tally(store.groups(asked), selected)
-    groups = list(itertools.islice(store.groups(asked), 6))
+  sampled = [s for s in _all_stages(run) if s.samples and _is_here(run, s)]
+  groups: Groups = lambda: _groups(run, sampled[-1:])
+  selected: set[str] = set().union(*(ids for _, ids in groups()))
+  tally = page.tally((group for group, _ in groups()), selected)
   result = {
     "seed": run.seed,
+    "algorithm": run.last().config.algorithm,
+    "stages": [_stage(run, stage) for stage in _all_stages(run)],
     "pass_at_1": {
       "before": before["pass_at_1"],
       "after": after["pass_at_1"],
@@ -47,33 +64,109 @@ def report(run: Run) -> dict[str, Any]:
     "versions": {n: importlib.metadata.version(n) for n in LIBRARIES},
     "config": run.config.to_dict(),
   }
-  stages = {
-    "vision": run.workdir / "vision",
-    "reasoner": run.workdir / "reasoner",
-    "warm-up": run.workdir / "warmup",
-    "SOPHIA": run.workdir,
-  }
-  curves = {
-    name: [(row["step"], row["loss"]) for row in rows]
-    for name, folder in stages.items()
-    if (rows := metrics.read(folder / "metrics.jsonl"))
-  }
   held_out = {p.id: p for p in load_problems(run.path(run.config.data.heldout))}
-  samples = page.Samples(
-    groups=groups,
-    selected=selected,
-    answers=[
-      page.Answer(
-        problem=held_out[old["id"]], before=_answer(old), after=_answer(new)
-      )
-      for old, new in list(zip(before["responses"], after["responses"]))[:12]
-    ],
-    caption_rewards=tally.caption_rewards,
-    lengths=tally.lengths,
-    alpha=config.alpha,
+  shown = itertools.islice((group for group, _ in groups()), SHOWN)
+  page.write_report(
+    run.workdir,
+    result,
+    dict(_curves(run)),
+    page.Samples(
+      groups=list(shown),
+      selected=selected,
+      answers=[
+        page.Answer(
+          problem=held_out[old["id"]], before=_answer(old), after=_answer(new)
+        )
+        for old, new in list(zip(before["responses"], after["responses"]))[:12]
+      ],
+      caption_rewards=tally.caption_rewards,
+      lengths=tally.lengths,
+      alpha=getattr(sampled[-1].method, "alpha", None) if sampled else None,
+    ),
   )
-  page.write_report(run.workdir, result, curves, samples)
   return result
+
+
+def _all_stages(run: Run) -> list[Stage]:
+  return [stages.read(run.config, name) for name in run.config.order]
+
+
+def _is_here(run: Run, stage: Stage) -> bool:
+  """Whether this run has done the stage itself, not its base."""
+  return run.done(stage.name)
+
+
+# ------------------------------------------------------------------- what is shown
+def _groups(
+  run: Run, sampled: list[Stage]
+) -> Iterator[tuple[Group, set[str]]]:
+  """Yields what a stage sampled: all of one store, or every round of several."""
+  for stage in sampled:
+    if stage.config.rounds == 1:
+      rounds: Iterator[Iterator[Group]] = iter([sampling.groups(run, stage)])
+    else:
+      rounds = sampler.rounds(run, stage)
+    for number, found in enumerate(rounds):
+      yield from _selected(stage, found, Moment(round=number))
+
+
+def _selected(
+  stage: Stage, groups: Iterator[Group], moment: Moment
+) -> Iterator[tuple[Group, set[str]]]:
+  """Yields groups with the ids of those of their rollouts that are learnt.
+
+  A rule over several groups of a round sees all of them.
+  """
+  algorithm = stage.algorithm
+  for chunk in [groups] if stage.config.rounds > 1 else ([g] for g in groups):
+    every = list(chunk)
+    scored = credit.rewarded(every, algorithm.reward, moment)
+    kept = {g.problem.id: g for g in algorithm.select(scored, moment)}
+    for group in every:
+      chosen = kept.get(group.problem.id)
+      leaves = chosen.rollouts if chosen else ()
+      yield group, {r.id for r in leaves if r.verdict}
+
+
+def _curves(run: Run) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+  """Yields (name, (update, value) points) of every curve with more than a point."""
+  folders = {"vision": run.workdir / "vision"}
+  folders |= {s.name: run.directory(s.name) for s in _all_stages(run)}
+  for name, folder in folders.items():
+    if not folder.is_relative_to(run.workdir):
+      continue  # the base's
+    rows = metrics.read(folder / "metrics.jsonl")
+    for key, title in CURVES.items():
+      points = [(row["step"], row[key]) for row in rows if key in row]
+      if len(points) > 1:
+        yield f"{name}: {title}", points
+
+
+def _stage(run: Run, stage: Stage) -> dict[str, Any]:
+  """Returns a stage's row of report.json."""
+  here = _is_here(run, stage)
+  rows = metrics.read(run.directory(stage.name) / "metrics.jsonl")
+  seconds = run.seconds()
+  name = "after" if stage.name == run.config.order[-1] else stage.name
+  if here and run.start(run.last()).parent == run.directory(stage.name):
+    name = "before"
+  path = run.workdir / "evals" / f"{name}.json"
+  return {
+    "name": stage.name,
+    "algorithm": stage.config.algorithm,
+    "rounds": stage.config.rounds if stage.samples else 0,
+    "updates": int(rows[-1]["step"]) if rows else 0,
+    "seconds": round(
+      sum(
+        spent
+        for step, spent in seconds.items()
+        if step.partition("/")[0] == stage.name
+      ),
+      2,
+    ),
+    "base": not here,
+    "pass_at_1": _read(path).get("pass_at_1") if here else None,
+  }
 
 
 def _evaluation(run: Run, name: str) -> dict[str, Any]:
@@ -81,6 +174,8 @@ def _evaluation(run: Run, name: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+  if not path.exists():
+    return {}
   return json.loads(path.read_text(encoding="utf-8"))
 
 

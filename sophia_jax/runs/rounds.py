@@ -65,7 +65,9 @@ def learn(run: Run, stage: Stage) -> None:
   session = training.session(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
-    sampler = stack.enter_context(opened(run, stage, model, mesh, session))
+    sampler = stack.enter_context(
+      opened(run, stage, model, session.params())
+    )
     rounds = Rounds(run, stage, model, mesh, session, sampler)
     rounds.run()
     params = session.model_params

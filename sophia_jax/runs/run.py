@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 from ml_collections import ConfigDict
 
-from sophia_jax.config import section
+from sophia_jax.config import nearest, section
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.runs import stage as stages
@@ -116,6 +116,32 @@ class Run:
     return other
 
   # -------------------------------------------------------------------- stages
+  def check_order(self, only: str = "") -> None:
+    """Checks config.order.
+
+    Args:
+      only: a stage that must be part of it; "": none.
+
+    Raises:
+      SophiaError: it is empty, or names a stage twice or one that is not there.
+    """
+    order, known = list(self.config.order), self.config.stages
+    if not order:
+      raise SophiaError(
+        "config.order: no stages; list names of config.stages, which has "
+        f"{', '.join(known) or 'none'}"
+      )
+    for name in order:
+      if name not in known:
+        raise SophiaError(f"config.order: {name!r}; {nearest(name, known)}")
+      if order.count(name) > 1:
+        raise SophiaError(
+          f"config.order: {name!r} stands twice; give the second a row of its "
+          "own in config.stages"
+        )
+    if only and only not in order:
+      raise SophiaError(f"--stage={only}: {nearest(only, order)}")
+
   def stages(self) -> list[Stage]:
     """Returns the stages of config.order that the base has not done."""
     names = [

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from sophia_jax.data.images import TileCache
+from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rewards.pool import Verifier
@@ -20,7 +20,7 @@ from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.rollout.world import Seat, World
-from sophia_jax.runs import sampling
+from sophia_jax.runs import policies, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
@@ -42,7 +42,7 @@ class Sampler:
     self._run, self._stage, self._judge = run, stage, judge
     self.policy = policy
     """The policy's engine; answers with the weights that were loaded last."""
-    self._seats = sampling.seats(run, policy, reasoners)
+    self._seats = sampling.seats(run, stage, policy, reasoners)
     self.problems = tuple(sampling.problems(run, stage))
     """Every problem of the stage's data."""
     if len(self.problems) < stage.config.groups:
@@ -145,9 +145,32 @@ def opened(
     run.section(EngineConfig, "engine"),
     TileCache(model.image),
   )
-  with sampling.verifier(run) as judge, sampling.opened_reasoners(
-    run
-  ) as reasoners:
+  with (
+    sampling.verifier(run) as judge,
+    sampling.opened_reasoners(run, stage) as reasoners,
+  ):
     sampler = Sampler(run, stage, engine, reasoners, judge)
     with sampling.preemptible(sampler.stop, "what was finished is stored"):
       yield sampler
+
+
+def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
+  """Yields the groups of every round of a stage that is done, from the stores."""
+  prompts = run.section(Prompts, "prompts")
+  _, words = policies.load_words(
+    run.start(stage), run.section(ImageConfig, "images"), prompts.system
+  )
+  problems = tuple(sampling.problems(run, stage))
+  assert stage.algorithm.sample is not None
+  for number in range(stage.config.rounds):
+    path = round_directory(run.directory(stage.name), number)
+    with Store(path, read_only=True) as store:
+      world = World(
+        store,
+        roles.seats(words, prompts),
+        words,
+        seed=run.seed,
+        round=number,
+      )
+      whole = [p for p in problems if world.complete(p)]
+      yield collect(whole, stage.algorithm.sample, world, ahead=1)

@@ -33,6 +33,7 @@ from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import Seat, World
 from sophia_jax.runs import engines, policies
 from sophia_jax.runs.run import Run
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.session import Preempted
 from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
@@ -121,14 +122,9 @@ def store_directory(run: Run, stage: Stage) -> Path:
 
   The first such stage of a run has W/trajectories, another a place of its own.
   """
-  for name in run.config.order:
-    row = run.config.stages[name]
-    if row.rounds == 1 and registry.samples(row.algorithm):
-      first = name == stage.name
-      break
-  else:
-    first = True
-  inside = run.workdir if first else run.workdir / stage.name
+  rows = (stages.read(run.config, name) for name in run.config.order)
+  first = next(s.name for s in rows if s.samples and s.config.rounds == 1)
+  inside = run.workdir if first == stage.name else run.workdir / stage.name
   return inside / "trajectories"
 
 
@@ -137,14 +133,15 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
 
   Problems are part of every key of the store, by their content.
   """
-  config = run.config.to_dict()
-  names = ("seed", "prompts", *SAMPLING.values())
+  config, asked = run.config.to_dict(), stage.algorithm.roles
+  names = ("seed", "prompts", *(SAMPLING[role] for role in asked))
   meta = {name: config[name] for name in names}
   meta["policy"] = fingerprint(run.start(stage))
-  meta["reasoners"] = {
-    name: fingerprint(run.path(values["path"]))
-    for name, values in config["reasoners"].items()
-  }
+  if "reasoner" in asked:
+    meta["reasoners"] = {
+      name: fingerprint(run.path(values["path"]))
+      for name, values in config["reasoners"].items()
+    }
   return json.loads(json.dumps(meta))
 
 
@@ -271,10 +268,14 @@ def preemptible(
 ) -> Iterator[None]:
   """Ends sampling by Preempted when SIGTERM arrives in the block."""
 
-  def handle(*_: object) -> None:
-    stop(Preempted(f"SIGTERM; {what}"))
+  before = signal.getsignal(signal.SIGTERM)
 
-  before = signal.signal(signal.SIGTERM, handle)
+  def handle(*args: Any) -> None:
+    stop(Preempted(f"SIGTERM; {what}"))
+    if callable(before):  # a training session's
+      before(*args)
+
+  signal.signal(signal.SIGTERM, handle)
   try:
     yield
   finally:
@@ -293,36 +294,37 @@ def samplings(run: Run) -> dict[str, Sampling]:
 def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
   """Opens the policy and the reasoners of a stage that samples once."""
   how = samplings(run)
-  longest = max(how[r].max_new_tokens for r in ("policy", "caption"))
+  own = [role for role in stage.algorithm.roles if role not in roles.OTHERS]
+  longest = max(how[role].max_new_tokens for role in own)
   with (
     engines.policy(run, run.start(stage), longest) as policy,
-    opened_reasoners(run) as reasoners,
+    opened_reasoners(run, stage) as reasoners,
   ):
-    yield seats(run, policy, reasoners)
+    yield seats(run, stage, policy, reasoners)
 
 
 @contextlib.contextmanager
-def opened_reasoners(run: Run) -> Iterator[dict[str, Any]]:
-  """Opens every reasoner of the config, by name."""
+def opened_reasoners(run: Run, stage: Stage) -> Iterator[dict[str, Any]]:
+  """Opens every reasoner of the config by name, if the method asks any."""
+  asked = "reasoner" in stage.algorithm.roles
   with contextlib.ExitStack() as stack:
     yield {
       name: stack.enter_context(engines.reasoner(run, name))
-      for name in run.config.reasoners
+      for name in (run.config.reasoners if asked else ())
     }
 
 
 def seats(
-  run: Run, policy: Any, reasoners: Mapping[str, Any]
+  run: Run, stage: Stage, policy: Any, reasoners: Mapping[str, Any]
 ) -> Mapping[str, Seat]:
-  """Returns the seats of all roles, with the models that play them."""
+  """Returns the seats of all roles; those that the method asks have engines."""
   return roles.seats(
     policy.renderer,
     run.section(Prompts, "prompts"),
     samplings(run),
     {
-      "policy": {"": policy},
-      "caption": {"": policy},
-      "reasoner": dict(reasoners),
+      role: dict(reasoners) if role in roles.OTHERS else {"": policy}
+      for role in stage.algorithm.roles
     },
   )
 

@@ -106,10 +106,18 @@ def session(
     stage.algorithm,
     stage.train,
     run.directory(stage.name),
-    identity(run, stage),
+    {"model": _architecture(model), **identity(run, stage)},
     mesh,
     updates=updates,
     log=run.section(LogConfig, "log"),
+  )
+
+
+def _architecture(model: Model) -> dict[str, Any]:
+  """Returns the model's config without what does not change its results."""
+  cfg = model.module.cfg
+  return dataclasses.asdict(
+    dataclasses.replace(cfg, remat="none", attention="auto")
   )
 
 
