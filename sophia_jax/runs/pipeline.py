@@ -10,6 +10,7 @@ from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.runs import digits, evaluation, rounds, sampling, training
 from sophia_jax.runs.report import report
 from sophia_jax.runs.run import Run
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.checkpoint import newest_step, read_identity
 from sophia_jax.types import SophiaError
@@ -106,16 +107,82 @@ def first_difference(
   return None
 
 
+# ------------------------------------------------------------------- single stages
 def learn(run: Run, stage: Stage) -> None:
   """Runs a stage: samples where its method does, updates, exports."""
   if run.done(stage.name):
     return
-  run = run.laid_out()
   if stage.samples and stage.config.rounds == 1:
     sampling.sample(run, stage)
+  update(run, stage)
+
+
+def update(run: Run, stage: Stage) -> None:
+  """Makes the updates of a stage, whose samples are there, and exports."""
+  if run.done(stage.name):
+    return
+  run = run.laid_out()
   with run.step(stage.name):
     drive = rounds.learn if stage.config.rounds > 1 else training.learn
     drive(run, stage)
+
+
+def first_sampled(run: Run, name: str = "") -> Stage:
+  """Returns the stage that `launch.sample` is for.
+
+  Args:
+    name: its name; "": the first that samples once.
+
+  Raises:
+    SophiaError: no stage samples, or the named one samples in rounds.
+  """
+  run.check_order(name)
+  found = [
+    s
+    for s in run.stages()
+    if s.samples and s.config.rounds == 1 and name in ("", s.name)
+  ]
+  if not found:
+    raise SophiaError(
+      f"--stage={name}: does not sample once; config.order is "
+      f"{', '.join(run.config.order)}; stages of several rounds sample in "
+      "launch.train"
+    )
+  return found[0]
+
+
+def run_until(run: Run, stage: Stage) -> None:
+  """Prepares the run and does all stages before `stage`."""
+  start(run)
+  for other in run.stages():
+    if other.name == stage.name:
+      return
+    learn(run, other)
+
+
+def trainable(run: Run, name: str = "") -> Stage:
+  """Returns the stage that `launch.train` is for.
+
+  Args:
+    name: its name; "": the last one.
+
+  Raises:
+    SophiaError: what it starts from or learns from is not there yet.
+  """
+  run.check_order(name)
+  stage = stages.read(run.config, name or run.config.order[-1])
+  once = stage.samples and stage.config.rounds == 1
+  if once and not run.done(sampling.step_name(stage)):
+    raise SophiaError(
+      f"{run.workdir}: nothing is sampled for the stage {stage.name!r} yet; "
+      "run launch.sample first"
+    )
+  if not run.start(stage).is_dir():
+    raise SophiaError(
+      f"{run.start(stage)}: the stage {stage.name!r} starts from it and it is "
+      "not there; run the stages before it (launch.run, launch.train --stage)"
+    )
+  return stage
 
 
 def _evaluate_after(run: Run, stage: Stage, last: Stage) -> None:
