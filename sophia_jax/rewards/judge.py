@@ -143,7 +143,8 @@ def _values(said: Statement) -> list[str]:
     parts, relations = parts[1:], relations[1:]
   elif len(parts) > 1 and not all(_constant(p) is not None for p in parts):
     return []
-  exact, rounded = [parts[0]], []
+  exact = [parts[0]]
+  rounded: list[str] = []
   for part, relation in zip(parts[1:], relations, strict=True):
     if relation not in ("=", r"\approx"):
       return []
@@ -256,18 +257,20 @@ def _same_formula(gold: str, answer: str, slack: float) -> bool:
     return False
   if r"\infty" in gold + answer:
     return _sign_of_infinity(gold) == _sign_of_infinity(answer) != ""
-  trees = symbolic.parse(one.text), symbolic.parse(other.text)
-  if trees[0] is None or trees[1] is None:
+  trees = [symbolic.parse(text) for text in (one.text, other.text)]
+  wanted, found = trees
+  if wanted is None or found is None:
     return False
-  if symbolic.equal(trees[0], trees[1]):
+  if symbolic.equal(wanted, found):
     return True
-  if trees[0].free_symbols or trees[1].free_symbols:
+  if wanted.free_symbols or found.free_symbols:
     return False
-  ulps = [n and n.ulp for n in map(parse_number, (one.text, other.text))]
+  numbers = [parse_number(text) for text in (one.text, other.text)]
+  ulps = [None if number is None else number.ulp for number in numbers]
   if not slack and not any(ulps):
     return False
   try:
-    values = [Fraction(str(tree.evalf(40))) for tree in trees]
+    values = [Fraction(str(tree.evalf(40))) for tree in (wanted, found)]
   except symbolic.FAILURES:
     return False
   return agree(values[0], values[1], ulps, Fraction(str(slack)))
@@ -309,7 +312,9 @@ def _same_ratio(gold: str, answer: str) -> bool:
   clock = any(_CLOCK.fullmatch(text.strip()) for text in (gold, answer))
   if clock and len(golds) == len(answers):
     return all(map(same_value, golds, answers))
-  trees = [[symbolic.parse(p) for p in parts] for parts in (golds, answers)]
+  trees: list[list[Expression]] = [
+    [symbolic.parse(part) for part in parts] for parts in (golds, answers)
+  ]
   if clock or any(t is None or t == 0 for parts in trees for t in parts):
     return False
   for parts in trees:

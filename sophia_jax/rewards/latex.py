@@ -324,7 +324,8 @@ class _Parser:
   def _subscript(self) -> str:
     if self.here != "{":
       return self._take().removeprefix(r"\text{").strip("\\}")
-    depth, parts = 0, []
+    depth = 0
+    parts: list[str] = []
     while True:
       token = self._take()
       depth += (token == "{") - (token == "}")

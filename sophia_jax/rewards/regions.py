@@ -9,6 +9,7 @@ this module.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import sympy
@@ -35,16 +36,19 @@ class Piece(NamedTuple):
   has_high: bool
 
 
+Pieces = tuple[Piece, ...]
+
+
 class Region(NamedTuple):
   """Example: Region("x", (Piece(-oo, 2, False, True),)) for x <= 2."""
 
   name: str
   """The unknown, "" where none is named."""
-  pieces: tuple[Piece, ...]
+  pieces: Pieces
   """In order, without overlap."""
 
 
-_REALS = (Piece(-sympy.oo, sympy.oo, False, False),)
+_REALS: Pieces = (Piece(-sympy.oo, sympy.oo, False, False),)
 _INFINITE = re.compile(r"\s*([+-]?)\s*\\infty\s*")
 _BUILDER = re.compile(r"\\\{(.*?)(?:\||:)(.*)\\\}", re.DOTALL)
 _SURE = re.compile(
@@ -103,14 +107,16 @@ def _differences(text: str) -> list[str]:
   return parts
 
 
-def _joined(regions: list[Region | None], join: object) -> Region | None:
+def _joined(
+  regions: list[Region | None], join: Callable[[Pieces, Pieces], Pieces]
+) -> Region | None:
   known = [r for r in regions if r is not None]
   names = {r.name for r in known if r.name}
   if len(known) < len(regions) or len(names) > 1:
     return None
   pieces = known[0].pieces
   for other in known[1:]:
-    pieces = join(pieces, other.pieces)  # type: ignore[operator]
+    pieces = join(pieces, other.pieces)
   return Region(names.pop() if names else "", pieces)
 
 
@@ -133,7 +139,8 @@ def _simple(text: str) -> Region | None:
   ends = interval(text)
   if ends is None or len(ends.places) != 2:
     return None
-  return _piece(*ends.places, ends.brackets[0] == "[", ends.brackets[1] == "]")
+  low, high = ends.places
+  return _piece(low, high, ends.brackets[0] == "[", ends.brackets[1] == "]")
 
 
 def _from_orders(said: Statement) -> Region | None:
@@ -141,7 +148,7 @@ def _from_orders(said: Statement) -> Region | None:
   names = [i for i, part in enumerate(said.parts) if is_name(part)]
   if len(names) != 1 or not ORDERS.issuperset(said.relations):
     return None
-  pieces = _REALS
+  pieces: Pieces = _REALS
   at = names[0]
   for i, relation in enumerate(said.relations):
     if at not in (i, i + 1):
@@ -159,9 +166,7 @@ def _from_orders(said: Statement) -> Region | None:
   return Region(plain_name(said.parts[at]), pieces)
 
 
-def _half(
-  bound: Expression, relation: str, unknown_first: bool
-) -> tuple[Piece, ...]:
+def _half(bound: Expression, relation: str, unknown_first: bool) -> Pieces:
   """Returns the numbers that stand in `relation` to `bound`."""
   if relation == r"\ne":
     return _difference(_REALS, (Piece(bound, bound, True, True),))
@@ -207,7 +212,7 @@ def _equal(one: Expression, other: Expression) -> bool:
   return symbolic.equal(one, other)
 
 
-def _ordered(pieces: list[Piece]) -> tuple[Piece, ...]:
+def _ordered(pieces: list[Piece]) -> Pieces:
   """Returns the pieces in order, those that touch as one."""
   merged: list[Piece] = []
   for piece in sorted(pieces, key=lambda p: sympy.N(p.low, 30)):
@@ -231,13 +236,11 @@ def _ordered(pieces: list[Piece]) -> tuple[Piece, ...]:
   return tuple(merged)
 
 
-def _union(
-  one: tuple[Piece, ...], other: tuple[Piece, ...]
-) -> tuple[Piece, ...]:
+def _union(one: Pieces, other: Pieces) -> Pieces:
   return _ordered([*one, *other])
 
 
-def _complement(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+def _complement(pieces: Pieces) -> Pieces:
   gaps: list[Piece] = []
   low, has_low = -sympy.oo, False
   for piece in pieces:
@@ -255,13 +258,9 @@ def _complement(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
   )
 
 
-def _intersection(
-  one: tuple[Piece, ...], other: tuple[Piece, ...]
-) -> tuple[Piece, ...]:
+def _intersection(one: Pieces, other: Pieces) -> Pieces:
   return _complement(_union(_complement(one), _complement(other)))
 
 
-def _difference(
-  one: tuple[Piece, ...], other: tuple[Piece, ...]
-) -> tuple[Piece, ...]:
+def _difference(one: Pieces, other: Pieces) -> Pieces:
   return _intersection(one, _complement(other))
