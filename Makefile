@@ -12,7 +12,7 @@ BOTH := tests/models tests/algorithms/test_losses.py tests/data/test_packing.py 
   tests/train/test_step.py tests/train/test_optimizer.py
 
 .PHONY: setup setup-dev quickstart test test-latest test-slow test-servers \
-  check format clean
+  check format docs reference clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -75,14 +75,22 @@ test-slow: .venv/.dev
 test-servers: .venv/.dev
 	$(BIN)/python -m pytest -m "servers and not slow" $(ARGS)
 
-check: .venv/.dev
+check: .venv/.dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Strict: a dead link, or a page outside the navigation, fails.
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
+# docs/reference/config.md and cli.md, from the dataclasses and from --help.
+reference: .venv/.dev
+	$(BIN)/python -m docs.generate
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,9 @@ import flax.struct
 import numpy as np
 from jaxtyping import Array, Float, Int, Int8, Int32, UInt8
 
+from sophia_jax.status import ANSWER_TYPES as ANSWER_TYPES
+from sophia_jax.status import Status as Status
+
 C = TypeVar("C", bound=type)
 
 
@@ -50,7 +53,7 @@ class Problem:
   images: tuple[str, ...] = ()
   """Absolute paths, in the order the question shows them."""
   answer_type: str = "auto"
-  """One of rewards.verify.ANSWER_TYPES."""
+  """One of ANSWER_TYPES."""
   choices: tuple[str, ...] = ()
   """Texts of options A, B, C, ..."""
   tolerance: tuple[float, ...] = ()
@@ -200,16 +203,6 @@ class Engine(Protocol):
 
 
 # ------------------------------------------------------------ rollout, reward
-class Status(enum.StrEnum):
-  """The outcome of verifying one trajectory; only RIGHT is rewarded."""
-
-  RIGHT = "right"
-  WRONG = "wrong"
-  UNPARSEABLE = "unparseable"
-  TIMED_OUT = "timed_out"
-  TRUNCATED = "truncated"
-
-
 @host
 class Verdict:
   """Example: Verdict(status=Status.RIGHT, extracted="42")."""

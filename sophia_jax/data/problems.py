@@ -20,13 +20,12 @@ from typing import Any
 
 from sophia_jax.data.images import image_digest
 from sophia_jax.data.schema import (
-  ANSWER_TYPES,
   check_records,
   numbered_lines,
   parse_record,
   record_errors,
 )
-from sophia_jax.types import Example, Problem, SophiaError
+from sophia_jax.types import ANSWER_TYPES, Example, Problem, SophiaError
 
 __all__ = [
   "ANSWER_TYPES",

@@ -16,19 +16,7 @@ from typing import Any
 
 from sophia_jax.config import nearest
 from sophia_jax.data.images import image_size, open_image
-from sophia_jax.types import SophiaError
-
-ANSWER_TYPES = (
-  "auto",
-  "number",
-  "math",
-  "olympiad",
-  "choice",
-  "list",
-  "string",
-)
-"""What rewards.verify can judge (it may not be imported here: a test compares
-the two)."""
+from sophia_jax.types import ANSWER_TYPES, SophiaError
 
 _IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 # C0 and C1 controls but tab and line ends, and lone surrogates.

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sophia_jax.rewards.text import Outcome, is_bounded, split_list
+from sophia_jax.rewards.text import is_bounded, split_list
+from sophia_jax.status import Status
 
 
 def two_decimals(
   _kind: str, gold: str, answer: str, _tolerance: Sequence[float] = ()
-) -> Outcome:
+) -> Status:
   """MATH-V's: values, or those of a tuple, are equal when rounded to 2 places.
 
   LaTeX is read by latex2sympy, as there; but nothing is evaluated as Python.
   """
   if not is_bounded(answer):
-    return "unparseable"
+    return Status.UNPARSEABLE
   wanted, found = split_list(gold), split_list(answer)
   if gold.strip()[:1] != answer.strip()[:1] and len(found) > 1:
-    return "wrong"  # (0, 1) is not [0, 1]
+    return Status.WRONG  # (0, 1) is not [0, 1]
   if len(wanted) != len(found):
-    return "wrong"
+    return Status.WRONG
   values = [_rounded(g) == _rounded(a) for g, a in zip(wanted, found)]
   known = all(_rounded(text) is not None for text in wanted + found)
-  return "right" if known and all(values) else "wrong"
+  return Status.RIGHT if known and all(values) else Status.WRONG
 
 
 def _rounded(text: str) -> float | None:

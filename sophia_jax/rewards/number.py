@@ -1,8 +1,8 @@
 r"""Reads one number out of a short answer, exactly and within bounds.
 
 Decimals, thousands separators, scientific notation, fractions (a/b, \frac),
-mixed numbers, percent, a unit behind the number. No evaluation: a product, a
-root or a power is not a number here.
+mixed numbers, percent, a base as a subscript, a unit behind the number. Nothing
+is evaluated: a product, a root or a power is not a number here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from sophia_jax.rewards.notation import spell
+from sophia_jax.rewards.units import Unit, read_unit
+
 REL_TOL = Fraction(1, 10**6)
-"""Two numbers are equal if |answer - gold| <= REL_TOL * |gold|."""
+"""Largest relative error of a decimal that stands for another number."""
 
 MAX_DIGITS = 60
 MAX_EXPONENT = 300
+MAX_UNIT_WORDS = 4
 
 # Matched against text of at most ANSWER_CHARS characters; a digit run belongs
 # to one group only, so there is nothing to backtrack into.
 _SIGN = r"(?P<sign>[+-]?) ?"
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
 _SCIENCE = re.compile(
-  _SIGN + rf"(?P<base>{_DECIMAL})"
-  r"(?:[eE](?P<exp>[+-]?\d{1,4})| ?[x*] ?10 ?\^ ?\{?(?P<pow>[+-]?\d{1,4})\}?)?"
+  _SIGN + rf"(?P<base>{_DECIMAL})(?:[eE](?P<exp>[+-]?\d{{1,4}})"
+  r"| ?(?:\\times|\\cdot|[xX*]) ?10 ?\^ ?\{? ?(?P<pow>[+-]?\d{1,4}) ?\}?)?"
   r"(?P<rest>.*)",
   re.DOTALL,
 )
@@ -38,98 +42,114 @@ _FRAC = re.compile(
   r"(?:\{ ?(?P<den>[\d.]+) ?\}|(?P<d1>\d))(?P<rest>.*)",
   re.DOTALL,
 )
-_UNIT = re.compile(r"[^\W\d_]+(?:[/ ][^\W\d_]+){0,3}(?:\^?[23²³])?")
-_SCALES = re.compile(
-  r"pi|e|i|k|dozen|hundred|thousand|million|billion|trillion|squared|cubed"
-  r"|factorial|half|halves|thirds?|or|over|to|and|plus|minus|times|mod"
+_BASED = re.compile(
+  _SIGN + r"(?P<digits>[0-9A-Z]+|\([0-9A-Z]+\)) ?_ ?"
+  r"(?:(?P<b1>\d)|\{ ?\(?(?P<base>\d{1,2})\)? ?\})"
 )
-_ONE_LETTER_UNITS = frozenset("mgsLlNJWVACKFhHT")
-_REWRITES = {
-  "−": "-",
-  "–": "-",
-  "，": ",",
-  "×": "x",
-  "％": "%",
-  r"\times": "x",
-  r"\cdot": "x",
-  r"\dfrac": r"\frac",
-  r"\tfrac": r"\frac",
-  r"\%": "%",
-  r"\$": "",
-  r"{,}": ",",
-  r"\,": " ",
-  r"\!": "",
-  r"\;": " ",
-  r"\ ": " ",
-  "~": " ",
-  "^{\\circ}": "°",
-  "^\\circ": "°",
-  "$": "",
-  "£": "",
-  "€": "",
-  "¥": "",
-}
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/.,])")
 
 
 @dataclass(frozen=True)
 class Number:
-  """An exact value; `percent` divides it by 100 when both sides agree to."""
+  """Example: Number(Fraction(5, 2), ulp=Fraction(1, 10)) for "2.5"."""
 
   value: Fraction
+  """As written: 50 for 50 %."""
   percent: bool = False
   unit: str = ""
+  sure_unit: bool = True
+  """False where the unit is one letter, which may be a variable."""
+  ulp: Fraction | None = None
+  """Unit in the last place of a decimal; None for an exact number."""
+  base: int = 10
 
 
 def parse_number(text: str) -> Number | None:
-  """The number that `text` is, or None. nan and inf are no numbers."""
-  for old, new in _REWRITES.items():
-    text = text.replace(old, new)
-  text = " ".join(text.split())
-  if "=" in text:  # "x = 5": what is asked for is on the right
-    left, _, text = text.rpartition("=")
-    text = text.strip() if len(left) <= 40 else ""
-  text = text.lstrip("≈ ")
+  """Returns the number that `text` is, or None. nan and inf are no numbers."""
+  text = _SPACED.sub(lambda m: m[0].replace(" ", ""), spell(text))
+  text = text.strip()
+  if text.startswith("(") and text.endswith(")"):
+    text = text[1:-1].strip()
+  if based := _BASED.fullmatch(text):
+    return _in_base(based)
   for pattern, read in ((_SLASH, _ratio), (_FRAC, _ratio), (_SCIENCE, _scaled)):
     match = pattern.fullmatch(text)
     if match is None:
       continue
-    magnitude = read(match)
-    tail = _rest(match["rest"].strip())
-    if magnitude is None or tail is None:
+    magnitude, ulp = read(match)
+    unit = _unit(match["rest"])
+    if magnitude is None or unit is None:
       return None
     sign = -1 if match["sign"] == "-" else 1
-    return Number(sign * magnitude, *tail)
+    if unit.name == "%":
+      return Number(sign * magnitude, percent=True, ulp=ulp)
+    return Number(
+      sign * magnitude, unit=unit.name, sure_unit=unit.is_sure, ulp=ulp
+    )
   return None
 
 
 def equal_numbers(gold: Number, answer: Number, tolerance: float = 0.0) -> bool:
-  """Equality within REL_TOL, or within `tolerance` (absolute) if it is wider.
+  """Returns whether two numbers agree: exactly, or as decimals do.
 
-  A percent sign on one side only may mean a forgotten sign (50 for 50%) or a
-  fraction (0.5 for 50%): both are accepted. 50 and 0.5 are not equal. Units
-  are compared only where both sides have one.
+  A percent sign on one side only: 0.5 is 50 %. A figure above 1 may lack its
+  sign (50 for 50 %), but 0.25 is not 0.25 %. Units are compared where both
+  sides have one, bases always.
+
+  Args:
+    tolerance: stated by the problem, absolute.
   """
+  if gold.base != answer.base:
+    return False
   if gold.unit and answer.unit and gold.unit != answer.unit:
     return False
   # 0.3 as it is written, not as a float holds it.
   slack = Fraction(str(tolerance))
-  if _close(gold.value, answer.value, slack):
-    return True
+  ulps = (gold.ulp, answer.ulp)
   if gold.percent == answer.percent:
-    return False
-  left = gold.value / 100 if gold.percent else gold.value
-  right = answer.value / 100 if answer.percent else answer.value
-  return _close(left, right, slack / 100 if gold.percent else slack)
+    return agree(gold.value, answer.value, ulps, slack)
+  if gold.percent:
+    left, scaled = gold.value / 100, gold
+    values = (left, answer.value, (_cent(gold.ulp), answer.ulp), slack / 100)
+  else:
+    right, scaled = answer.value / 100, answer
+    values = (gold.value, right, (gold.ulp, _cent(answer.ulp)), slack)
+  if agree(*values):
+    return True
+  return abs(scaled.value) > 1 and agree(gold.value, answer.value, ulps, slack)
+
+
+def agree(
+  gold: Fraction,
+  answer: Fraction,
+  ulps: Sequence[Fraction | None],
+  slack: Fraction = Fraction(0),
+) -> bool:
+  """Returns whether two values are equal as far as they are written.
+
+  Exact values must be equal. A decimal stands for what differs from it by less
+  than one unit in its last place and at most by `REL_TOL`: 0.333333 is 1/3,
+  0.3333 is not, and 3.14159266 is not 3.14159265.
+
+  Args:
+    ulps: unit in the last place of each decimal, None for exact values.
+    slack: tolerance stated by the problem, absolute.
+  """
+  error = abs(answer - gold)
+  if error <= slack:
+    return True
+  places = [ulp for ulp in ulps if ulp is not None]
+  return bool(places) and error < max(places) and error <= REL_TOL * abs(gold)
 
 
 def slack_of_each(tolerance: Sequence[float], count: int) -> list[float]:
-  """`Problem.tolerance` for each of `count` answers; 0 where there is none."""
+  """Returns `Problem.tolerance` for each of `count` answers, 0 by default."""
   each = list(tolerance) if len(tolerance) > 1 else [*tolerance] * count
   return (each + [0.0] * count)[:count]
 
 
-def _close(gold: Fraction, answer: Fraction, slack: Fraction) -> bool:
-  return abs(answer - gold) <= max(REL_TOL * abs(gold), slack)
+def _cent(ulp: Fraction | None) -> Fraction | None:
+  return None if ulp is None else ulp / 100
 
 
 def _fraction(digits: str) -> Fraction | None:
@@ -141,43 +161,49 @@ def _fraction(digits: str) -> Fraction | None:
   return Fraction(digits + "0" if digits.endswith(".") else digits)
 
 
-def _scaled(match: re.Match[str]) -> Fraction | None:
+def _scaled(match: re.Match[str]) -> tuple[Fraction | None, Fraction | None]:
+  """Returns the value of a decimal and the unit in its last place."""
   base = _fraction(match["base"])
-  exponent = int(match["exp"] or match["pow"] or 0)
+  written = match["exp"] or match["pow"]
+  exponent = int(written or 0)
   if base is None or abs(exponent) > MAX_EXPONENT:
-    return None
-  return base * Fraction(10) ** exponent
+    return None, None
+  scale = Fraction(10) ** exponent
+  places = len(match["base"].partition(".")[2])
+  is_decimal = places or written is not None
+  ulp = scale / 10**places if is_decimal else None
+  return base * scale, ulp
 
 
-def _ratio(match: re.Match[str]) -> Fraction | None:
+def _ratio(match: re.Match[str]) -> tuple[Fraction | None, None]:
   groups = match.groupdict()
   num = _fraction(groups["num"] or groups.get("n1") or "")
   den = _fraction(groups["den"] or groups.get("d1") or "")
   whole = _fraction(groups["whole"] or "0")
   if num is None or whole is None or not den:
-    return None
-  return whole + num / den
+    return None, None
+  return whole + num / den, None
 
 
-def _rest(text: str) -> tuple[bool, str] | None:
-  """(percent, unit) of what stands behind the digits; None if not a unit."""
-  if text in ("%", "percent", r"\text{percent}", r"\text{ percent}"):
-    return True, ""
-  for command in (r"\text{", r"\mathrm{", r"\mbox{"):
-    if text.startswith(command) and "}" in text:
-      text = text.removeprefix(command).replace("}", "", 1).strip()
-  text = text.rstrip(".").removeprefix("° ").strip()
-  if text in ("", "°", "degrees", "degree"):
-    return False, ""
-  if text in ("°C", "°F"):
-    return False, text
-  if not _UNIT.fullmatch(text):
+def _in_base(match: re.Match[str]) -> Number | None:
+  """Returns the number whose base is its subscript."""
+  base = int(match["base"] or match["b1"])
+  digits = match["digits"].strip("()")
+  if not 2 <= base <= 36 or len(digits) > MAX_DIGITS or not digits.isascii():
     return None
-  words = text.replace("/", " ").split()
-  if any(_SCALES.fullmatch(w.lower().rstrip("23²³^")) for w in words):
+  try:
+    value = int(digits, base)
+  except ValueError:  # a digit that the base lacks
     return None
-  if (
-    len(words[0].rstrip("23²³^")) == 1 and words[0][0] not in _ONE_LETTER_UNITS
-  ):
+  sign = -1 if match["sign"] == "-" else 1
+  return Number(Fraction(sign * value), base=base)
+
+
+def _unit(text: str) -> Unit | None:
+  """Returns the unit behind the digits; None if that is no unit."""
+  text = text.strip()
+  if text.startswith("(") and not text.endswith(")"):
     return None
-  return False, text
+  if len(text.split()) > MAX_UNIT_WORDS + 4 or text[:1] == "^":
+    return None
+  return read_unit(text)

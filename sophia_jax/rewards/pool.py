@@ -15,16 +15,19 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import NamedTuple, Self
 
-from sophia_jax.rewards.checks import CHECKS
 from sophia_jax.rewards.extract import extract_answer
+from sophia_jax.rewards.known_answers import KNOWN_ANSWERS
 from sophia_jax.rewards.report import Ledger, Report
-from sophia_jax.rewards.verify import (
-  ANSWER_TYPES,
-  Comparison,
-  compare_cheap,
-)
+from sophia_jax.rewards.verify import Comparison, compare_cheap
 from sophia_jax.rewards.workers import Compared, Workers
-from sophia_jax.types import FinishReason, Problem, SophiaError, Status, Verdict
+from sophia_jax.types import (
+  ANSWER_TYPES,
+  FinishReason,
+  Problem,
+  SophiaError,
+  Status,
+  Verdict,
+)
 
 CACHE_SIZE = 100_000
 COMPARER = "sophia_jax.rewards.verify:compare_slow"
@@ -54,7 +57,7 @@ class Verifier:
       its own gives them here; `lambda answer, problem: answer` where an LLM
       has extracted the answers already.
     upstream_compatible: `olympiad` repeats the quirks of OpenBMB's judge; its
-      extraction is `extractor=olympiad.extract_upstream`.
+      extraction is `extractor=openbmb_text.extract_upstream`.
   """
 
   def __init__(
@@ -178,10 +181,12 @@ class Verifier:
         ),
         FinishReason.STOP,
       )
-      for i, (answer_type, choices, gold, answer, _) in enumerate(CHECKS)
+      for i, (answer_type, choices, gold, answer, _) in enumerate(KNOWN_ANSWERS)
     ]
     verdicts = self.verify(items)
-    for (answer_type, _, gold, answer, want), got in zip(CHECKS, verdicts):
+    for (answer_type, _, gold, answer, want), got in zip(
+      KNOWN_ANSWERS, verdicts
+    ):
       if got.status != want:
         raise SophiaError(
           f"rewards: self-check failed, refusing to run: answer {answer!r} to "
@@ -212,6 +217,7 @@ class Verifier:
       problem.choices,
       problem.tolerance,
       self._upstream,
+      problem.question,
     )
 
   def _known(self, question: Comparison) -> Verdict | Comparison:
@@ -221,10 +227,9 @@ class Verifier:
       if status is not None:
         self._cache.move_to_end(question)
     if status is None:
-      outcome = compare_cheap(question)
-      if outcome is None:
+      status = compare_cheap(question)
+      if status is None:
         return question
-      status = Status(outcome)
     return Verdict(status=status, extracted=question.answer)
 
   def _ask(self, question: Comparison, asked: _Asked) -> None:

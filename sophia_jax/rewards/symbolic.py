@@ -1,24 +1,23 @@
-"""The part of the olympiad judge that needs sympy; only workers load it.
+"""Equality of formulas, equations and orders, by values of many digits.
 
-LaTeX is read by sympy's own parser, as by OpenBMB's judge; it builds trees and
-computes nothing. Computing with a tree may take for ever: the worker is killed
-then.
+Nothing is simplified: `simplify` hangs on formulas of physics and draws random
+numbers. Two formulas are equal if their difference vanishes at fixed points, to
+hundreds of digits; rational numbers are compared exactly. Only workers load
+this module.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+from collections.abc import Iterator
 
 import sympy
-from sympy.core.function import AppliedUndef
-from sympy.core.relational import Relational
 from sympy.parsing.latex import parse_latex
 from sympy.parsing.latex.errors import LaTeXParsingError
 
-from sophia_jax.rewards.number import REL_TOL
+from sophia_jax.rewards.latex import Expression, Undefined, Unreadable, read
 
 FAILURES = (
   LaTeXParsingError,
@@ -33,181 +32,145 @@ FAILURES = (
 )
 """What sympy raises where it cannot read or compute what was written."""
 
-MAX_POWER = 1000
-"""The largest exponent that is computed, of a number by a number."""
-
-Expression = Any
-"""A sympy tree; sympy has no types."""
-
-_CONSTANTS = {
-  sympy.Symbol("pi"): sympy.pi,
-  sympy.Symbol("e"): sympy.E,
-}
-_POINTS = 3
-_DIGITS = 30
-_ZERO = 1e-9
+_FOR_SYMPY = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac ?\{d\}")
+_NEVER = re.compile(r"\\text|%|\\mathbb|\\begin|\\infty|_\{[^{}]*[^\w{}=]")
+_CONSTANTS = {sympy.Symbol("pi"): sympy.pi, sympy.Symbol("e"): sympy.E}
+_DIGITS = 300
+"""Digits to which a difference is computed before it counts as nought."""
+_NOUGHT = sympy.Float("1e-200", 20)
+_FLOOR = sympy.Float("1e-250", 20)
+_FOLDED = (
+  *(sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign),
+)
+"""Functions in pieces: equal at one side of a fold says nothing of the other."""
 
 
 @functools.lru_cache(maxsize=1000)  # one gold answer meets many answers
-def parse(latex: str) -> Expression | None:
-  """The unevaluated tree of `latex`, or None if it is no formula."""
+def parse(text: str) -> Expression | None:
+  """Returns the tree of a spelled formula; None if it is none or undefined."""
   try:
-    return parse_latex(latex)
+    return read(text)
+  except Undefined:
+    return None
+  except Unreadable:
+    return _parse_calculus(text)
   except FAILURES:
     return None
 
 
-def _or_no(
-  equal: Callable[..., bool],
-) -> Callable[..., bool]:
-  """What sympy cannot compute is not equal."""
+def _parse_calculus(text: str) -> Expression | None:
+  """Returns integrals, sums, limits and derivatives, computed, or None.
 
-  @functools.wraps(equal)
-  def checked(*args: Any, **kwargs: Any) -> bool:
-    try:
-      return bool(equal(*args, **kwargs))
-    except FAILURES:
-      return False
-
-  return checked
-
-
-def computable(expression: Expression) -> bool:
-  """False where a power of numbers is too large to be computed."""
-  powers = [p for p in expression.atoms(sympy.Pow) if p.is_number]
-  # Inner powers come first, so that no exponent is computed unchecked.
-  for power in sorted(powers, key=lambda p: len(str(p))):
-    if not abs(power.exp.evalf()) <= MAX_POWER:
-      return False
-  return True
-
-
-# ----------------------------------------------------------- as OpenBMB's judge
-@_or_no
-def close_upstream(
-  gold: Expression, answer: Expression, tolerance: float, vanishing: float
-) -> bool:
-  """Constants within `tolerance`; what has symbols if the difference, once
-  simplified, is below `vanishing`. Trees are not evaluated before: x-x has a
-  symbol.
+  Bounds and limits at infinity are left out: what sympy makes of them is not
+  always finite where it says so.
   """
-  if gold == answer:
-    return True
-  pi = {sympy.Symbol("pi"): sympy.pi}
-  gold, answer = gold.subs(pi), answer.subs(pi)
-  # Bound ones too: an integral from 0 to 1 has a symbol.
-  if gold.has(sympy.Symbol) != answer.has(sympy.Symbol):
-    return False
-  if gold.has(sympy.Symbol):
-    left = sympy.simplify(gold - answer)
-    return bool(left.is_number and abs(left.evalf()) < vanishing)
-  if not (computable(gold) and computable(answer)):
-    return False
-  return bool(abs(gold.evalf() - answer.evalf()) <= tolerance)
+  if not _FOR_SYMPY.search(text) or _NEVER.search(text):
+    return None
+  try:
+    tree = parse_latex(text).subs(_CONSTANTS).doit()
+  except FAILURES:
+    return None
+  undefined = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
+  return (
+    tree if isinstance(tree, sympy.Expr) and not tree.has(*undefined) else None
+  )
 
 
-@_or_no
-def multiples_upstream(gold: Expression, answer: Expression) -> bool:
-  """One is an integer, not 0, times the other."""
-  for left, right in ((gold, answer), (answer, gold)):
-    ratio = sympy.simplify(left / right)
-    if ratio.is_Integer and ratio != 0:
-      return True
-  return False
+def equal(gold: Expression, answer: Expression) -> bool:
+  """Returns whether two formulas have the same value everywhere.
 
-
-# ------------------------------------------------------------------------- ours
-@_or_no
-def close(gold: Expression, answer: Expression, tolerance: float) -> bool:
-  """Constants within `tolerance` or REL_TOL; others equal everywhere.
-
-  e is Euler's number. Symbols stand for positive numbers unless |x| is written:
+  Symbols stand for positive numbers unless there is |x| or the like:
   sqrt(a) sqrt(b) is sqrt(ab).
   """
   if gold == answer:
     return True
-  if not (computable(gold) and computable(answer)):
+  if gold.is_Rational and answer.is_Rational:
     return False
-  gold, answer = _ground(gold), _ground(answer)
-  if isinstance(gold, Relational) or isinstance(answer, Relational):
-    return _same_relation(gold, answer)
-  if gold.free_symbols or answer.free_symbols:
-    return _equal_everywhere(gold, answer)
-  one, other = gold.evalf(_DIGITS), answer.evalf(_DIGITS)
-  return bool(abs(one - other) <= max(tolerance, float(REL_TOL) * abs(one)))
+  try:
+    return all(
+      _vanishes_at(point, gold - answer, gold, answer)
+      for point in _points(gold, answer)
+    )
+  except FAILURES:
+    return False
 
 
-@_or_no
 def multiples(gold: Expression, answer: Expression) -> bool:
-  """Whether gold = 0 and answer = 0 are one equation but for a factor.
+  """Returns whether gold = 0 and answer = 0 differ by a factor only.
 
   Denominators are multiplied out first: y/x = 2 is y = 2x.
   """
-  if not (computable(gold) and computable(answer)):
-    return False
-  one, other = (
-    sympy.fraction(sympy.together(_ground(e)))[0] for e in (gold, answer)
-  )
-  return _constant_ratio(one, other) is not None
-
-
-def _ground(expression: Expression) -> Expression:
-  """Constants and integrals computed; f(x) is a symbol like any other."""
-  return (
-    expression.replace(
-      lambda e: isinstance(e, AppliedUndef), lambda e: sympy.Symbol(str(e))
+  try:
+    one, other = (
+      sympy.fraction(sympy.together(tree))[0] for tree in (gold, answer)
     )
-    .subs(_CONSTANTS)
-    .doit()
-  )
-
-
-def _same_relation(gold: Expression, answer: Expression) -> bool:
-  """Inequalities: the same sign of a positive multiple."""
-  if type(gold) is type(answer) and isinstance(gold, sympy.Ne):
-    return (
-      _constant_ratio(gold.lhs - gold.rhs, answer.lhs - answer.rhs) is not None
-    )
-  sides = (sympy.core.relational._Greater, sympy.core.relational._Less)
-  if not (isinstance(gold, sides) and isinstance(answer, sides)):
+    return constant_ratio(one, other) is not None
+  except FAILURES:
     return False
-  strict = (sympy.StrictGreaterThan, sympy.StrictLessThan)
-  if isinstance(gold, strict) is not isinstance(answer, strict):
-    return False
-  ratio = _constant_ratio(gold.gts - gold.lts, answer.gts - answer.lts)
-  return ratio is not None and ratio > 0
 
 
-def _equal_everywhere(gold: Expression, answer: Expression) -> bool:
-  for one, other in _values(gold, answer):
-    if not (one.is_number and other.is_number and one.is_finite):
-      return sympy.simplify(gold - answer) == 0
-    if not abs(one - other) <= _ZERO * max(abs(one), abs(other)):
-      return False
-  return True
-
-
-def _constant_ratio(gold: Expression, answer: Expression) -> float | None:
-  """gold / answer where that is one number other than 0 everywhere."""
-  ratios = []
-  for one, other in _values(gold, answer):
-    if not (one.is_number and other.is_number) or one == 0 or other == 0:
+def constant_ratio(gold: Expression, answer: Expression) -> float | None:
+  """Returns gold / answer where that is one real number other than 0."""
+  first = None
+  try:
+    for point in _points(gold, answer):
+      pair = gold.subs(point), answer.subs(point)
+      if not all(_is_value(value.evalf(20, maxn=_DIGITS)) for value in pair):
+        return None
+      first = first or pair
+      one, other = pair[0] * first[1], first[0] * pair[1]
+      if not _vanishes_at({}, one - other, one, other):
+        return None
+    if first is None:
       return None
-    ratios.append(one / other)
-  first = ratios[0]
-  if all(abs(r - first) <= _ZERO * abs(first) for r in ratios):
-    return float(sympy.re(first))
-  return None
+    ratio = sympy.N(first[0] / first[1])
+    return float(ratio) if ratio.is_real else None
+  except FAILURES:
+    return None
 
 
-def _values(
+def _is_value(value: Expression) -> bool:
+  """Returns whether it is a finite number other than 0."""
+  return bool(value.is_number and value.is_finite and abs(value) > _FLOOR)
+
+
+def _vanishes_at(
+  point: dict[Expression, Expression],
+  difference: Expression,
+  gold: Expression,
+  answer: Expression,
+) -> bool:
+  """Returns whether the difference is nought, beside what it is one of."""
+  if difference == 0:
+    return True
+  left = difference.evalf(15, subs=point, maxn=_DIGITS)
+  if not (left.is_number and left.is_finite):
+    return False
+  sizes = [abs(t.evalf(15, subs=point, maxn=_DIGITS)) for t in (gold, answer)]
+  if not all(size.is_number and size.is_finite for size in sizes):
+    return False
+  size = abs(left)
+  return bool(size <= _FLOOR or size <= _NOUGHT * max(sizes))
+
+
+def _points(
   gold: Expression, answer: Expression
-) -> Iterator[tuple[Expression, Expression]]:
-  """Both at the same points, chosen at random and always the same."""
+) -> Iterator[dict[Expression, Expression]]:
+  """Yields values of the symbols, the same for the same formulas.
+
+  Rational numbers, so that nothing is rounded; on both sides of folds.
+  """
   symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-  negative = gold.has(sympy.Abs) or answer.has(sympy.Abs)
+  if not symbols:
+    yield {}
+    return
+  folded = gold.has(*_FOLDED) or answer.has(*_FOLDED)
+  ranges = [(300, 3000), (300, 3000), (2000, 9000)]
+  if folded:
+    ranges += [(-3000, -300), (-(10**7), -(10**6)), (10**6, 10**7)]
   rng = random.Random(0)
-  for i in range(_POINTS):
-    sign = -1 if negative and i % 2 else 1
-    point = {s: sign * sympy.Float(rng.uniform(0.3, 3.0)) for s in symbols}
-    yield tuple(e.evalf(_DIGITS, subs=point) for e in (gold, answer))
+  for low, high in ranges:
+    yield {
+      symbol: sympy.Rational(1000 * rng.randint(low, high) + 7, 1_000_003)
+      for symbol in symbols
+    }

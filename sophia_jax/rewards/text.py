@@ -1,4 +1,4 @@
-"""What an answer is brought into before it is compared, and what is too much.
+"""Unwraps, normalises, splits and bounds an answer before it is compared.
 
 Everything here is linear in the length of the answer.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Literal
 
-Outcome = Literal["right", "wrong", "unparseable"]
-"""Values of `types.Status`, which a worker does not load."""
+from sophia_jax.rewards.notation import spell
 
 MAX_CHARS = 300
 LONGEST_GOLD = 10_000
@@ -42,9 +40,8 @@ _POWER = re.compile(r"\^|\*\*")
 
 
 def unwrap(text: str) -> str:
-  r"""`text` without what encloses it: $..$, {..}, \text{..}, **..**, quotes.
-
-  A full stop at the end goes too.
+  r"""Returns `text` without enclosing $..$, {..}, \text{..}, **..**, quotes,
+  and without the full stop at its end.
   """
   text = text.strip()
   for _ in range(8):  # a bound on hostile nesting; real answers need three
@@ -63,11 +60,27 @@ def unwrap(text: str) -> str:
   return text
 
 
+_SCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉]")
+
+
 def normalise(text: str) -> str:
-  """Case, width, spaces, markup and enclosing punctuation removed."""
+  """Returns words without case, width, markup and enclosing punctuation.
+
+  Raised and lowered digits stay what they are: x² is not x2.
+  """
   text = _WRAPPERS.sub(r" \1 ", unwrap(text))
-  text = unicodedata.normalize("NFKC", text).casefold()
-  return " ".join(text.split()).strip(" .,;:!\"'`*$")
+  if _SCRIPTS.search(text):
+    text = spell(text)
+  text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+  while text:  # each mark that goes may uncover another
+    ends_a_word = len(text) > 2 and text[-3:-1].isalpha()
+    if text[-1] in " .,;:`$" or (text[-1] in "!\"'*" and ends_a_word):
+      text = text[:-1]
+    elif text[0] in " :;`$\"'":
+      text = text[1:]
+    else:
+      break
+  return text
 
 
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
@@ -76,12 +89,12 @@ _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
 
 
 def half_width(text: str) -> str:
-  """Full-width forms, ＡＢＣ１２３（）, as ASCII."""
+  """Returns full-width forms, ＡＢＣ１２３（）, as ASCII."""
   return text.translate(_HALF_WIDTH)
 
 
 def split_list(text: str) -> list[str]:
-  """Items at the top-level commas, enclosing brackets removed.
+  """Returns the items at top-level commas, enclosing brackets removed.
 
   Where ", " separates the items, a comma between digits groups thousands.
   """
@@ -103,7 +116,7 @@ def split_list(text: str) -> list[str]:
 
 
 def is_bounded(text: str, max_chars: int = MAX_CHARS) -> bool:
-  """False if computing with `text` could take more than a moment.
+  """Returns False if computing with `text` could take more than a moment.
 
   Refused: long digit runs, deep nesting, unbalanced braces, quotes, numeric
   exponents of more than MAX_EXPONENT_DIGITS digits, towers of numbers (9^{9^9})
@@ -155,7 +168,7 @@ def _bounded_factorials(text: str) -> bool:
 
 
 def _group(text: str, start: int) -> str:
-  """The exponent that begins at `start`: a bracketed group or one token."""
+  """Returns the exponent at `start`: a bracketed group or one token."""
   while start < len(text) and text[start] == " ":
     start += 1
   if text[start : start + 1] not in ("{", "("):

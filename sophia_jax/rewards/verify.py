@@ -1,22 +1,24 @@
-r"""Is an answer the gold answer? Pure comparers, one for each answer type.
+r"""Is an answer the gold answer? One comparer for each answer type.
 
 Nothing is ever evaluated as code and every size is bounded before anything is
 parsed. Only `compare_slow` needs sympy, imports it late and may still hang on
 an input nobody thought of: `rewards.workers` runs it in a process it can kill.
 
-This module imports neither jax nor `types`: it is all a worker loads. The
-outcomes are values of `types.Status`.
+This module imports neither jax nor `types`: it is all a worker loads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sophia_jax.rewards import olympiad_text
-from sophia_jax.rewards.formulas import compare_math
+from sophia_jax.rewards import openbmb_text, reading
+from sophia_jax.rewards.choices import compare_choice, letter_set
+from sophia_jax.rewards.notation import spell, squeeze
 from sophia_jax.rewards.number import (
+  Number,
+  agree,
   equal_numbers,
   parse_number,
   slack_of_each,
@@ -24,30 +26,15 @@ from sophia_jax.rewards.number import (
 from sophia_jax.rewards.text import (
   LONGEST_GOLD,
   MAX_CHARS,
-  Outcome,
   half_width,
   is_bounded,
   normalise,
   split_list,
   unwrap,
 )
+from sophia_jax.status import ANSWER_TYPES, Status
 
-ANSWER_TYPES = (
-  "auto",
-  "number",
-  "math",
-  "olympiad",
-  "choice",
-  "list",
-  "string",
-)
-
-_LETTER = re.compile(r"\(?([A-Za-z])(?:[)\].:：、]{1,2}(?:\s.*)?)?", re.DOTALL)
-_LETTERS = re.compile(
-  r"\(?[A-Z][).]?(?:\s*(?:,|、|and\b|or\b|&|和|或)\s*\(?[A-Z]\b[).]?)+"
-)
-_CHOICE_WORDS = ("option ", "choice ", "answer ", "选项", "选")
-_MATH = re.compile(r"[\\^*/+=<>≤≥√π±∞∪{}]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
+_MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
 
 
 class Comparison(NamedTuple):
@@ -64,6 +51,8 @@ class Comparison(NamedTuple):
   """As `types.Problem.tolerance`."""
   upstream_compatible: bool = False
   """`olympiad` repeats the quirks of OpenBMB's judge."""
+  question: str = ""
+  """What was asked; an answer may repeat the left side that it asks for."""
 
   @property
   def kind(self) -> str:
@@ -71,17 +60,20 @@ class Comparison(NamedTuple):
     if self.answer_type != "auto":
       return self.answer_type
     kind = auto_type(self.gold, self.choices)
-    # math-verify knows no tolerance.
+    # Only `number`, `list` and `olympiad` know a tolerance.
     in_reach = self.tolerance and kind in ("number", "math")
     return "olympiad" if in_reach else kind
 
   @property
   def task(self) -> tuple[str, str, str, tuple[float, ...]]:
     """The arguments of `compare_slow`."""
+    answer = reading.without_question(self.answer, self.question)
     if self.kind != "olympiad":
-      return "math", self.gold, self.answer, ()
+      return "math", self.gold, answer, ()
     kind = "olympiad_upstream" if self.upstream_compatible else "olympiad"
-    return kind, self.gold, self.answer, self.tolerance
+    if self.upstream_compatible:
+      answer = self.answer
+    return kind, self.gold, answer, self.tolerance
 
 
 def compare(
@@ -91,161 +83,191 @@ def compare(
   choices: tuple[str, ...] = (),
   tolerance: tuple[float, ...] = (),
   upstream_compatible: bool = False,
-) -> Outcome:
+  question: str = "",
+) -> Status:
   """Compares in this process; a formula may hang, see `rewards.pool`."""
-  question = Comparison(
-    answer_type, gold, answer, choices, tolerance, upstream_compatible
+  asked = Comparison(
+    *(answer_type, gold, answer, choices),
+    *(tolerance, upstream_compatible, question),
   )
-  outcome = compare_cheap(question)
-  return compare_slow(*question.task) if outcome is None else outcome
+  status = compare_cheap(asked)
+  return compare_slow(*asked.task) if status is None else status
 
 
-def compare_cheap(question: Comparison) -> Outcome | None:
-  """The outcome, in linear time; None where only `compare_slow` can tell.
+def compare_cheap(asked: Comparison) -> Status | None:
+  """Returns the status, in linear time; None where `compare_slow` must tell.
 
   Raises:
     ValueError: the answer type is unknown.
   """
-  gold, answer, kind = question.gold, question.answer, question.kind
-  longest = olympiad_text.MAX_CHARS if kind == "olympiad" else MAX_CHARS
-  if len(answer) > longest or not answer.strip():
-    return "unparseable"
-  if kind == "choice":
-    return compare_choice(gold, answer, question.choices)
-  if kind == "list":
-    return compare_list(gold, answer, question.tolerance)
-  if kind == "string":
-    return compare_string(gold, answer)
-  if kind == "number":
-    outcome = compare_number(gold, answer, sum(question.tolerance[:1]))
-    if outcome == "unparseable" and question.answer_type == "auto":
-      return _before_math(gold, answer)
-    return outcome
-  if kind == "math":
-    return _before_math(gold, answer)
-  if kind == "olympiad":
-    if question.upstream_compatible:
-      return olympiad_text.before_sympy_upstream(gold, answer)
-    return olympiad_text.before_sympy(gold, answer, sum(question.tolerance[:1]))
-  raise ValueError(f"answer_type {kind!r}: not one of {ANSWER_TYPES}")
+  kind = asked.kind
+  if kind not in COMPARERS:
+    raise ValueError(f"answer_type {kind!r}: not one of {ANSWER_TYPES}")
+  longest = reading.MAX_CHARS if kind == "olympiad" else MAX_CHARS
+  if len(asked.answer) > longest or not asked.answer.strip():
+    return Status.UNPARSEABLE
+  if asked.upstream_compatible and kind == "olympiad":
+    return openbmb_text.before_sympy(asked.gold, asked.answer)
+  gold = asked.gold
+  return COMPARERS[kind](asked._replace(gold=reading.unboxed(gold)))
 
 
 def compare_slow(
   kind: str, gold: str, answer: str, tolerance: Sequence[float] = ()
-) -> Outcome:
-  """What a worker is asked: `Comparison.task`. May hang or fill the memory."""
-  if kind == "math":
-    return compare_math(gold, answer)
-  from sophia_jax.rewards import olympiad
+) -> Status:
+  """Returns what a worker is asked for: `Comparison.task`.
 
-  return olympiad.judge(gold, answer, tolerance, kind == "olympiad_upstream")
+  May hang or fill the memory. The verdict is a function of the arguments:
+  sympy draws the same random numbers for each comparison.
+  """
+  from sympy.core.random import seed
+
+  seed(0)
+  if kind == "olympiad_upstream":
+    from sophia_jax.rewards import openbmb
+
+    return openbmb.judge(gold, answer, tolerance)
+  from sophia_jax.rewards import judge
+
+  return judge.judge(gold, answer, tolerance)
 
 
 def auto_type(gold: str, choices: Sequence[str] = ()) -> str:
-  """The answer type that the form of the gold answer asks for.
+  """Returns the answer type that the form of the gold answer asks for.
 
-  A problem with choices is a choice; a number a number; what has LaTeX,
-  operators or a number next to a letter is math; words with commas are a list;
-  the rest is a string. Numbers with commas ("1, -2") are math: a set of roots
-  has no order.
+  A problem with choices is a choice, and so is one capital letter or several
+  (C, ABD): the options are in the question then. A number is a number; what has
+  LaTeX, operators or a number next to a letter is math; words with commas are a
+  list; the rest is a string. Numbers with commas or "and" between them (1, -2)
+  are math: a set of roots has no order.
   """
-  text = unwrap(gold)
-  if choices:
+  text = unwrap(reading.unboxed(gold))
+  if choices or re.fullmatch(r"\(?[A-Z]\)?", text) or letter_set(text):
     return "choice"
   if parse_number(text) is not None:
     return "number"
   items = split_list(text)
-  if _MATH.search(text) or (len(items) > 1 and all(map(parse_number, items))):
+  spelled = reading.at_top(spell(text), (",", r"\lor", r"\land"))
+  if _MATH.search(text) or _are_numbers(items) or _are_numbers(spelled):
     return "math"
   return "list" if len(items) > 1 else "string"
 
 
+def _are_numbers(items: Sequence[str]) -> bool:
+  return len(items) > 1 and all(parse_number(item) for item in items)
+
+
 # ------------------------------------------------------------------- comparers
-def compare_number(gold: str, answer: str, tolerance: float = 0.0) -> Outcome:
-  """Exact rationals within `number.REL_TOL`, or `tolerance` if it is wider.
+def compare_number(
+  gold: str, answer: str, tolerance: float = 0.0, question: str = ""
+) -> Status:
+  """Compares exact rationals, and decimals as far as they are written.
 
-  nan and inf equal nothing.
+  Only a bare name may stand before "=". nan and inf equal nothing.
   """
-  wanted, found = parse_number(unwrap(gold)), parse_number(unwrap(answer))
-  if found is None:
-    return "unparseable"
-  right = wanted is not None and equal_numbers(wanted, found, tolerance)
-  return "right" if right else "wrong"
+  wanted = _values(gold, "")
+  found = _values(answer, question)
+  if not found:
+    return Status.UNPARSEABLE
+  right = any(equal_numbers(g, a, tolerance) for g in wanted for a in found)
+  return Status.RIGHT if right else Status.WRONG
 
 
-def compare_string(gold: str, answer: str) -> Outcome:
-  """Equality but for case, width, spaces and enclosing punctuation."""
+def _values(text: str, question: str) -> list[Number]:
+  r"""Returns what a statement of numbers gives: 22/7 \approx 3.14 gives both.
+
+  Nothing where it says more than a name and numbers that agree.
+  """
+  line = spell(unwrap(reading.without_question(unwrap(text), question)))
+  said = reading.statement(line)
+  parts, relations = said.parts, said.relations
+  if said.name:
+    parts, relations = parts[1:], relations[1:]
+  numbers = [parse_number(part) for part in parts]
+  if any(n is None for n in numbers) or reading.ORDERS & set(relations):
+    return []
+  known = [n for n in numbers if n is not None]
+  for one, other, relation in zip(known, known[1:], relations, strict=False):
+    ulps = (one.ulp, other.ulp)
+    rounded = abs(one.value - other.value) < (other.ulp or 0)
+    if not agree(one.value, other.value, ulps) and not (
+      relation == r"\approx" and rounded
+    ):
+      return []
+  return known
+
+
+def compare_string(gold: str, answer: str) -> Status:
+  """Compares words without case, width, spaces and enclosing punctuation."""
   found = normalise(answer)
   if not found:
-    return "unparseable"
-  return "right" if found == normalise(gold) else "wrong"
+    return Status.UNPARSEABLE
+  return Status.RIGHT if found == normalise(gold) else Status.WRONG
 
 
 def compare_list(
   gold: str, answer: str, tolerance: Sequence[float] = ()
-) -> Outcome:
-  """Item by item in order; items are numbers, else strings.
+) -> Status:
+  """Compares item by item in order; items are numbers, else strings.
 
   tolerance: one for all items, or one for each.
   """
   wanted, found = split_list(unwrap(gold)), split_list(unwrap(answer))
   if not any(found):
-    return "unparseable"
+    return Status.UNPARSEABLE
   if len(wanted) != len(found):
-    return "wrong"
+    return Status.WRONG
   slacks = slack_of_each(tolerance, len(wanted))
   right = all(
-    compare_number(g, a, slack) == "right" or compare_string(g, a) == "right"
+    compare_number(g, a, slack) is Status.RIGHT
+    or compare_string(g, a) is Status.RIGHT
     for g, a, slack in zip(wanted, found, slacks, strict=True)
   )
-  return "right" if right else "wrong"
+  return Status.RIGHT if right else Status.WRONG
 
 
-def compare_choice(gold: str, answer: str, choices: Sequence[str]) -> Outcome:
-  """Options A, B, ... named by letter, "(B)", "B. text", or by their text.
-
-  A letter alone always names the option of that letter, also where another
-  option's text is that letter.
-  """
-  wanted, found = which_choice(gold, choices), which_choice(answer, choices)
-  if found is None:
-    return "unparseable"
-  return "right" if found == wanted else "wrong"
+def _choice(asked: Comparison) -> Status:
+  return compare_choice(asked.gold, asked.answer, asked.choices)
 
 
-def which_choice(text: str, choices: Sequence[str]) -> int | None:
-  """The index of the option that `text` names; None if it names none, or two.
-
-  What begins with a letter names that option: "(A) and so on", but not
-  "(A) and (B)".
-  """
-  text = unwrap(half_width(text))
-  for word in _CHOICE_WORDS:
-    if text.lower().startswith(word):
-      text = text[len(word) :].strip(" :：")
-  text = text.removesuffix("选项").removesuffix("项")
-  letter = _LETTER.fullmatch(text)
-  if letter and len(text.strip("()[].:：、 ")) == 1:
-    return _letter_index(letter[1], choices)
-  texts = [normalise(c) for c in choices]
-  if normalise(text) in texts:
-    return texts.index(normalise(text))
-  if letter is None or _LETTERS.fullmatch(text):
-    return None
-  return _letter_index(letter[1], choices)
+def _list(asked: Comparison) -> Status:
+  return compare_list(asked.gold, asked.answer, asked.tolerance)
 
 
-def _letter_index(letter: str, choices: Sequence[str]) -> int | None:
-  index = ord(letter.upper()) - ord("A")
-  return index if not choices or index < len(choices) else None
+def _string(asked: Comparison) -> Status:
+  return compare_string(asked.gold, asked.answer)
 
 
-def _before_math(gold: str, answer: str) -> Outcome | None:
-  """What can be said of two formulas without sympy; None: ask it."""
-  wanted, found = unwrap(gold), unwrap(answer)
-  if "".join(wanted.split()) == "".join(found.split()):
-    return "right"
-  if not is_bounded(found):
-    return "unparseable"
+def _number(asked: Comparison) -> Status | None:
+  """Compares numbers; under `auto` a formula may be one that is computed."""
+  slack = sum(asked.tolerance[:1])
+  status = compare_number(asked.gold, asked.answer, slack, asked.question)
+  if status is Status.UNPARSEABLE and asked.answer_type == "auto":
+    return _formula(asked)
+  return status
+
+
+def _formula(asked: Comparison) -> Status | None:
+  """Tells what needs no formula to be read: equal texts, too much to compute."""
+  wanted, found = reading.prepare(asked.gold), reading.prepare(asked.answer)
+  longest = reading.MAX_CHARS if asked.kind == "olympiad" else MAX_CHARS
+  if not found:
+    return Status.UNPARSEABLE
+  if wanted is not None and squeeze(wanted) == squeeze(found):
+    return Status.RIGHT
+  plain = half_width(reading.unboxed(asked.answer))
+  if not (is_bounded(plain, longest) and is_bounded(found, 2 * longest)):
+    return Status.UNPARSEABLE
   # A gold answer that cannot be computed is equal to itself alone.
-  return None if is_bounded(wanted, LONGEST_GOLD) else "wrong"
+  return None if wanted and is_bounded(wanted, LONGEST_GOLD) else Status.WRONG
+
+
+COMPARERS: dict[str, Callable[[Comparison], Status | None]] = {
+  "number": _number,
+  "math": _formula,
+  "olympiad": _formula,
+  "choice": _choice,
+  "list": _list,
+  "string": _string,
+}
+"""Comparer of each answer type once `auto` is decided; None: ask a worker."""

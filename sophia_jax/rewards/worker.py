@@ -1,8 +1,8 @@
 """The process in which formulas are compared; `rewards.workers` starts it.
 
 It answers JSON messages on one inherited pipe, one message for each answer, so
-that the other side always knows which answer it hangs on. It imports the
-comparer and nothing else of ours: no jax.
+that the other side always knows which answer it hangs on. It loads the comparer
+and no jax.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
+from sophia_jax.status import Status
+
 READY = b"ready"
 PATIENCE = 5.0
 """Times `timeout_s`: after so long it ends itself. More than whoever started it
@@ -30,6 +32,7 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
   memory_mb: what it may allocate beyond what the imports need.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A benchmark's own comparer may use these; they log every comparison.
   logging.getLogger("math_verify").setLevel(logging.ERROR)
   logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
   module, _, name = comparer.partition(":")
@@ -53,13 +56,13 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
         PATIENCE * timeout_s + 1, exit=True, file=devnull
       )
       try:
-        outcome = compare(*task)
+        status = compare(*task)
       except RecursionError:  # the stack is empty again, nothing is broken
-        outcome = "timed_out"
+        status = Status.TIMED_OUT
       except MemoryError:
         os._exit(1)
       faulthandler.cancel_dump_traceback_later()
-      link.send_bytes(outcome.encode())
+      link.send_bytes(status.encode())
 
 
 def limit_memory(memory_mb: int) -> None:

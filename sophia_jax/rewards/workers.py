@@ -236,6 +236,8 @@ class Workers:
         process_group=0,  # Ctrl-C is for the parent
         env={
           **os.environ,
+          # Sets in the same order in every worker: the same verdicts.
+          "PYTHONHASHSEED": "0",
           "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         },
       )

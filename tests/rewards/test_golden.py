@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rewards.verify import ANSWER_TYPES
-from sophia_jax.types import FinishReason, Problem, Status
+from sophia_jax.types import ANSWER_TYPES, FinishReason, Problem, Status
 
 LINES = Path(__file__).with_name("golden.jsonl").read_text(encoding="utf-8")
 CASES = [json.loads(line) for line in LINES.splitlines()]

@@ -9,8 +9,7 @@ from hostile import CANARY, GOLDS, HAND_MADE, made
 
 from sophia_jax.rewards.extract import ANSWER_CHARS
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rewards.verify import ANSWER_TYPES
-from sophia_jax.types import FinishReason, Problem, Status
+from sophia_jax.types import ANSWER_TYPES, FinishReason, Problem, Status
 
 MEMORY_MB = 512
 TIMEOUT_S = 1.0

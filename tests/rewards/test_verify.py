@@ -16,12 +16,12 @@ from sophia_jax.rewards.text import (
   unwrap,
 )
 from sophia_jax.rewards.verify import (
-  ANSWER_TYPES,
   Comparison,
   auto_type,
   compare,
   compare_cheap,
 )
+from sophia_jax.types import ANSWER_TYPES
 
 R, W, U = "right", "wrong", "unparseable"
 
@@ -68,9 +68,10 @@ NUMBERS = [
   ("3000", r"3 \times 10^{3}", R),
   ("3000", "3e3", R),
   ("0.003", r"3\times10^{-3}", R),
-  ("3.14159265", "3.14159266", R),
+  ("3.14159265", "3.141593", R),
+  ("3.14159265", "3.14159266", W),  # another digit is another decimal
   ("3.14159265", "3.1416", W),
-  ("1000000", "1000001", R),  # within the stated tolerance of 1e-6
+  ("1000000", "1000001", W),  # integers are exact
   ("100000", "100001", W),
   ("0", "0.0000001", W),
   ("90", "90°", R),

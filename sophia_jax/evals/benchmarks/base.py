@@ -20,6 +20,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.run import import_dataset, read_answers
 from sophia_jax.evals.rates import Rate, grouped
+from sophia_jax.rewards.choices import which_choice
 from sophia_jax.rewards.extract import (
   TAIL_CHARS,
   after_thinking,
@@ -27,7 +28,6 @@ from sophia_jax.rewards.extract import (
   lone_letter,
 )
 from sophia_jax.rewards.pool import COMPARER, Verifier
-from sophia_jax.rewards.verify import which_choice
 from sophia_jax.types import Problem, Status, Verdict, host
 
 Item = tuple[str, Problem]

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from sophia_jax.evals.benchmarks.base import Benchmark, Item, Rule
-from sophia_jax.rewards.olympiad_text import extract_upstream
+from sophia_jax.rewards.openbmb_text import extract_upstream
 from sophia_jax.types import Problem
 
 _FORMS = {

@@ -1,8 +1,8 @@
-"""Known answers: `Verifier.self_check` refuses to run if one comes out else."""
+"""Answers with known verdicts, which `Verifier.self_check` demands."""
 
 from __future__ import annotations
 
-CHECKS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
+KNOWN_ANSWERS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
   ("number", (), "1250", "1,250.0", "right"),
   ("number", (), "0.5", r"\frac{1}{2}", "right"),
   ("number", (), "6", "7", "wrong"),
