@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import load_problems
-from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
   Benchmark,
@@ -40,7 +39,6 @@ from sophia_jax.runs import engines
 from sophia_jax.runs.engines import PolicyEngine
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
-
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.runs import digits, evaluation, rounds, sampling, training
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.report import report
 from sophia_jax.runs.run import Run
-from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.checkpoint import newest_step, read_identity
 from sophia_jax.types import SophiaError

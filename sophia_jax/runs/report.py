@@ -97,9 +97,7 @@ def _is_here(run: Run, stage: Stage) -> bool:
 
 
 # ------------------------------------------------------------------- what is shown
-def _groups(
-  run: Run, sampled: list[Stage]
-) -> Iterator[tuple[Group, set[str]]]:
+def _groups(run: Run, sampled: list[Stage]) -> Iterator[tuple[Group, set[str]]]:
   """Yields what a stage sampled: all of one store, or every round of several."""
   for stage in sampled:
     if stage.config.rounds == 1:

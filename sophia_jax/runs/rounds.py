@@ -65,9 +65,7 @@ def learn(run: Run, stage: Stage) -> None:
   session = training.session(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
-    sampler = stack.enter_context(
-      opened(run, stage, model, session.params())
-    )
+    sampler = stack.enter_context(opened(run, stage, model, session.params()))
     rounds = Rounds(run, stage, model, mesh, session, sampler)
     rounds.run()
     params = session.model_params
@@ -201,7 +199,9 @@ class Rounds:
       reading,
     )
     meeting.assert_same(
-      f"round {moment.round}", loader.identity, "the processes see other samples"
+      f"round {moment.round}",
+      loader.identity,
+      "the processes see other samples",
     )
     session.metrics(found)
     for batch in loader:

@@ -19,7 +19,7 @@ from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
-from sophia_jax.rollout.world import Seat, World
+from sophia_jax.rollout.world import World
 from sophia_jax.runs import policies, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
@@ -109,9 +109,7 @@ class Sampler:
   def _open(
     self, number: int, shard: str = "0", read_only: bool = False
   ) -> Store:
-    directory = round_directory(
-      self._run.directory(self._stage.name), number
-    )
+    directory = round_directory(self._run.directory(self._stage.name), number)
     meta = {**self._meta, "round": number}
     return Store(directory, meta, shard=shard, read_only=read_only)
 

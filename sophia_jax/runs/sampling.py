@@ -21,7 +21,6 @@ from typing import Any
 from sophia_jax import files
 from sophia_jax.algorithms import registry
 from sophia_jax.checkpoints.fingerprint import fingerprint
-from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import ProblemFile
 from sophia_jax.progress import Progress
@@ -32,8 +31,8 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import Seat, World
 from sophia_jax.runs import engines, policies
-from sophia_jax.runs.run import Run
 from sophia_jax.runs import stage as stages
+from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.session import Preempted
 from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
@@ -200,9 +199,7 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
     _finish(run, stage, share, store, time.monotonic() - start)
 
 
-def _sample(
-  run: Run, stage: Stage, share: ShardProblems, store: Store
-) -> None:
+def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
   """Samples the problems of a shard that are not complete."""
   start = time.monotonic()
   prompts = run.section(Prompts, "prompts")
@@ -285,9 +282,7 @@ def preemptible(
 # ------------------------------------------------------------------- who is asked
 def samplings(run: Run) -> dict[str, Sampling]:
   """Returns how the tokens of each role are drawn."""
-  return {
-    role: run.section(Sampling, name) for role, name in SAMPLING.items()
-  }
+  return {role: run.section(Sampling, name) for role, name in SAMPLING.items()}
 
 
 @contextlib.contextmanager

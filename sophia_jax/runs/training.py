@@ -222,9 +222,7 @@ def _loader(
   )
 
 
-def _sources(
-  run: Run, stage: Stage, model: Model
-) -> dict[str, Sequences]:
+def _sources(run: Run, stage: Stage, model: Model) -> dict[str, Sequences]:
   """Returns the sequences of each source that takes part in the stage.
 
   Raises:
