@@ -113,8 +113,10 @@ class World(Protocol):
 class Words(Protocol):
   """Renders in the policy's vocabulary, as data.chat.Renderer does."""
 
-  slow_thinking: str
-  """System prompt of responses that think inside <think> tags."""
+  @property
+  def slow_thinking(self) -> str:
+    """System prompt of responses that think inside <think> tags."""
+    ...
 
   def prompt(
     self,

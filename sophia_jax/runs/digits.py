@@ -7,11 +7,8 @@ from collections.abc import Iterator
 
 import jax
 
-from sophia_jax.algorithms.legacy import sft
 from sophia_jax.checkpoints.directories import save_params
-from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.problems import load_examples
 from sophia_jax.digits import corpus, pretrain, scenes, tokenizer
 from sophia_jax.files import write_text
 from sophia_jax.models import (
@@ -22,29 +19,27 @@ from sophia_jax.models import (
   init_params,
 )
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies
 from sophia_jax.runs.run import Run
-from sophia_jax.runs.training import train as train_model
-from sophia_jax.train.loop import TrainConfig
-from sophia_jax.train.sequences import render
 
 
 def prepare(run: Run) -> None:
-  """Runs what is not done of: data, vision, reasoner."""
-  config = run.config.prepare
-  corpus_config = run.section(corpus.CorpusConfig, "prepare.corpus")
+  """Makes what is not there of: data, a policy that sees, a reasoner's start."""
+  config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
-  if not run.done("data"):
-    with run.stage("data"):
+  if not _done(run, "data"):
+    with run.step("data"):
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
-      corpus.write(data, corpus_config, prompts, run.seed)
-  if not run.done("vision"):
-    with run.stage("vision"):
-      _see(run, corpus_config)
-  if not run.done("reasoner"):
-    with run.stage("reasoner"):
-      _teach(run, section(TrainConfig, config.reasoner.to_dict(), "reasoner"))
+      corpus.write(data, config, prompts, run.seed)
+  if not _done(run, "vision"):
+    with run.step("vision"):
+      _see(run, config)
+      _reasoner_start(run)
+
+
+def _done(run: Run, step: str) -> bool:
+  """Returns whether the run, or the base it starts from, has done a step."""
+  return run.done(step) or (run.base is not None and run.base.done(step))
 
 
 def _texts(run: Run) -> Iterator[str]:
@@ -92,34 +87,17 @@ def _see(run: Run, config: corpus.CorpusConfig) -> None:
   save_params(params, cfg, run.path(run.config.policy.path), start)
 
 
-def _teach(run: Run, config: TrainConfig) -> None:
-  """A text-only reasoner, from random weights and worked examples."""
-  directory = run.path(run.config.reasoners.easy.path)
-  start = run.workdir / "models" / "reasoner_start"
-  if not start.exists():
-    words = tokenizer.build(_texts(run), vision=False)
-    cfg = InternVLConfig(
-      decoder=DecoderConfig(
-        vocab=len(words), **run.config.prepare.decoder.to_dict()
-      ),
-      dtype=run.config.policy.dtype,
-    )
-    place = run.workdir / "models" / "reasoner_tokenizer"
-    tokenizer.save(words, place)
-    key = jax.random.fold_in(jax.random.key(run.seed), 1)
-    save_params(init_params(cfg, key), cfg, start, place)
-  model = policies.load(
-    start,
-    run.section(policies.RuntimeConfig, "policy"),
-    run.section(ImageConfig, "images"),
+def _reasoner_start(run: Run) -> None:
+  """Saves a text-only model of random weights, for a stage to teach."""
+  place = run.workdir / "models" / "reasoner_tokenizer"
+  words = tokenizer.build(_texts(run), vision=False)
+  tokenizer.save(words, place)
+  cfg = InternVLConfig(
+    decoder=DecoderConfig(
+      vocab=len(words), **run.config.prepare.decoder.to_dict()
+    ),
+    dtype=run.config.policy.dtype,
   )
-  examples = load_examples(run.workdir / "data" / "reasoner.jsonl")
-  params = train_model(
-    run,
-    model,
-    render(examples, model.renderer, "token"),
-    sft,
-    config,
-    run.workdir / "reasoner",
-  )
-  policies.export(model, params, directory)
+  key = jax.random.fold_in(jax.random.key(run.seed), 1)
+  start = run.workdir / run.config.reasoners.easy.start
+  save_params(init_params(cfg, key), cfg, start, place)

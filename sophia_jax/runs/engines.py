@@ -78,7 +78,7 @@ def reasoner(run: Run, name: str) -> Iterator[Engine]:
   values = run.config.reasoners[name].to_dict()
   choice = section(ReasonerConfig, values, f"reasoners.{name}")
   if choice.engine == "embedded":
-    yield embedded(run, policies.load_reasoner(run, name))
+    yield embedded(run, policies.load_reasoner(run, run.path(choice.path)))
     return
   directory = run.path(choice.path)
   how = (run.section(Sampling, key) for key in ("captioning", "reasoning"))

@@ -17,7 +17,7 @@ from sophia_jax.checkpoints.directories import open_values
 from sophia_jax.checkpoints.keys import Part
 from sophia_jax.checkpoints.writing import Held, Values
 from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
-from sophia_jax.runs import sampling
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.train.checkpoint import STATE, newest_step, read_identity
 from sophia_jax.types import SophiaError
@@ -100,16 +100,19 @@ def _step(src: Path) -> Path | None:
 
 
 def _base(step: Path) -> Path:
-  """What the run started from that saved `step`."""
-  workdir = step.parents[1]
-  if not (workdir / CONFIG).is_file():
-    raise SophiaError(
-      f"{step}: holds what was trained; give --base, the directory that "
-      "training started from"
-    )
-  values = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-  run = Run(ConfigDict(values), str(workdir))
-  return sampling.policy_directory(run)
+  """Returns the checkpoint that the stage started from which saved `step`."""
+  directory = step.parents[1]
+  for workdir in (directory, directory.parent):
+    if (workdir / CONFIG).is_file():
+      values = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+      run = Run(ConfigDict(values), str(workdir))
+      for name in run.config.get("order", ()):
+        if run.directory(name) == directory:
+          return run.start(stages.read(run.config, name))
+  raise SophiaError(
+    f"{step}: holds what was trained; give --base, the directory that "
+    "training started from"
+  )
 
 
 def _trained_config(step: Path) -> InternVLConfig:

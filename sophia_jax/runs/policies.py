@@ -195,10 +195,10 @@ def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:
   )
 
 
-def load_reasoner(run: Run, name: str) -> Model:
-  """The text-only model that thinks about problems of difficulty `name`."""
+def load_reasoner(run: Run, directory: Path) -> Model:
+  """Opens a text-only model that thinks."""
   return load(
-    run.path(run.config.reasoners[name].path),
+    directory,
     run.section(RuntimeConfig, "policy"),
     ImageConfig(),
   )
