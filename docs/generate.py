@@ -29,6 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import sophia_jax
+from sophia_jax.algorithms.registry import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "reference"
@@ -99,6 +100,7 @@ def config_page() -> str:
     "names the nearest one. *Default* is the default of the dataclass; "
     "*quickstart* is the value of `configs/quickstart.py` where it differs.\n",
     *_top(merged, quickstart["get_config"]()),
+    *_algorithms(),
   ]
   return "\n".join(lines).rstrip() + "\n"
 
@@ -131,6 +133,26 @@ def _top(merged: ConfigDict, example: ConfigDict) -> Iterator[str]:
   for key in sorted(merged, key=lambda key: (key == "prepare", key)):
     if isinstance(merged[key], ConfigDict):
       yield from _section(key, merged[key], example.get(key), documented)
+
+
+def _algorithms() -> Iterator[str]:
+  """Renders the settings of every method of the registry."""
+  yield "## Algorithms\n"
+  yield (
+    "Settings of each method, by its name in "
+    "`sophia_jax/algorithms/registry.py`; [the cards](../algorithms/index.md) "
+    "say what they mean.\n"
+  )
+  for name, (cls, _) in ALGORITHMS.items():
+    yield f"### Method `{name}`\n\n{_summary(cls)}\n"
+    docs = field_docs(cls)
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+      yield (
+        f"| `{field.name}` | `{_type(field)}` | {_default(field)} "
+        f"| {docs.get(field.name, '')} |"
+      )
+    yield ""
 
 
 def _section(
@@ -201,18 +223,25 @@ def _class_table(cls: type, values: ConfigDict, example: Any) -> Iterator[str]:
   for field in dataclasses.fields(cls):  # type: ignore[arg-type]
     if field.name not in values:
       continue
-    kind = str(field.type).replace("|", "or")
-    default = (
-      "required"
-      if field.default is dataclasses.MISSING
-      else _value(field.default)
-    )
+    default = _default(field)
     own = _value(example.get(field.name)) if example else ""
     yield (
-      f"| `{field.name}` | `{kind}` | {default} "
+      f"| `{field.name}` | `{_type(field)}` | {default} "
       f"| {'' if own == default else own} | {docs.get(field.name, '')} |"
     )
   yield ""
+
+
+def _type(field: dataclasses.Field[Any]) -> str:
+  return str(field.type).replace("|", "or")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+  if field.default_factory is not dataclasses.MISSING:
+    return _value(field.default_factory())
+  if field.default is dataclasses.MISSING:
+    return "required"
+  return _value(field.default)
 
 
 def _changes(cls: type, example: Any) -> Iterator[str]:

@@ -28,9 +28,13 @@ class Config:
   """Scale of the implicit reward: beta log pi / pi_ref."""
 
 
-def dpo(c: Config) -> Algorithm:
-  """Builds -mean over pairs of log sigmoid(beta (h_chosen - h_rejected))."""
-  grpo.refuse_single(c.n, "dpo")
+def dpo(c: Config, method: str = "dpo") -> Algorithm:
+  """Builds -mean over pairs of log sigmoid(beta (h_chosen - h_rejected)).
+
+  Args:
+    method: name in errors.
+  """
+  grpo.refuse_single(c.n, method)
   return Algorithm(
     sample=sampling.attempts(c.n),
     select=selection.varied("accuracy"),

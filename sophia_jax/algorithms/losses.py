@@ -56,7 +56,8 @@ def surrogate(
   def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
     rho, a = ratio(out.logps, batch), batch.streams["advantages"]
     least = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
-    return -jnp.maximum(least, jnp.where(a < 0, dual * a, -jnp.inf))
+    # Where A >= 0 the least is not negative: no bound.
+    return -jnp.maximum(least, dual * jnp.where(a < 0, a, -1.0))
 
   return loss
 

@@ -36,7 +36,7 @@ def mpo(c: Config) -> Algorithm:
   """Builds preference DPO + quality BCO + generation NLL, a mean over pairs."""
   per_pair = {"normaliser": "pair"}
   reward = losses.implicit_reward(c.beta)
-  plain = dpo.dpo(c)
+  plain = dpo.dpo(c, "mpo")
   terms = (
     Term(
       "preference",
