@@ -38,12 +38,14 @@ ROUND = {
   "tiles": 24,
   "block": 128,
   "learning_rate": 3e-4,
-  "final_fraction": 1.0,
-  "warmup_steps": 0,
+  "schedule": "constant",
   "b2": 0.98,
   "weight_decay": 0.0,
+  "log_every": 1,
 }
-"""An update of a method that learns from its own samples."""
+"""Optimizer and shape of an update on the policy's own samples."""
+ROUNDS = {"rounds": 60, "groups": 48, "minibatches": 2, "train": ROUND}
+"""A stage of a method that learns from its own samples."""
 
 
 def prepare() -> ConfigDict:

@@ -1,0 +1,16 @@
+"""RLOO in the world of handwritten digits, from the quickstart's result on.
+
+Method:    docs/algorithms/rloo.md (arXiv 2402.14740)
+Run:       python -m launch.run --config=configs/digits/rloo.py --workdir=W \\
+             --config.base=runs/quickstart
+Hardware:  two CPU cores, 4 GiB
+Expect:    docs/results/rounds.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.digits import world
+
+
+def get_config() -> ConfigDict:
+  return world.followed_by("rloo", "rloo", n=8, kl=0.0, **world.ROUNDS)
