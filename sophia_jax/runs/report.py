@@ -23,13 +23,11 @@ def report(run: Run) -> dict[str, Any]:
   """W/report.json and W/report.html."""
   before, after = (_evaluation(run, name) for name in ("before", "after"))
   config = run.section(sophia.SophiaConfig, "sophia")
-  asked = sampling.problems(run)
   with sampling.open_store(run, read_only=True) as store:  # which may be large
-    selected = {
-      t.id for g in store.groups(asked) for t in sophia.select(g, config)
-    }
-    tally = page.tally(store.groups(asked), selected)
-    groups = list(itertools.islice(store.groups(asked), 6))
+    groups = lambda: map(sampling.tree, sampling.groups(run, store))
+    selected = {t.id for g in groups() for t in sophia.select(g, config)}
+    tally = page.tally(groups(), selected)
+    shown = list(itertools.islice(groups(), 6))
   result = {
     "seed": run.seed,
     "pass_at_1": {
@@ -60,7 +58,7 @@ def report(run: Run) -> dict[str, Any]:
   }
   held_out = {p.id: p for p in load_problems(run.path(run.config.data.heldout))}
   samples = page.Samples(
-    groups=groups,
+    groups=shown,
     selected=selected,
     answers=[
       page.Answer(
