@@ -221,14 +221,14 @@ class World:
     return grade
 
   def prompt(
-    self, role: str, problem: Problem, **context: str
+    self, template: str, problem: Problem, **context: str
   ) -> Prompt | Chat:
     """Renders the problem as `role` is asked it.
 
     Args:
       context: what the role's template names besides, such as `caption`.
     """
-    return self._seat(role).prompt(problem, **context)
+    return self._seat(template).prompt(problem, **context)
 
   def length(self, completion: Completion) -> int:
     """Returns the tokens of an answer in the policy's vocabulary."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms import credit
+from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.data import filters
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
@@ -25,11 +26,11 @@ class Rendered(Sequences):
     self,
     bare: Sequence[TokenSequence],
     weights: Sequence[float],
-    reduction: str,
+    algorithm: Algorithm,
   ):
     self._bare = bare
     self._weights = weights
-    self._reduction = reduction
+    self._algorithm = algorithm
 
   @property
   def sizes(self) -> list[Size]:
@@ -40,29 +41,30 @@ class Rendered(Sequences):
     return len(self._bare)
 
   def __getitem__(self, index: int, /) -> TokenSequence:
-    bare = self._bare[index]
-    stream = streams(bare.roles, 1.0, self._reduction)
+    bare, algorithm = self._bare[index], self._algorithm
+    made = credit.reduced(bare.roles, algorithm.reduction, advantages=1.0)
     # Into the weights and not the advantages: supervised terms read no advantage.
-    stream["weights"] = self._weights[index] * stream["weights"]
-    return dataclasses.replace(bare, streams=stream)
+    made["weights"] = self._weights[index] * made["weights"]
+    streams = {n: made[n] for n in algorithm.streams if n in made}
+    return dataclasses.replace(bare, streams=streams)
 
   def __iter__(self) -> Iterator[TokenSequence]:
     return (self[index] for index in range(len(self)))
 
 
 def render(
-  examples: Iterable[Example], renderer: Renderer, reduction: str
+  examples: Iterable[Example], renderer: Renderer, algorithm: Algorithm
 ) -> Rendered:
   """Renders each example; its loss is weighted by the example's weight."""
   examples = list(examples)
   bare = [_bare(example, renderer) for example in examples]
-  return Rendered(bare, [e.weight for e in examples], reduction)
+  return Rendered(bare, [e.weight for e in examples], algorithm)
 
 
 def prepare(
   examples: Iterable[Example],
   renderer: Renderer,
-  reduction: str,
+  algorithm: Algorithm,
   config: FilterConfig,
   length: int,
 ) -> tuple[Rendered, dict[str, int]]:
@@ -82,7 +84,7 @@ def prepare(
     short = truncated(whole, length) if config.truncate else None
     cut += short is not None and len(short) < len(whole)
     bare.append(whole if short is None else short)
-  sequences = Rendered(bare, [e.weight for e in kept], reduction)
+  sequences = Rendered(bare, [e.weight for e in kept], algorithm)
   return sequences, {**counts, "truncated": cut}
 
 
