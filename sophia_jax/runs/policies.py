@@ -66,8 +66,13 @@ class RuntimeConfig(EngineChoice):
   path: str = ""
   """Checkpoint directory; a relative one is inside the workdir."""
   dtype: str = "bfloat16"
+  """Type of the computation."""
   param_dtype: str = "float32"
+  """Type that trained parameters are kept in."""
   remat: str = "none"
+  """Part recomputed in the backward pass: "none"; all except matrix products
+  ("dots"), attention and the up projection ("up"), attention ("attention");
+  whole blocks ("block"), their inputs in host memory ("offload")."""
   attention: str = "auto"
   """An implementation of models/kernels.py; "auto": what the platform has."""
   scan_unroll: int = 1
