@@ -11,7 +11,7 @@ from sophia_jax.data.problems import asked_digest
 from sophia_jax.evals.benchmarks.base import Mark, Rule, Scored
 from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rollout.requests import seed_of
+from sophia_jax.rollout.world import seed_of
 from sophia_jax.types import (
   Engine,
   FinishReason,

@@ -22,13 +22,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sophia_jax.algorithms.legacy.sophia import caption_reward
 from sophia_jax.data.images import open_image
 from sophia_jax.evals import charts
 from sophia_jax.files import write_text
 from sophia_jax.types import (
-  CaptionTree,
+  Group,
   Problem,
+  Rollout,
   SophiaError,
   Status,
   Verdict,
@@ -55,7 +55,7 @@ class Answer:
 class Samples:
   """What the page shows besides the numbers of report.json."""
 
-  groups: Sequence[CaptionTree] = ()
+  groups: Sequence[Group] = ()
   """The few problems to show in full."""
   selected: Container[str] = ()
   """Ids of the trajectories that were selected for training."""
@@ -78,20 +78,22 @@ class Tally:
   lengths: dict[str, tuple[int, ...]]
 
 
-def tally(groups: Iterable[CaptionTree], selected: Container[str]) -> Tally:
-  """Counts what was sampled; R(c) is the mean of R(y) (Eq. 5)."""
+def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
+  """Counts what was sampled; a caption's R(c) is its "accuracy" (Eq. 5)."""
   status: Counter[str] = Counter({s.value: 0 for s in Status})
   rewards: list[float] = []
   lengths: dict[str, list[int]] = {"all": [], "right": [], "selected": []}
   problems = 0
   for group in groups:
     problems += 1
-    for row in group.trajectories:
-      rewards.append(caption_reward(row))
+    for caption, row in branches(group):
+      if caption is not None:
+        rewards.append(_caption_reward(caption))
       for one in row:
+        assert one.verdict is not None
         status[one.verdict.status.value] += 1
         lengths["all"].append(one.length)
-        if one.reward:
+        if one.verdict.status is Status.RIGHT:
           lengths["right"].append(one.length)
         if one.id in selected:
           lengths["selected"].append(one.length)
@@ -107,6 +109,17 @@ def tally(groups: Iterable[CaptionTree], selected: Container[str]) -> Tally:
     caption_rewards=tuple(rewards),
     lengths={name: tuple(values) for name, values in lengths.items()},
   )
+
+
+def branches(
+  group: Group,
+) -> list[tuple[Rollout | None, tuple[Rollout, ...]]]:
+  """Returns the graded rollouts of a group by the caption they were built on;
+  None: on no caption."""
+  captions = [r for r in group.depth(1) if r.verdict is None]
+  if not captions:
+    return [(None, group.rollouts)]
+  return [(caption, group.children(caption.path)) for caption in captions]
 
 
 def write_report(
@@ -183,7 +196,8 @@ def render(
     status_total=max(1, sum(status.values())),
     total_seconds=max(1e-9, sum(report["seconds"].values())),
     settings=list(flatten(report["config"])),
-    caption_reward=caption_reward,
+    caption_reward=_caption_reward,
+    branches=branches,
     above=_share_above(samples),
     open_captions=lambda group: _open_captions(group, samples.selected),
   )
@@ -279,14 +293,19 @@ def _share_above(samples: Samples) -> float:
   return above / len(samples.caption_rewards)
 
 
-def _open_captions(group: CaptionTree, selected: Container[str]) -> set[int]:
-  """Which captions are shown unfolded: those of selected trajectories."""
-  chosen = {
-    k
-    for k, row in enumerate(group.trajectories)
-    if any(one.id in selected for one in row)
-  }
-  return chosen or {0}
+def _caption_reward(caption: Rollout) -> float:
+  reward = caption.rewards["accuracy"]
+  assert isinstance(reward, float)
+  return reward
+
+
+def _open_captions(
+  group: Group, selected: Container[str]
+) -> set[tuple[int, ...]]:
+  """Returns the paths of captions that are shown unfolded: those of selected
+  trajectories, or the first."""
+  chosen = {r.path[:-1] for r in group.rollouts if r.id in selected}
+  return chosen or {(0,)}
 
 
 def _look_up(report: Mapping[str, Any], path: str) -> Any:

@@ -1,8 +1,8 @@
 """The embedded engine: continuous batching in JAX, with static shapes.
 
-A fixed number of slots decodes in lockstep. After every `chunk` steps finished
-slots are handed out and filled again; a prompt that several requests share is
-prefilled once. Every shape is a constant or one of a few buckets, so a run
+A fixed number of slots decodes in lockstep. After every `chunk` steps, a tick,
+finished slots are returned and filled again; a prompt that several requests
+share is prefilled once. Every shape is a constant or one of a few buckets, so a run
 compiles a handful of programs whatever it is asked.
 """
 
@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -70,17 +71,24 @@ class Slots:
   top_k: Int[Array, "S"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Job:
   """A request in the tokens of this engine's model."""
 
+  ticket: int
   id: str
   prompt: Prompt
   sampling: Sampling
+  versions: list[tuple[int, int]]
+  """(policy version, tokens drawn before it took over)."""
 
 
 class EmbeddedEngine:
   """Serves a vision-language policy, or a text-only reasoner.
+
+  `submit` puts a request into the inbox, and every `tick` draws from it, runs one
+  chunk of decoding and returns what has finished. `generate` does both. What a
+  tick computes depends on nothing but the requests and the ticks between them.
 
   Args:
     load_tiles: image path -> uint8[n, S, S, 3]; the one image path.
@@ -95,54 +103,44 @@ class EmbeddedEngine:
     load_tiles: Callable[[str, int], UInt8[np.ndarray, "n S S 3"]],
   ):
     self.model, self.params = model, params
+    self.version: int | None = None
+    """Policy version of the weights; None where they never change."""
     self.renderer, self.config = renderer, config
     self.load_tiles = load_tiles
     allowed = np.ones(model.cfg.decoder.vocab, bool)
     allowed[sorted(renderer.banned_ids)] = False
     allowed[renderer.vocab_size :] = False  # rows that no token has
     self._allowed = jnp.asarray(allowed)
+    self._lock = threading.Lock()
+    self._tickets = itertools.count()
+    self._inbox: collections.deque[_Job] = collections.deque()
+    self._running: list[_Job | None] = [None] * config.slots
+    self._slots: Slots | None = None
+    self._drawn = np.zeros(config.slots, np.int32)
 
-  def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-    """Yields completions as they finish; draws requests as slots free.
+  # -------------------------------------------------------------------- weights
+  def load(self, params: Any, version: int) -> None:
+    """Takes other weights, between two ticks; thread-safe.
+
+    Requests in flight continue on what the weights before wrote into their
+    caches; their completions name both versions.
+
+    Args:
+      params: arrays that nobody donates or deletes while they serve.
+    """
+    with self._lock:
+      self.params, self.version = params, version
+      for job, drawn in zip(self._running, self._drawn):
+        if job is not None:
+          job.versions.append((version, int(drawn)))
+
+  # ------------------------------------------------------------------- requests
+  def submit(self, request: Request) -> int:
+    """Puts a request into the inbox and returns its ticket.
 
     Raises:
-      SophiaError: a request that does not fit `config.length`.
+      SophiaError: it does not fit `config.length`.
     """
-    waiting = map(self._admit, requests)
-    slots = self._empty()
-    running: list[_Job | None] = [None] * self.config.slots
-    while True:
-      free = [i for i, r in enumerate(running) if r is None]
-      new = list(itertools.islice(waiting, len(free)))
-      for group in self._prefill_groups(new):
-        places = [free.pop(0) for _ in group]
-        slots = self._fill(slots, group, places)
-        for place, request in zip(places, group):
-          running[place] = request
-      if all(r is None for r in running):
-        return
-      truncated = any(
-        r and (r.sampling.top_p < 1 or r.sampling.top_k) for r in running
-      )
-      slots = _decode(
-        self.model,
-        self.params,
-        slots,
-        self._allowed,
-        self.renderer.end_id,
-        truncated,
-        self.config.chunk,
-      )
-      left, drawn = np.asarray(slots.left), np.asarray(slots.drawn)
-      done = [i for i, r in enumerate(running) if r and left[i] == 0]
-      if done:
-        tokens, logps = np.asarray(slots.tokens), np.asarray(slots.logps)
-      for i in done:
-        finished, running[i], n = running[i], None, drawn[i]
-        assert finished is not None
-        yield self._completion(finished, tokens[i, :n], logps[i, :n])
-
-  def _admit(self, request: Request) -> _Job:
     prompt = request.prompt
     if isinstance(prompt, Chat):
       prompt = self.renderer.prompt(prompt.text, system=prompt.system)
@@ -154,16 +152,117 @@ class EmbeddedEngine:
         f"length={self.config.length}; raise the engine's length or lower "
         "max_new_tokens"
       )
-    return _Job(request.id, prompt, request.sampling)
+    ticket = next(self._tickets)
+    job = _Job(ticket, request.id, prompt, request.sampling, [])
+    self._inbox.append(job)
+    return ticket
 
-  def _completion(self, request, tokens, logps) -> Completion:
+  @property
+  def busy(self) -> bool:
+    """Whether a tick would have something to do."""
+    return bool(self._inbox) or any(self._running)
+
+  @property
+  def room(self) -> int:
+    """Slots that no request has, and none waits for."""
+    return self._running.count(None) - len(self._inbox)
+
+  def tick(self) -> list[tuple[int, Completion]]:
+    """Fills free slots from the inbox and decodes one chunk.
+
+    Returns:
+      Ticket and completion of each request that has finished.
+
+    Raises:
+      SophiaError: an image cannot be read.
+    """
+    with self._lock:
+      self._fill_slots()
+      if not any(self._running):
+        return []
+      truncated = any(
+        job and (job.sampling.top_p < 1 or job.sampling.top_k)
+        for job in self._running
+      )
+      slots = self._slots = _decode(
+        self.model,
+        self.params,
+        self._slots,
+        self._allowed,
+        self.renderer.end_id,
+        truncated,
+        self.config.chunk,
+      )
+      # Copies: the next tick donates the slots.
+      left, self._drawn = np.array(slots.left), np.array(slots.drawn)
+      finished = [
+        (place, job)
+        for place, job in enumerate(self._running)
+        if job and left[place] == 0
+      ]
+      if finished:
+        tokens, logps = np.asarray(slots.tokens), np.asarray(slots.logps)
+      completions = []
+      for place, job in finished:
+        self._running[place], n = None, self._drawn[place]
+        completions.append(
+          (
+            job.ticket,
+            self._completion(job, tokens[place, :n], logps[place, :n]),
+          )
+        )
+      return completions
+
+  def clear(self) -> None:
+    """Drops every request, and the memory of the slots."""
+    with self._lock:
+      self._inbox.clear()
+      self._running = [None] * self.config.slots
+      self._slots = None
+
+  def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    """Yields completions as they finish; draws requests as slots free.
+
+    Raises:
+      SophiaError: as for `submit` and `tick`.
+    """
+    waiting = iter(requests)
+    try:
+      while True:
+        for request in itertools.islice(waiting, self.room):
+          self.submit(request)
+        if not self.busy:
+          return
+        for _, completion in self.tick():
+          yield completion
+    finally:
+      self.clear()
+
+  def _fill_slots(self) -> None:
+    """Starts as many requests of the inbox as there are free slots."""
+    free = [i for i, job in enumerate(self._running) if job is None]
+    new = [
+      self._inbox.popleft() for _ in range(min(len(free), len(self._inbox)))
+    ]
+    if self._slots is None:
+      self._slots = self._empty()
+    for group in self._prefill_groups(new):
+      places = [free.pop(0) for _ in group]
+      self._slots = self._fill(self._slots, group, places)
+      for place, job in zip(places, group):
+        self._running[place] = job
+        if self.version is not None:
+          job.versions.append((self.version, 0))
+
+  def _completion(self, job: _Job, tokens, logps) -> Completion:
     stopped = len(tokens) > 0 and tokens[-1] == self.renderer.end_id
     return Completion(
-      request_id=request.id,
+      request_id=job.id,
       text=self.renderer.decode(tokens),
       token_ids=tuple(tokens.tolist()),
       logps=tuple(logps.tolist()),
       finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+      versions=_stretches(job.versions, len(tokens)),
     )
 
   def _empty(self) -> Slots:
@@ -268,6 +367,18 @@ class EmbeddedEngine:
     padded = np.zeros((room, side, side, 3), np.uint8)
     padded[: len(stacked)] = stacked.reshape(-1, side, side, 3)
     return padded
+
+
+def _stretches(
+  since: list[tuple[int, int]], tokens: int
+) -> tuple[tuple[int, int], ...]:
+  """Returns (version, tokens) of each stretch that is not empty."""
+  ends = [start for _, start in since[1:]] + [tokens]
+  return tuple(
+    (version, end - start)
+    for (version, start), end in zip(since, ends)
+    if end > start
+  )
 
 
 def _prompt_key(prompt: Prompt) -> bytes:

@@ -1,17 +1,20 @@
-"""The records of the store, and the lines they are written as.
+"""The records of a store, and the lines they are written as.
 
-  {"crc":"<crc32 of the record>","record":{"id":...,"k":...,"n":...,...}}
+  {"crc":"<crc32 of the record>","record":{"id":...,"digest":...,"path":...}}
 
 A line begins with its key, so that a store is indexed without parsing it.
 
-A reasoning is written as soon as it is there and its verdict afterwards, in a
-line of its own: what a verifier is still busy with when the process is killed
-need not be generated again. A verdict names the checksum of the reasoning it is
-of, and holds for no other text.
+Answer    what a role said at a place of a problem's tree
+Graded    the grade of an answer; `of` names the text it holds for
+Finished  the group of a problem is complete
+
+An answer is written as soon as it is there and its grade afterwards: an answer
+whose verification was interrupted by a kill is verified again, not sampled again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -21,103 +24,140 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sophia_jax.types import (
-  Caption,
   Completion,
   FinishReason,
+  Grade,
   Status,
-  Trajectory,
   Verdict,
   host,
 )
 
 _HEAD, _MIDDLE, _TAIL = b'{"crc":"', b'","record":', b"}\n"
 _PAYLOAD = len(_HEAD) + 8 + len(_MIDDLE)
+_STRING = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _KEY = re.compile(
-  rb'\{"id":"([^"\\]*(?:\\.[^"\\]*)*)","k":(\d+)'
-  rb'(?:,"n":(\d+)(?:,"length":(\d+))?(?:,"of":(\d+))?'
-  rb'(?:,"status":"([a-z_]+)")?)?,'
+  rb'\{"id":' + _STRING + rb',"digest":' + _STRING + rb","
+  rb'(?:"finished":(\d+)|("path":\[[\d,]*\],'
+  rb'(?:"turn":\d+,"role":"[^"\\]*(?:\\.[^"\\]*)*"'
+  rb'|"of":"[0-9a-f]*"(?=,"status":"([a-z_]+)"))))[,}]'
 )
 _log = logging.getLogger(__name__)
 
 
 @host
-class Reasoning:
-  """A trajectory that is not verified yet; its fields are the trajectory's."""
+class Answer:
+  """The answer of a role at a place of a problem's tree."""
 
   problem_id: str
-  k: int
-  n: int
+  digest: str
+  """Identity of the problem's content: data.problems.problem_digest."""
+  path: tuple[int, ...]
+  turn: int = 0
+  role: str = "policy"
   completion: Completion
   length: int
+  """Tokens of the answer in the policy's vocabulary."""
 
   @property
-  def id(self) -> str:
-    return f"{self.problem_id}/{self.k}/{self.n}"
-
-  def judged(self, verdict: Verdict) -> Trajectory:
-    """The trajectory it becomes."""
-    return Trajectory(
-      problem_id=self.problem_id,
-      k=self.k,
-      n=self.n,
-      completion=self.completion,
-      verdict=verdict,
-      length=self.length,
-    )
+  def key(self) -> int:
+    return answer_key(self.path, self.turn, self.role)
 
 
 @host
-class Judgement:
-  """The verdict on the reasoning whose line has the checksum `of`."""
+class Graded:
+  """The grade of the text that `of` identifies."""
 
   problem_id: str
-  k: int
-  n: int
-  of: int
-  verdict: Verdict
+  digest: str
+  path: tuple[int, ...]
+  of: str
+  """`identity` of the graded completion."""
+  grade: Grade
+
+  @property
+  def key(self) -> int:
+    return grade_key(self.path, self.of)
 
 
-Record = Caption | Reasoning | Judgement | Trajectory
+@host
+class Finished:
+  """The mark of a complete group."""
+
+  problem_id: str
+  digest: str
+  records: int
+  """Number of the problem's answers and grades."""
+
+
+Record = Answer | Graded | Finished
 
 
 class Head(NamedTuple):
-  """What the beginning of a line tells."""
+  """What the beginning of a line says."""
 
   problem_id: str
-  k: int
-  n: int | None
-  """None: a caption."""
-  text: bool
-  """Whether the line holds a completion."""
-  status: str | None
-  """The verdict, if the line holds one."""
-  crc: int
-  """Of the reasoning: the line's own, or the one its verdict is of."""
+  digest: str
+  key: int
+  """Identifies an answer or a grade among the problem's records; 0 for the
+  mark of a complete group."""
+  status: str | None = None
+  """Status of a grade."""
+  finished: int | None = None
+  """Number of the problem's records, if its group is complete."""
+
+
+# ------------------------------------------------------------------------ keys
+def answer_key(path: tuple[int, ...], turn: int, role: str) -> int:
+  """Returns 64 bits that identify an answer among those of its problem."""
+  return _hash(_place({"path": path, "turn": turn, "role": role}))
+
+
+def grade_key(path: tuple[int, ...], of: str) -> int:
+  """Returns 64 bits that identify a grade among those of its problem."""
+  return _hash(_place({"path": path, "of": of}))
+
+
+def identity(completion: Completion) -> str:
+  """Returns a digest of all of a completion that its grade depends on."""
+  graded = json.dumps([completion.text, completion.finish_reason.value])
+  return hashlib.blake2b(graded.encode(), digest_size=8).hexdigest()
+
+
+def _place(values: dict[str, Any]) -> bytes:
+  """Returns the part of a line that says which record of a problem it is."""
+  return _dump(values)[1:-1]
+
+
+def _hash(place: bytes) -> int:
+  digest = hashlib.blake2b(place, digest_size=8).digest()
+  return int.from_bytes(digest, "big")
 
 
 # -------------------------------------------------------------------- to a line
 def encode(record: Record) -> bytes:
-  """One line, checksum and newline included."""
-  values: dict[str, Any] = {"id": record.problem_id, "k": record.k}
-  if not isinstance(record, Caption):
-    values["n"] = record.n
-  if isinstance(record, Reasoning | Trajectory):
-    values["length"] = record.length
-  if isinstance(record, Judgement):
-    values["of"] = record.of
-  if isinstance(record, Judgement | Trajectory):
-    values["status"] = record.verdict.status.value
-    values["extracted"] = record.verdict.extracted
-  if not isinstance(record, Judgement):
-    values |= _completion_values(record.completion)
-  # ASCII only: a lone surrogate in a model's text survives, and the only
-  # newline of the line is the one that ends it.
-  payload = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
-  data = payload.encode()
+  """Returns one line, checksum and newline included."""
+  values: dict[str, Any] = {"id": record.problem_id, "digest": record.digest}
+  if isinstance(record, Finished):
+    values["finished"] = record.records
+  elif isinstance(record, Answer):
+    values |= {"path": record.path, "turn": record.turn, "role": record.role}
+    values |= {"length": record.length, **_completion(record.completion)}
+  else:
+    verdict = record.grade.verdict
+    values |= {"path": record.path, "of": record.of}
+    values |= {"status": verdict.status.value, "extracted": verdict.extracted}
+    values["rewards"] = dict(record.grade.rewards)
+  data = _dump(values)
   return b"".join((_HEAD, b"%08x" % zlib.crc32(data), _MIDDLE, data, _TAIL))
 
 
-def _completion_values(completion: Completion) -> dict[str, Any]:
+def _dump(values: dict[str, Any]) -> bytes:
+  # ASCII only: a lone surrogate in a model's text survives, and the only
+  # newline of the line is the one that ends it.
+  return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
   values: dict[str, Any] = {
     "request": completion.request_id,
     "finish": completion.finish_reason.value,
@@ -127,46 +167,62 @@ def _completion_values(completion: Completion) -> dict[str, Any]:
     values["token_ids"] = [int(i) for i in completion.token_ids]
   if completion.logps is not None:
     values["logps"] = [float(p) for p in completion.logps]
+  if completion.versions:
+    values["versions"] = completion.versions
   return values
 
 
 # ------------------------------------------------------------------ from a line
 def head(line: bytes) -> Head | None:
-  """The key of a line; None if the line is damaged or cut short."""
+  """Returns the key of a line; None if the line is damaged or cut short."""
   data = _payload(line)
-  if data is None:
-    return None
-  match = _KEY.match(data)
+  match = None if data is None else _KEY.match(data)
   if match is None:
     return None
-  name, k, n, length, of, status = match.groups()
-  problem_id = json.loads(b'"%s"' % name) if b"\\" in name else name.decode()
-  return Head(
-    problem_id=problem_id,
-    k=int(k),
-    n=None if n is None else int(n),
-    text=n is None or length is not None,
-    status=None if status is None else status.decode(),
-    crc=int(line[len(_HEAD) : len(_HEAD) + 8], 16) if of is None else int(of),
-  )
+  name, digest, finished, place, status = match.groups()
+  key = _text(name), _text(digest)
+  if finished is not None:
+    return Head(*key, 0, finished=int(finished))
+  return Head(*key, _hash(place), None if status is None else status.decode())
+
+
+def _text(quoted: bytes) -> str:
+  if b"\\" in quoted:
+    return json.loads(b'"%s"' % quoted)
+  return quoted.decode()
 
 
 def decode(line: bytes) -> Record | None:
-  """The record of one line; None if the line is damaged or cut short."""
+  """Returns the record of a line; None if it is damaged or cut short."""
   data = _payload(line)
   if data is None:
     return None
   values = json.loads(data)
-  key = {"problem_id": values["id"], "k": values["k"]}
-  if "n" not in values:
-    return Caption(**key, completion=_completion(values))
-  key["n"] = values["n"]
+  key = {"problem_id": values["id"], "digest": values["digest"]}
+  if "finished" in values:
+    return Finished(**key, records=values["finished"])
+  key["path"] = tuple(values["path"])
   if "of" in values:
-    return Judgement(**key, of=values["of"], verdict=_verdict(values))
-  reasoning = Reasoning(
-    **key, completion=_completion(values), length=values["length"]
+    verdict = Verdict(
+      status=Status(values["status"]), extracted=values["extracted"]
+    )
+    grade = Grade(verdict=verdict, rewards=values["rewards"])
+    return Graded(**key, of=values["of"], grade=grade)
+  logps = values.get("logps")
+  return Answer(
+    **key,
+    turn=values["turn"],
+    role=values["role"],
+    length=values["length"],
+    completion=Completion(
+      request_id=values["request"],
+      text=values["text"],
+      token_ids=tuple(values.get("token_ids", ())),
+      logps=None if logps is None else tuple(logps),
+      finish_reason=FinishReason(values["finish"]),
+      versions=tuple(map(tuple, values.get("versions", ()))),
+    ),
   )
-  return reasoning.judged(_verdict(values)) if "status" in values else reasoning
 
 
 def _payload(line: bytes) -> bytes | None:
@@ -177,30 +233,15 @@ def _payload(line: bytes) -> bytes | None:
   return data
 
 
-def _completion(values: dict[str, Any]) -> Completion:
-  logps = values.get("logps")
-  return Completion(
-    request_id=values["request"],
-    text=values["text"],
-    token_ids=tuple(values.get("token_ids", ())),
-    logps=None if logps is None else tuple(logps),
-    finish_reason=FinishReason(values["finish"]),
-  )
-
-
-def _verdict(values: dict[str, Any]) -> Verdict:
-  return Verdict(status=Status(values["status"]), extracted=values["extracted"])
-
-
 # -------------------------------------------------------------------- a segment
 def scan(segment: Path, start: int) -> Iterator[tuple[Head, int, int]]:
-  """The whole records from byte `start` on: key, first byte, end."""
+  """Yields the whole records from byte `start` on: key, first byte, end."""
   with segment.open("rb") as f:
     f.seek(start)
     end = start
     damaged: int | None = None
     for line in f:
-      if not line.endswith(b"\n"):  # may be growing under our eyes
+      if not line.endswith(b"\n"):  # its writer may not have finished it
         break
       first, end = end, end + len(line)
       found = head(line)
@@ -209,7 +250,7 @@ def scan(segment: Path, start: int) -> Iterator[tuple[Head, int, int]]:
         continue
       if damaged is not None:
         _log.warning(
-          "%s: damaged records from byte %d to %d are passed over",
+          "%s: damaged records from byte %d to %d are left out",
           segment,
           damaged,
           first,

@@ -1,11 +1,14 @@
 """The append-only store of what was sampled: a directory of JSONL segments.
 
-  store.json      {"format": 1, "meta": {...}}, written once
+  store.json      {"format": 2, "meta": {...}}, written once
   <shard>.jsonl   one record a line (records.py)
   <shard>.lock    held by the one writer of that segment
 
-A line that is cut short or does not match its checksum is not there: the writer
-of the segment truncates it away, everybody else passes over it.
+W/trajectories is the store of a stage that samples once; each round of a stage
+with several has a store of its own, W/rounds/000017.
+
+A line that is cut short or does not match its checksum does not count: the
+writer of the segment truncates it away, everybody else leaves it out.
 
 Durability: `append` returns after the bytes are with the operating system, so a
 killed process loses nothing that it reported. They are forced to the disk at
@@ -13,25 +16,26 @@ most FSYNC_S seconds of appending later and on close: a power cut may lose that
 much, and the store is whole after it.
 
 Two records of one key can only come from two writers of one problem; the first
-(by segment name, then by place) counts.
+(by segment name, then by offset) counts.
 
-In memory is where each record is; texts stay on the disk until asked for.
+In memory is where each record is; texts stay on the disk until they are read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import IO, Any, Self
 
+from sophia_jax import files
+from sophia_jax.data.problems import problem_digest
 from sophia_jax.rollout.index import (
   ABSENT,
   Index,
@@ -39,45 +43,48 @@ from sophia_jax.rollout.index import (
   segment_and_offset,
 )
 from sophia_jax.rollout.records import (
-  Judgement,
-  Reasoning,
+  Answer,
+  Finished,
+  Graded,
   Record,
+  answer_key,
   decode,
   encode,
+  grade_key,
   head,
+  identity,
   scan,
 )
-from sophia_jax.types import (
-  Caption,
-  CaptionTree,
-  Problem,
-  SophiaError,
-  Trajectory,
-  Verdict,
-)
+from sophia_jax.types import Completion, Grade, Problem, SophiaError
 
-FORMAT = 1
+FORMAT = 2
 FSYNC_S = 10.0
 HEADER = "store.json"
 
 _SHARD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class Store:
-  """Captions and trajectories by key, and the one way to add some. Thread-safe.
+def round_directory(workdir: Path, round: int) -> Path:
+  """Returns where the store of a round is: W/rounds/000017."""
+  return workdir / "rounds" / f"{round:06d}"
 
-  Example: Store(workdir / "trajectories", {"K": 8, "N": 8, "seed": 0})
+
+class Store:
+  """Answers and grades by key, and the one way to add some. Thread-safe.
+
+  Example: Store(workdir / "trajectories", {"recipe": [8, 8], "seed": 0})
 
   Args:
     path: the directory; a writer creates it.
-    meta: what the records depend on (JSON values; K and N among them). Opening
-      a store of other meta is refused. A reader may leave it out.
+    meta: JSON values that the records depend on. A store of other meta is
+      refused. A reader may leave it out.
     shard: names the segment to write; processes that write at the same time
       take different ones.
-    read_only: open what is there; `refresh` sees what was appended since.
+    read_only: open what is there; `refresh` finds what was appended since.
 
   Raises:
-    SophiaError: no store to read, other meta, or the segment has a writer.
+    SophiaError: no store to read, other meta, another format, or the segment has
+      a writer.
   """
 
   def __init__(
@@ -99,23 +106,27 @@ class Store:
       self.path.mkdir(parents=True, exist_ok=True)
       _write_header(self.path, meta)
     self.meta = _read_header(self.path, meta)
-    self.index = Index(self.meta["K"], self.meta["N"])
-    self.captions = Captions(self)
-    self.trajectories = Trajectories(self)
+    self.index = Index()
     self._segments: list[Path] = []
     self._ends: list[int] = []
-    """Of each segment: where the last whole record ends."""
+    """Where the last whole record of each segment ends."""
+    self._open: dict[int, IO[bytes]] = {}
+    """Segments that were read, by number."""
     if read_only:
       self.refresh()
     else:
-      self._open(shard)
+      self._start_writing(shard)
 
-  def _open(self, shard: str) -> None:
+  def _start_writing(self, shard: str) -> None:
     """Becomes the writer of a segment."""
     self._segment = self.path / f"{shard}.jsonl"
-    self._lock_fd = _lock(self.path / f"{shard}.lock", shard)
+    self._lock_fd = files.claim(
+      self.path / f"{shard}.lock",
+      f"shard {shard!r}",
+      "stop it or use another shard",
+    )
     self._fd = os.open(
-      self._segment, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+      self._segment, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
     )
     self.refresh()
     self._number = self._segments.index(self._segment)
@@ -131,6 +142,9 @@ class Store:
   def close(self) -> None:
     """Forces the segment to disk and lets another writer have it."""
     with self._lock:
+      for file in self._open.values():
+        file.close()
+      self._open.clear()
       if self._fd >= 0:
         os.fsync(self._fd)
         os.close(self._fd)
@@ -138,54 +152,44 @@ class Store:
         self._fd = self._lock_fd = -1
 
   @property
+  def writable(self) -> bool:
+    return self._fd >= 0
+
+  @property
   def position(self) -> int:
-    """How many captions and trajectories there are."""
-    return len(self.captions) + len(self.trajectories)
+    """Number of answers and grades."""
+    return self.index.answers + self.index.grades
 
   # -------------------------------------------------------------------- writing
-  def append(self, *records: Caption | Reasoning | Trajectory) -> None:
+  def append(self, *records: Answer | Graded) -> None:
     """Writes the records that are not there yet; then they cannot be lost.
 
     Raises:
       SophiaError: the store is read-only or closed, or the disk is full; of
         the record that did not fit nothing stays.
-      ValueError: a record of k >= K or n >= N.
     """
     with self._lock:
       for record in records:
-        n = None if isinstance(record, Caption) else record.n
-        if not self.holds(record.problem_id, record.k, n):
+        where = record.problem_id, record.digest, record.key
+        if self.index.place(*where) == ABSENT:
           self._write(record)
 
-  def judge(self, reasoning: Reasoning, verdict: Verdict) -> Trajectory:
-    """Writes the verdict on a stored reasoning; errors as for `append`."""
-    key = reasoning.problem_id, reasoning.k, reasoning.n
+  def finish(self, problem_id: str, digest: str) -> None:
+    """Marks a problem's group as complete; errors as for `append`."""
     with self._lock:
-      text, known, crc = self.index.reasoning(*key)
-      assert text != ABSENT, f"{reasoning.id} is not stored"
-      if known == ABSENT:
+      if not self.index.complete(problem_id, digest):
+        count = self.index.count(problem_id, digest)
         self._write(
-          Judgement(
-            problem_id=key[0], k=key[1], n=key[2], of=crc, verdict=verdict
-          )
+          Finished(problem_id=problem_id, digest=digest, records=count)
         )
-    return reasoning.judged(verdict)
 
   def _write(self, record: Record) -> None:
     if self._fd < 0:
       raise SophiaError(f"{self.path}: not open for writing")
     line = encode(record)
-    found, start = head(line), os.fstat(self._fd).st_size
+    found = head(line)
     assert found is not None
-    if not self.index.holds(found.k, found.n):
-      raise ValueError(f"{record}: not of {self.index.k} x {self.index.n}")
-    try:
-      rest = memoryview(line)
-      while rest:
-        rest = rest[os.write(self._fd, rest) :]
-    except OSError as e:
-      os.ftruncate(self._fd, start)
-      raise SophiaError(f"{self._segment}: {e.strerror}; free the disk") from e
+    start = files.append(self._fd, line, self._segment)
     self._ends[self._number] = start + len(line)
     self.index.add(found, place_of(self._number, start))
     if time.monotonic() - self._synced_at > FSYNC_S:
@@ -205,104 +209,68 @@ class Store:
           self.index.add(found, place_of(number, first))
           self._ends[number] = end
 
-  def read(self, place: int) -> Record:
-    """The record at a place of the index.
+  def answer(
+    self,
+    problem_id: str,
+    digest: str,
+    path: tuple[int, ...],
+    turn: int = 0,
+    role: str = "policy",
+  ) -> Answer | None:
+    """Returns a stored answer, read from the disk.
 
     Raises:
-      SophiaError: the segment was changed under our eyes.
+      SophiaError: the segment has changed since it was opened.
     """
+    found = self._read(problem_id, digest, answer_key(path, turn, role))
+    return found if isinstance(found, Answer) else None
+
+  def grade(
+    self,
+    problem_id: str,
+    digest: str,
+    path: tuple[int, ...],
+    completion: Completion,
+  ) -> Grade | None:
+    """Returns the stored grade of an answer; errors as for `answer`."""
+    found = self._read(
+      problem_id, digest, grade_key(path, identity(completion))
+    )
+    return found.grade if isinstance(found, Graded) else None
+
+  def complete(self, problem: Problem) -> bool:
+    """Returns whether all records of the problem's group are there.
+
+    Raises:
+      SophiaError: an image of the problem cannot be read.
+    """
+    return self.index.complete(problem.id, problem_digest(problem))
+
+  def _read(self, problem_id: str, digest: str, key: int) -> Record | None:
+    place = self.index.place(problem_id, digest, key)
+    if place == ABSENT:
+      return None
     number, offset = segment_and_offset(place)
-    with self._segments[number].open("rb") as f:
-      f.seek(offset)
-      record = decode(f.readline())
-    if record is None:
+    with self._lock:
+      if number not in self._open:
+        self._open[number] = self._segments[number].open("rb")
+      file = self._open[number]
+      file.seek(offset)
+      record = decode(file.readline())
+    if (
+      record is None
+      or isinstance(record, Finished)
+      or (record.problem_id, record.digest, record.key)
+      != (problem_id, digest, key)
+    ):
       raise SophiaError(
-        f"{self._segments[number]}: the record at byte {offset} is damaged "
-        "since it was opened; run the command again"
+        f"{self._segments[number]}: the record at byte {offset} has changed "
+        "since the store was opened; run the command again"
       )
     return record
 
-  def holds(self, problem_id: str, k: int, n: int | None = None) -> bool:
-    """Whether the k-th caption is stored, or the n-th reasoning on it, verified
-    or not."""
-    if n is None:
-      return self.index.caption(problem_id, k) != ABSENT
-    return self.index.reasoning(problem_id, k, n)[0] != ABSENT
 
-  def unverified(self, problem_id: str) -> Iterator[Reasoning]:
-    """The problem's reasonings whose verdict is not stored."""
-    for k, n in self.index.unverified(problem_id):
-      found = self.read(self.index.reasoning(problem_id, k, n)[0])
-      assert isinstance(found, Reasoning)
-      yield found
-
-  def groups(self, problems: Iterable[Problem]) -> Iterator[CaptionTree]:
-    """The groups of those `problems` whose K captions and K N trajectories are
-    all there, in the order of `problems`, one in memory at a time."""
-    ks, ns = range(self.index.k), range(self.index.n)
-    for problem in problems:
-      if self.index.complete(problem.id):
-        yield CaptionTree(
-          problem=problem,
-          captions=tuple(self.captions[problem.id, k] for k in ks),
-          trajectories=tuple(
-            tuple(self.trajectories[problem.id, k, n] for n in ns) for k in ks
-          ),
-        )
-
-
-class Captions(Mapping[tuple[str, int], Caption]):
-  """(problem id, k) -> the caption, read from the disk at every look."""
-
-  def __init__(self, store: Store):
-    self._store = store
-
-  def __len__(self) -> int:
-    return self._store.index.captions
-
-  def __iter__(self) -> Iterator[tuple[str, int]]:
-    return self._store.index.caption_keys()
-
-  def __contains__(self, key: Any) -> bool:
-    return self._store.index.caption(*key) != ABSENT
-
-  def __getitem__(self, key: tuple[str, int]) -> Caption:
-    place = self._store.index.caption(*key)
-    if place == ABSENT:
-      raise KeyError(key)
-    found = self._store.read(place)
-    assert isinstance(found, Caption)
-    return found
-
-
-class Trajectories(Mapping[tuple[str, int, int], Trajectory]):
-  """(problem id, k, n) -> the verified trajectory, read likewise."""
-
-  def __init__(self, store: Store):
-    self._store = store
-
-  def __len__(self) -> int:
-    return self._store.index.trajectories
-
-  def __iter__(self) -> Iterator[tuple[str, int, int]]:
-    return self._store.index.trajectory_keys()
-
-  def __contains__(self, key: Any) -> bool:
-    return self._store.index.reasoning(*key)[1] != ABSENT
-
-  def __getitem__(self, key: tuple[str, int, int]) -> Trajectory:
-    text, verdict, _ = self._store.index.reasoning(*key)
-    if verdict == ABSENT:
-      raise KeyError(key)
-    found = self._store.read(text)
-    if isinstance(found, Trajectory):
-      return found
-    judged = self._store.read(verdict)
-    assert isinstance(found, Reasoning) and isinstance(judged, Judgement)
-    return found.judged(judged.verdict)
-
-
-# -------------------------------------------------------------- header and lock
+# ---------------------------------------------------------------------- header
 def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
   header = path / HEADER
   try:
@@ -315,11 +283,11 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     raise SophiaError(f"{header}: not JSON ({e}); remove the store") from e
   if not isinstance(found, dict) or found.get("format") != FORMAT:
     raise SophiaError(
-      f"{header}: not a store of format {FORMAT}; sample into a new directory"
+      f"{header}: not a store of format {FORMAT}; sample into a new workdir"
     )
   stored = found.get("meta")
-  if not _has_shape(stored):
-    raise SophiaError(f"{header}: its meta has no K and N; remove the store")
+  if not isinstance(stored, dict):
+    raise SophiaError(f"{header}: it has no meta; remove the store")
   if meta is None:
     return stored
   wanted = json.loads(json.dumps(dict(meta)))
@@ -332,37 +300,15 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
   return stored
 
 
-def _has_shape(meta: Any) -> TypeGuard[dict[str, Any]]:
-  return isinstance(meta, Mapping) and all(
-    isinstance(meta.get(k), int) and meta[k] > 0 for k in ("K", "N")
-  )
-
-
 def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:
   """Creates the header unless there is one; the first of many writers wins."""
   header = path / HEADER
   if not header.exists():
-    if not _has_shape(meta):
-      raise SophiaError(f"{header}: a new store needs meta with K and N")
+    if meta is None:
+      raise SophiaError(f"{header}: a new store needs meta")
     with tempfile.NamedTemporaryFile("w", dir=path, prefix=".header-") as f:
       json.dump({"format": FORMAT, "meta": dict(meta)}, f, indent=1)
       f.flush()
       os.fsync(f.fileno())
       with contextlib.suppress(FileExistsError):
         os.link(f.name, header)
-
-
-def _lock(path: Path, shard: str) -> int:
-  fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-  try:
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.read(fd, 32).decode(errors="replace").strip()
-    os.close(fd)
-    raise SophiaError(
-      f"{path}: process {holder or '?'} is writing shard {shard!r}; stop it or "
-      "use another shard"
-    ) from None
-  os.ftruncate(fd, 0)
-  os.write(fd, str(os.getpid()).encode())
-  return fd

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from sophia_jax.config import section
-from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
@@ -28,13 +26,11 @@ from sophia_jax.runs.run import Run
 from sophia_jax.servers import supervise
 from sophia_jax.servers.backends.base import Role
 from sophia_jax.train import sharding
-from sophia_jax.types import Engine, Sampling
+from sophia_jax.types import Sampling
 
-
-class PolicyEngine(Engine, Protocol):
-  """Generates in a vocabulary that is ours."""
-
-  renderer: Renderer
+PolicyEngine = EmbeddedEngine | SGLangEngine
+"""Generates in a vocabulary that is ours."""
+ReasonerEngine = EmbeddedEngine | SGLangChat
 
 
 @contextlib.contextmanager
@@ -69,7 +65,7 @@ def policy(
 
 
 @contextlib.contextmanager
-def reasoner(run: Run, name: str) -> Iterator[Engine]:
+def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
   """The text-only model that thinks about problems of difficulty `name`.
 
   Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -23,13 +24,15 @@ def report(run: Run) -> dict[str, Any]:
   """W/report.json and W/report.html."""
   before, after = (_evaluation(run, name) for name in ("before", "after"))
   config = run.section(sophia.SophiaConfig, "sophia")
-  asked = sampling.problems(run)
   with sampling.open_store(run, read_only=True) as store:  # which may be large
     selected = {
-      t.id for g in store.groups(asked) for t in sophia.select(g, config)
+      t.id
+      for group in sampling.groups(run, store)
+      for t in sophia.select(sampling.tree(group), config)
     }
-    tally = page.tally(store.groups(asked), selected)
-    groups = list(itertools.islice(store.groups(asked), 6))
+    tally = page.tally(sampling.groups(run, store), selected)
+    with contextlib.closing(sampling.groups(run, store)) as groups:
+      shown = list(itertools.islice(groups, 6))
   result = {
     "seed": run.seed,
     "pass_at_1": {
@@ -60,7 +63,7 @@ def report(run: Run) -> dict[str, Any]:
   }
   held_out = {p.id: p for p in load_problems(run.path(run.config.data.heldout))}
   samples = page.Samples(
-    groups=groups,
+    groups=shown,
     selected=selected,
     answers=[
       page.Answer(

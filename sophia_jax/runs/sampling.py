@@ -7,7 +7,6 @@ marks the stage as done.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -15,25 +14,31 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 from sophia_jax import files
+from sophia_jax.algorithms.sampling import described
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import ProblemFile, read_problems
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rollout.collect import RolloutConfig, collect
+from sophia_jax.rollout import roles
+from sophia_jax.rollout.collect import RolloutConfig, Sample, collect
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.rollout.requests import Asking
 from sophia_jax.rollout.store import Store
-from sophia_jax.runs import engines
+from sophia_jax.rollout.world import Seat, World
+from sophia_jax.runs import engines, policies
 from sophia_jax.runs.run import Run
 from sophia_jax.train.loop import Preempted
 from sophia_jax.types import (
   Caption,
-  Engine,
+  CaptionTree,
+  Group,
   Problem,
+  Rollout,
   Sampling,
   SophiaError,
   Status,
@@ -115,22 +120,46 @@ def problems(run: Run) -> ProblemFile:
 def open_store(
   run: Run, read_only: bool = False, shard: Shard = Shard()
 ) -> Store:
-  """The trajectories; their meta is all that generation depends on."""
+  """Opens W/trajectories; its meta is all that generation depends on."""
   config = run.config.to_dict()
   names = ("seed", "captioning", "reasoning", "prompts")
-  meta = json.loads(json.dumps({name: config[name] for name in names}))
-  # Not the streams that are mixed in later: one store serves many mixtures.
+  meta = {name: config[name] for name in names}
+  # Not the sources that are mixed in later: one store serves many mixtures.
   meta["data"] = {n: config["data"].get(n) for n in ("problems", "warmup")}
   rollout = run.section(RolloutConfig, "rollout")
-  meta |= {"K": rollout.captions, "N": rollout.trajectories}
+  meta["captions"] = rollout.captions
+  meta["trajectories"] = rollout.trajectories
   return Store(
-    run.workdir / "trajectories", meta, shard=shard.name, read_only=read_only
+    run.workdir / "trajectories",
+    json.loads(json.dumps(meta)),
+    shard=shard.name,
+    read_only=read_only,
   )
+
+
+def recipe(run: Run) -> Sample:
+  """Returns how a problem becomes a group."""
+  rollout = run.section(RolloutConfig, "rollout")
+  return described(rollout.captions, rollout.trajectories)
+
+
+def groups(run: Run, store: Store) -> Generator[Group]:
+  """Yields the groups that the store holds whole, in the order of the problems.
+
+  One is in memory at a time.
+  """
+  prompts = run.section(Prompts, "prompts")
+  _, words = policies.load_words(
+    policy_directory(run), run.section(ImageConfig, "images"), prompts.system
+  )
+  world = World(store, roles.seats(words, prompts), words)
+  whole = (problem for problem in problems(run) if world.complete(problem))
+  yield from collect(whole, recipe(run), world, ahead=1)
 
 
 # ---------------------------------------------------------------------- the stage
 def sample(run: Run, shard: Shard = Shard()) -> None:
-  """Samples what is missing of a shard; goes on where it stopped.
+  """Samples what is missing of a shard; resumes where it stopped.
 
   Raises:
     Preempted: SIGTERM arrived; what was finished is stored.
@@ -142,25 +171,30 @@ def sample(run: Run, shard: Shard = Shard()) -> None:
   share = Share(problems(run), shard)
   with (
     files.shared(directory / "sampling.lock", shard.terms),
-    _preemptible(f"SIGTERM; what was finished is in {directory}"),
     open_store(run, shard=shard) as store,
   ):
     _log.info("--- sample%s", f" {shard.name}" if shard.count > 1 else "")
-    if not all(store.index.complete(problem.id) for problem in share):
+    if not all(map(store.complete, share)):
       _sample(run, share, store)
     _finish(run, share, store, time.monotonic() - start)
 
 
 def _sample(run: Run, share: Share, store: Store) -> None:
-  tally = _Tally()
-  with verifier(run) as judge, _engines(run) as (policy, reasoners, asking):
-    records = collect(share, policy, reasoners, asking, judge, store)
-    with contextlib.closing(records), _progress(share, store) as progress:
-      for record in records:
-        tally.add(record)
-        if isinstance(record, Trajectory):
-          progress.advance(1, reward=_mean_reward(store))
-    for line in (*tally.lines(), *judge.report().lines()):
+  start, rollout = time.monotonic(), run.section(RolloutConfig, "rollout")
+  with verifier(run) as judge, _seats(run) as (words, seats):
+    world = World(store, seats, words, judge, seed=run.seed)
+    world.check(share)
+    missing = (problem for problem in share if not store.complete(problem))
+    found = collect(missing, recipe(run), world, rollout.ahead)
+    with (
+      _preemptible(world, f"SIGTERM; what was finished is in {store.path}"),
+      contextlib.closing(found),
+      _progress(share, store) as progress,
+    ):
+      for _ in found:
+        progress.advance(1, reward=_mean_reward(store))
+    _log.info("%s", _summary(world, time.monotonic() - start))
+    for line in judge.report().lines():
       _log.info("%s", line)
 
 
@@ -176,7 +210,7 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
     store.refresh()
     others = 0
     for problem in share.problems:
-      if store.index.complete(problem.id):
+      if store.complete(problem):
         continue
       if problem in share.shard:
         raise SophiaError(
@@ -191,11 +225,11 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _preemptible(message: str) -> Iterator[None]:
-  """SIGTERM ends the block by Preempted."""
+def _preemptible(world: World, message: str) -> Iterator[None]:
+  """Ends sampling by Preempted when SIGTERM arrives in the block."""
 
   def stop(*_: object) -> None:
-    raise Preempted(message)
+    world.stop(Preempted(message))
 
   before = signal.signal(signal.SIGTERM, stop)
   try:
@@ -205,27 +239,31 @@ def _preemptible(message: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _engines(run: Run) -> Iterator[tuple[Engine, dict[str, Engine], Asking]]:
-  """The policy, the reasoners by difficulty, and how both are asked."""
-  captioning = run.section(Sampling, "captioning")
-  prompts = run.section(Prompts, "prompts")
+def _seats(run: Run) -> Iterator[tuple[Renderer, Mapping[str, Seat]]]:
+  """Opens the policy and the reasoners: the policy's words, and who is asked."""
+  sampling = {
+    "caption": run.section(Sampling, "captioning"),
+    "reasoner": run.section(Sampling, "reasoning"),
+  }
   with contextlib.ExitStack() as stack:
     policy = stack.enter_context(
-      engines.policy(run, policy_directory(run), captioning.max_new_tokens)
+      engines.policy(
+        run, policy_directory(run), sampling["caption"].max_new_tokens
+      )
     )
     reasoners = {
       name: stack.enter_context(engines.reasoner(run, name))
       for name in run.config.reasoners
     }
-    asking = Asking(
-      policy=policy.renderer,
-      caption=prompts.caption,
-      reason=prompts.reason,
-      captioning=captioning,
-      reasoning=run.section(Sampling, "reasoning"),
-      seed=run.seed,
+    yield (
+      policy.renderer,
+      roles.seats(
+        policy.renderer,
+        run.section(Prompts, "prompts"),
+        sampling,
+        {"caption": {"": policy}, "reasoner": reasoners},
+      ),
     )
-    yield policy, reasoners, asking
 
 
 def verifier(run: Run) -> Verifier:
@@ -237,40 +275,47 @@ def verifier(run: Run) -> Verifier:
 
 # --------------------------------------------------------------- figures of a run
 def _progress(share: Share, store: Store) -> Progress:
-  total = done = 0
-  each = store.index.k * store.index.n
-  for problem in share:
-    total += each
-    done += store.index.count(problem.id)
-  return Progress("sample", total, "trajectory", done)
+  done = [store.complete(problem) for problem in share]
+  return Progress("sample", len(done), "problem", sum(done))
 
 
 def _mean_reward(store: Store) -> float:
-  """Over all that is in the store."""
-  return store.index.statuses[Status.RIGHT] / len(store.trajectories)
+  """Returns the share of right answers in the store."""
+  statuses = store.index.statuses
+  return statuses[Status.RIGHT] / max(1, statuses.total())
 
 
-class _Tally:
-  """What this process has generated."""
+def _summary(world: World, seconds: float) -> str:
+  """Returns what this process has sampled, and how fast."""
+  counts = ", ".join(
+    f"{world.sampled[role]} {name} of {world.tokens[role]} tokens"
+    for role, name in (("caption", "captions"), ("reasoner", "trajectories"))
+  )
+  rate = world.tokens.total() / seconds
+  return f"sampled {counts}; {rate:.0f} tokens/s for {seconds:.0f} s"
 
-  def __init__(self) -> None:
-    self._start = time.monotonic()
-    self._records = collections.Counter({"captions": 0, "trajectories": 0})
-    self._tokens = self._records.copy()
 
-  def add(self, record: Caption | Trajectory) -> None:
-    kind = "captions" if isinstance(record, Caption) else "trajectories"
-    self._records[kind] += 1
-    known = len(record.completion.token_ids)
-    # Of a model that is asked in words we know no tokens but our own.
-    ours = record.length if isinstance(record, Trajectory) else 0
-    self._tokens[kind] += known or ours
+def tree(group: Group) -> CaptionTree:
+  """Returns a group of `described` as captions and trajectories."""
+  return CaptionTree(
+    problem=group.problem,
+    captions=tuple(
+      Caption(problem_id=r.problem_id, k=r.path[0], completion=r.completion)
+      for r in group.depth(1)
+    ),
+    trajectories=tuple(
+      tuple(map(_trajectory, group.children(r.path))) for r in group.depth(1)
+    ),
+  )
 
-  def lines(self) -> list[str]:
-    seconds = time.monotonic() - self._start
-    counts = ", ".join(
-      f"{n} {kind} of {self._tokens[kind]} tokens"
-      for kind, n in self._records.items()
-    )
-    rate = self._tokens.total() / seconds
-    return [f"sampled {counts}; {rate:.0f} tokens/s for {seconds:.0f} s"]
+
+def _trajectory(rollout: Rollout) -> Trajectory:
+  assert rollout.verdict is not None
+  return Trajectory(
+    problem_id=rollout.problem_id,
+    k=rollout.path[0],
+    n=rollout.path[1],
+    completion=rollout.completion,
+    verdict=rollout.verdict,
+    length=rollout.length,
+  )

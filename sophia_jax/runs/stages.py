@@ -123,9 +123,9 @@ def _selected(run: Run, prompts: Prompts) -> list[Example]:
   with sampling.open_store(run, read_only=True) as store:
     examples = [
       example
-      for group in store.groups(sampling.problems(run))
+      for group in sampling.groups(run, store)
       for example in sophia.credit(
-        group, config, prompts.slow_thinking, prompts.caption
+        sampling.tree(group), config, prompts.slow_thinking, prompts.caption
       )
     ]
   if not examples:

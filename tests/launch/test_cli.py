@@ -107,14 +107,11 @@ def test_what_was_sampled_is_kept_and_not_sampled_again(killed):
   segment = killed.segment_now()
   assert segment.startswith(whole) and len(segment) > len(whole)
   store = Store(killed.workdir / "trajectories", read_only=True)
-  assert len(store.captions) == 10 * 2 and len(store.trajectories) == 10 * 2 * 3
-  assert segment.count(b"\n") == 20 + 60 + 60  # texts and verdicts
-  assert (
-    len(
-      list(store.groups(load_problems(killed.workdir / "data/problems.jsonl")))
-    )
-    == 10
-  )
+  assert store.index.answers == 10 * (2 + 2 * 3)
+  assert store.index.grades == 10 * 2 * 3
+  assert segment.count(b"\n") == 20 + 60 + 60 + 10  # and the complete groups
+  problems = load_problems(killed.workdir / "data/problems.jsonl")
+  assert all(map(store.complete, problems)) and len(problems) == 10
 
 
 def test_training_goes_on_from_the_checkpoint(killed):

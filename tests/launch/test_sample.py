@@ -12,7 +12,7 @@ import pytest
 
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import exclusive, shared
-from sophia_jax.rollout.records import Judgement, decode
+from sophia_jax.rollout.records import Answer, Graded, decode
 from sophia_jax.rollout.store import Store
 from sophia_jax.runs.sampling import Shard
 from sophia_jax.types import Problem, SophiaError
@@ -48,9 +48,12 @@ class Place:
     return [r for r in map(decode, lines) if r is not None]
 
   def texts(self, segment="*"):
-    """What was generated: each text that was written, by its id."""
-    lines = self.lines(segment)
-    return [(r.id, r) for r in lines if not isinstance(r, Judgement)]
+    """What was generated: each text that was written, by its place."""
+    return [
+      ((r.problem_id, r.path), r.completion.text)
+      for r in self.lines(segment)
+      if isinstance(r, Answer)
+    ]
 
   def store(self):
     return Store(self.workdir / "trajectories", read_only=True)
@@ -89,19 +92,16 @@ def place(undisturbed, tmp_path):
 
 def assert_all_is_there_once(place, undisturbed):
   """The test counts: nothing lost, nothing doubled, nothing generated twice."""
-  texts = Counter(name for name, _ in place.texts())
+  lines = place.lines()
+  texts = Counter(where for where, _ in place.texts())
   assert len(texts) == TEXTS and set(texts.values()) == {1}
-  judged = Counter(
-    (r.problem_id, r.k, r.n) for r in place.lines() if isinstance(r, Judgement)
+  graded = Counter(
+    (r.problem_id, r.path) for r in lines if isinstance(r, Graded)
   )
-  assert len(judged) == 24 * 2 * 3 and set(judged.values()) == {1}
-  found, want = place.store(), undisturbed.store()
-  assert set(found.captions) == set(want.captions)
-  assert set(found.trajectories) == set(want.trajectories)
+  assert len(graded) == 24 * 2 * 3 and set(graded.values()) == {1}
   problems = load_problems(place.workdir / "data/problems.jsonl")
-  assert len(list(found.groups(problems))) == len(problems) == 24
-  said = {name: record.completion.text for name, record in place.texts()}
-  assert said == {n: r.completion.text for n, r in undisturbed.texts()}
+  assert all(map(place.store().complete, problems)) and len(problems) == 24
+  assert dict(place.texts()) == dict(undisturbed.texts())
   assert place.done()
 
 
@@ -111,7 +111,7 @@ def test_an_undisturbed_run(undisturbed):
     f"trajectories: {undisturbed.workdir / 'trajectories'}\n"
   )
   log = undisturbed.err
-  assert "sample 144/144" in log and "reward" in log
+  assert "sample 24/24" in log and "reward" in log
   assert "sampled 48 captions of " in log and "144 trajectories of " in log
   assert "144 answers verified" in log
   code, _, err = undisturbed.run()  # there is nothing to do
@@ -145,7 +145,7 @@ def test_two_shards_at_once_one_of_them_killed(place, undisturbed):
   assert "problems are left, of other shards" in err
   assert "--- sample 0-of-2" in err
   own = {p.id for p in problems_of(place) if p in Shard(0, 2)}
-  assert {key[0] for key in place.store().trajectories} >= own
+  assert own <= {p.id for p in problems_of(place) if place.store().complete(p)}
   # What is left is done in another division, and nothing twice.
   code, _, err = place.run()
   assert code == 0, err

@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from sophia_jax.data.mixture import MixtureConfig
-from sophia_jax.rollout.store import Store
 from sophia_jax.runs import sampling, stages, training
 from sophia_jax.runs.run import Run
 from sophia_jax.train.loop import TrainConfig
-from sophia_jax.types import (
-  Caption,
-  SophiaError,
-  Status,
-  Trajectory,
-  Verdict,
-)
+from sophia_jax.types import SophiaError, Status
+from tests.launch.commands import export
+from tests.rollout import little
 from tests.sampled import completion
+from tests.sampled import store as store_group
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
 THINK = "Think slowly, then answer."
@@ -42,6 +38,7 @@ def write(path, *records):
 def run(tmp_path):
   """A workdir in which one problem is sampled, with all three streams."""
   c = config()
+  c.images.tile_size = little.SIDE
   c.data.text, c.data.general = "text.jsonl", "general.jsonl"
   write(
     tmp_path / "data/problems.jsonl",
@@ -56,18 +53,11 @@ def run(tmp_path):
   )
   write(tmp_path / "general.jsonl", {"id": "g", **asked, "response": "A cat."})
   run = Run(c, str(tmp_path))
-  trajectory = Trajectory(
-    problem_id="p",
-    k=0,
-    n=0,
-    completion=completion("<think>six</think> 6"),
-    verdict=Verdict(status=Status.RIGHT),
-    length=3,
-  )
-  caption = Caption(problem_id="p", k=0, completion=completion("six apples"))
+  export(tmp_path / "models/warm", tmp_path / "models/words", vision=True)
+  [problem] = sampling.problems(run)
+  row = [("<think>six</think> 6", Status.RIGHT, 3)]
   with sampling.open_store(run) as store:
-    assert isinstance(store, Store)
-    store.append(caption, trajectory)
+    store_group(store, problem, [completion("six apples")], [row])
   return run
 
 

@@ -3,10 +3,11 @@
 from sophia_jax.files import write_jsonl
 from sophia_jax.runs import sampling
 from sophia_jax.runs.run import Run
-from sophia_jax.types import Caption, Status, Trajectory, Verdict
+from sophia_jax.types import Status
 from tests.launch.commands import export
 from tests.rollout import little
 from tests.sampled import completion
+from tests.sampled import store as store_group
 
 
 def sampled(config, workdir, problems):
@@ -31,16 +32,8 @@ def sampled(config, workdir, problems):
   ]
   write_jsonl(workdir / "data" / "problems.jsonl", rows)
   with sampling.open_store(run) as store:
-    for row in rows:
-      store.append(
-        Caption(problem_id=row["id"], k=0, completion=completion("red ink")),
-        Trajectory(
-          problem_id=row["id"],
-          k=0,
-          n=0,
-          completion=completion(f"<think>{row['question']}</think> 6"),
-          verdict=Verdict(status=Status.RIGHT),
-          length=3,
-        ),
-      )
+    for problem in sampling.problems(run):
+      thought = f"<think>{problem.question}</think> 6"
+      row = [(thought, Status.RIGHT, 3)]
+      store_group(store, problem, [completion("red ink")], [row])
   run.mark("sample", 1.0)
