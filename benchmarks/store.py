@@ -20,19 +20,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.rollout.records import Reasoning, decode
+from sophia_jax.algorithms.sampling import described
+from sophia_jax.data.problems import problem_digest
+from sophia_jax.rollout.collect import collect
+from sophia_jax.rollout.records import Answer, Graded, decode, identity
 from sophia_jax.rollout.store import Store
+from sophia_jax.rollout.world import Seat, World
 from sophia_jax.types import (
-  Caption,
+  Chat,
   Completion,
   FinishReason,
+  Grade,
   Problem,
   Status,
   Verdict,
 )
 
-META = {"K": 8, "N": 8}
-RIGHT = Verdict(status=Status.RIGHT, extracted="6")
+META = {"recipe": [8, 8]}
+RIGHT = Grade(
+  verdict=Verdict(status=Status.RIGHT, extracted="6"), rewards={"accuracy": 1.0}
+)
 
 
 def problems(trajectories: int) -> list[Problem]:
@@ -52,26 +59,24 @@ def write(path: Path, trajectories: int, words: int) -> int:
     logps=(-0.5,) * words,
     finish_reason=FinishReason.STOP,
   )
+  of = identity(completion)
   with Store(path, META) as store:
     for problem in problems(trajectories):
+      key = {"problem_id": problem.id, "digest": problem_digest(problem)}
+      said = {"completion": completion, "length": words}
       for k in range(8):
-        store.append(Caption(problem_id=problem.id, k=k, completion=completion))
+        store.append(Answer(**key, path=(k,), role="caption", **said))
         for n in range(8):
-          reasoning = Reasoning(
-            problem_id=problem.id,
-            k=k,
-            n=n,
-            completion=completion,
-            length=words,
-          )
-          store.append(reasoning)
-          store.judge(reasoning, RIGHT)
+          place = {**key, "path": (k, n)}
+          store.append(Answer(**place, role="reasoner", **said))
+          store.append(Graded(**place, of=of, grade=RIGHT))
+      store.finish(**key)
   return (path / "0.jsonl").stat().st_size
 
 
 def open_it(path: Path) -> int:
   """How many trajectories there are."""
-  return len(Store(path, read_only=True).trajectories)
+  return Store(path, read_only=True).index.grades
 
 
 def parse_it(path: Path) -> int:
@@ -82,8 +87,12 @@ def parse_it(path: Path) -> int:
 
 def read_groups(path: Path, trajectories: int) -> int:
   """How many groups are complete, all of them read."""
+  seat = Seat(prompt=lambda problem, **context: Chat(text=problem.question))
   store = Store(path, read_only=True)
-  return sum(1 for _ in store.groups(problems(trajectories)))
+  # Lengths are stored: no vocabulary is needed to count them.
+  world = World(store, {"caption": seat, "reasoner": seat}, words=Any)
+  groups = collect(problems(trajectories), described(8, 8), world, ahead=1)
+  return sum(1 for _ in groups)
 
 
 def _child(send: Any, work: Callable[..., int], args: tuple[Any, ...]) -> None:

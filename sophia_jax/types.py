@@ -147,11 +147,15 @@ class Sampling:
   """
 
   temperature: float = 1.0
+  """Sampling temperature; 0: greedy."""
   top_p: float = 1.0
+  """Probability mass of the likeliest tokens that are drawn from."""
   top_k: int = 0
   """0: off."""
   max_new_tokens: int = 1024
+  """Largest completion, tokens."""
   seed: int = 0
+  """Seed of the draws."""
 
 
 @host

@@ -1,15 +1,19 @@
 """Completions and groups as sampling leaves them, of a few words."""
 
+import dataclasses
+
+from sophia_jax.algorithms.selection import with_values
 from sophia_jax.data.problems import problem_digest
 from sophia_jax.rollout.records import Answer, Graded, identity
 from sophia_jax.types import (
-  Caption,
-  CaptionTree,
+  Chat,
   Completion,
   FinishReason,
   Grade,
+  Group,
+  Rollout,
   Status,
-  Trajectory,
+  Turn,
   Verdict,
 )
 
@@ -27,27 +31,26 @@ def completion(text, finish_reason=FinishReason.STOP):
 
 def group(problem, captions, rows):
   """captions[k] is a completion, rows[k][n] is (text, status, length)."""
-  return CaptionTree(
-    problem=problem,
-    captions=tuple(
-      Caption(problem_id=problem.id, k=k, completion=caption)
-      for k, caption in enumerate(captions)
-    ),
-    trajectories=tuple(
-      tuple(
-        Trajectory(
-          problem_id=problem.id,
-          k=k,
-          n=n,
-          completion=completion(text),
+  rollouts = []
+  for k, (caption, row) in enumerate(zip(captions, rows)):
+    rollouts.append(rollout(problem, (k,), caption))
+    for n, (text, status, length) in enumerate(row):
+      thought = rollout(problem, (k, n), completion(text))
+      rollouts.append(
+        dataclasses.replace(
+          thought,
+          rewards={"accuracy": float(status is Status.RIGHT)},
+          author="reasoner",
           verdict=Verdict(status=status, extracted="6"),
           length=length,
         )
-        for n, (text, status, length) in enumerate(row)
       )
-      for k, row in enumerate(rows)
-    ),
-  )
+  return with_values(Group(problem=problem, rollouts=tuple(rollouts)))
+
+
+def rollout(problem, path, said):
+  turn = Turn(prompt=Chat(text=problem.question), completion=said)
+  return Rollout(problem_id=problem.id, path=path, turns=(turn,))
 
 
 def store(store, problem, captions, rows):

@@ -76,6 +76,7 @@ class ImageConfig:
   tile_size: int = 448
   """Side S of a square tile, in pixels."""
   min_tiles: int = 1
+  """Fewest tiles of the grid."""
   max_tiles: int = 12
   """Of the grid; the thumbnail comes on top."""
   thumbnail: bool = True

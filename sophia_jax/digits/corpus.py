@@ -27,11 +27,18 @@ DRILLS = 0.3  # of the reasoner's examples
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
+  """Sizes of the digits world's data files."""
+
   held_out_scans: float = 0.2
+  """Fraction of the scans that only held-out problems show."""
   problems: int = 800
+  """Problems to sample and train on."""
   heldout: int = 400
+  """Held-out problems."""
   warmup_scenes: int = 4000
+  """Scenes of the warm-up, each with a caption and a plain question."""
   reasoner_examples: int = 12000
+  """Examples that the reasoner is taught with."""
 
 
 def write(

@@ -26,11 +26,16 @@ CLASSES = (11, len(scenes.INKS), len(scenes.PAPERS))
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
+  """Pre-training of the encoder to name what each token shows."""
+
   steps: int = 400
+  """Updates."""
   images: int = 64
   """Per step."""
   learning_rate: float = 2e-3
+  """Largest learning rate."""
   weight_decay: float = 0.05
+  """Weight decay of AdamW."""
 
 
 def _batches(seed: int, scans: scenes.Scans, config: VisionConfig) -> Iterator:

@@ -33,9 +33,13 @@ class EvalConfig:
   """The paper samples at temperature 1.0, top-p 0.8, 16,384 tokens (App. C)."""
 
   temperature: float = 1.0
+  """Sampling temperature; 0: greedy."""
   top_p: float = 0.8
+  """Probability mass of the likeliest tokens that are drawn from."""
   top_k: int = 0
+  """Number of the likeliest tokens that are drawn from; 0: all."""
   max_new_tokens: int = 16384
+  """Largest response, tokens."""
   samples: int = 1
   """Responses to each problem; pass@1 is their mean."""
   limit: int = 0

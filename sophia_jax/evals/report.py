@@ -78,37 +78,17 @@ class Tally:
   lengths: dict[str, tuple[int, ...]]
 
 
-def families(
-  group: Group,
-) -> list[tuple[Rollout | None, tuple[Rollout, ...]]]:
-  """Returns (caption, trajectories on it) of a tree; (None, all) of a flat group."""
-  parents = [r for r in group.rollouts if group.children(r.path)]
-  if not parents:
-    return [(None, group.rollouts)]
-  return [(parent, group.children(parent.path)) for parent in parents]
-
-
-def mean_accuracy(rollouts: Sequence[Rollout]) -> float:
-  """Returns the mean outcome, R(c) of a caption's trajectories (Eq. 5)."""
-  right = sum(
-    r.verdict is not None and r.verdict.status is Status.RIGHT for r in rollouts
-  )
-  return right / max(1, len(rollouts))
-
-
 def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
-  """Counts what was sampled; R(c) is the mean of R(y) (Eq. 5)."""
+  """Counts what was sampled; a caption's R(c) is its "accuracy" (Eq. 5)."""
   status: Counter[str] = Counter({s.value: 0 for s in Status})
   rewards: list[float] = []
   lengths: dict[str, list[int]] = {"all": [], "right": [], "selected": []}
   problems = 0
-  captions = 0
   for group in groups:
     problems += 1
-    for parent, row in families(group):
-      captions += parent is not None
-      if parent is not None:
-        rewards.append(mean_accuracy(row))
+    for caption, row in branches(group):
+      if caption is not None:
+        rewards.append(_caption_reward(caption))
       for one in row:
         assert one.verdict is not None
         status[one.verdict.status.value] += 1
@@ -120,7 +100,7 @@ def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
   return Tally(
     counts={
       "problems": problems,
-      "captions": captions,
+      "captions": len(rewards),
       "trajectories": len(lengths["all"]),
       "selected": len(lengths["selected"]),
       "status": dict(status),
@@ -129,6 +109,17 @@ def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
     caption_rewards=tuple(rewards),
     lengths={name: tuple(values) for name, values in lengths.items()},
   )
+
+
+def branches(
+  group: Group,
+) -> list[tuple[Rollout | None, tuple[Rollout, ...]]]:
+  """Returns the graded rollouts of a group by the caption they were built on;
+  None: on no caption."""
+  captions = [r for r in group.depth(1) if r.verdict is None]
+  if not captions:
+    return [(None, group.rollouts)]
+  return [(caption, group.children(caption.path)) for caption in captions]
 
 
 def write_report(
@@ -205,8 +196,8 @@ def render(
     status_total=max(1, sum(status.values())),
     total_seconds=max(1e-9, sum(report["seconds"].values())),
     settings=list(flatten(report["config"])),
-    families=families,
-    mean_accuracy=mean_accuracy,
+    caption_reward=_caption_reward,
+    branches=branches,
     above=_share_above(samples),
     open_captions=lambda group: _open_captions(group, samples.selected),
   )
@@ -302,15 +293,18 @@ def _share_above(samples: Samples) -> float:
   return above / len(samples.caption_rewards)
 
 
+def _caption_reward(caption: Rollout) -> float:
+  reward = caption.rewards["accuracy"]
+  assert isinstance(reward, float)
+  return reward
+
+
 def _open_captions(
   group: Group, selected: Container[str]
 ) -> set[tuple[int, ...]]:
-  """Returns the paths of the captions that are shown unfolded."""
-  chosen = {
-    parent.path
-    for parent, row in families(group)
-    if parent is not None and any(one.id in selected for one in row)
-  }
+  """Returns the paths of captions that are shown unfolded: those of selected
+  trajectories, or the first."""
+  chosen = {r.path[:-1] for r in group.rollouts if r.id in selected}
   return chosen or {(0,)}
 
 

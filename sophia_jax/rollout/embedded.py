@@ -39,6 +39,8 @@ from sophia_jax.types import (
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
+  """Sizes of the embedded engine."""
+
   slots: int = 64
   """Requests decoded together."""
   length: int = 4096

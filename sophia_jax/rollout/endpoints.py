@@ -28,11 +28,14 @@ _WORDS = 300
 
 @dataclasses.dataclass(frozen=True)
 class ClientConfig:
+  """How servers are asked, and when one is given up."""
+
   concurrency: int = 64
   """Requests under way at one endpoint, at most."""
   deadline_s: float = 1800.0
   """Seconds for one answer, waiting in the server's queue included."""
   connect_s: float = 10.0
+  """Seconds for a connection."""
   ready_s: float = 30.0
   """How long a server that is not there yet is waited for at the start."""
   retries: int = 5

@@ -94,7 +94,10 @@ class Prompts:
   system: str | None = None
   """The policy's default system prompt; None: InternVL's own."""
   caption: str = CAPTION
+  """Prompt that asks the policy for a caption; it does not show the
+  question."""
   slow_thinking: str = slow_thinking(16384)
+  """System prompt of trajectories that think in tags, and of evaluation."""
   reasoning: str = ""
   """Holds {caption} and {question} where they go; "": `simulated_vision`."""
 

@@ -223,10 +223,11 @@ class World:
   def prompt(
     self, template: str, problem: Problem, **context: str
   ) -> Prompt | Chat:
-    """Renders the problem as `role` is asked it.
+    """Renders the problem as a role is asked it.
 
     Args:
-      context: what the role's template names besides, such as `caption`.
+      template: the role.
+      context: further texts that the role is shown, such as `caption`.
     """
     return self._seat(template).prompt(problem, **context)
 

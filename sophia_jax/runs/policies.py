@@ -69,15 +69,17 @@ class RuntimeConfig(EngineChoice):
   path: str = free("")
   """Checkpoint directory; a relative one is inside the workdir."""
   dtype: str = "bfloat16"
-  """Precision of the computation."""
+  """Type of the computation."""
   param_dtype: str = "float32"
-  """Precision of trained parameters."""
+  """Type that trained parameters are kept in."""
   remat: str = free("none")
-  """Activations kept for the backward pass, a name of models/config.Remat."""
+  """Part recomputed in the backward pass: "none"; all except matrix products
+  ("dots"), attention and the up projection ("up"), attention ("attention");
+  whole blocks ("block"), their inputs in host memory ("offload")."""
   attention: str = free("auto")
-  """Implementation in models/kernels.py; "auto": the platform's."""
+  """An implementation of models/kernels.py; "auto": what the platform has."""
   scan_unroll: int = free(1)
-  """Layers per scan step; unrolled layers are faster on a CPU."""
+  """Layers per scan step; unrolled layers are faster on CPU."""
 
   def __post_init__(self) -> None:
     super().__post_init__()

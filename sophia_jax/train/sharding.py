@@ -48,9 +48,13 @@ class MeshConfig:
   """Devices along each axis; one of them may be -1: all that are left."""
 
   data: int = 1
+  """Copies of the model, each with a part of the batch."""
   fsdp: int = -1
+  """Devices that share parameters and the batch."""
   context: int = 1
+  """Devices that share the tokens of a row."""
   tensor: int = 1
+  """Devices that share heads and widths."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -29,7 +29,7 @@ PROBLEM = Problem(
 
 def group(rows, texts="{k}{n}") -> CaptionTree:
   """[k][n] of (right?, length) -> a group."""
-  return sampled.group(
+  return sampled.tree(
     PROBLEM,
     [sampled.completion(f"caption {k}") for k in range(len(rows))],
     [

@@ -19,7 +19,7 @@ DESCRIBE = "Describe the image."
 def group(rows, images=("apples.png",), cut=()):
   """Statuses [k][n] -> a group; captions `cut` were ended by length."""
   reason = lambda k: FinishReason.LENGTH if k in cut else FinishReason.STOP
-  return sampled.group(
+  return sampled.tree(
     Problem(id="p", question="How many?", answer="6", images=images),
     [sampled.completion(f"seen {k}\n", reason(k)) for k in range(len(rows))],
     [

@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+NAMED = ("README.md", "BUILD_NOTES.md", "CONTRIBUTING.md", "tests/README.md")
 # The log tells what was there once.
 PAGES = [
-  *(ROOT / name for name in ("README.md", "BUILD_NOTES.md", "CONTRIBUTING.md")),
+  *(ROOT / name for name in NAMED),
   *sorted(page for page in DOCS.rglob("*.md") if page != DOCS / "log.md"),
 ]
 TOPS = "sophia_jax|launch|configs|tests|benchmarks|docs"

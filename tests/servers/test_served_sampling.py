@@ -20,7 +20,7 @@ import pytest
 
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_jsonl
-from sophia_jax.rollout.records import Judgement, decode
+from sophia_jax.rollout.records import Answer, Graded, decode
 from sophia_jax.rollout.store import Store
 from sophia_jax.runs.run import Run
 from sophia_jax.servers.supervise import (
@@ -99,7 +99,9 @@ class Scene:
     return [r for r in map(decode, lines) if r is not None]
 
   def texts(self):
-    return [r.id for r in self.records() if not isinstance(r, Judgement)]
+    return [
+      (r.problem_id, r.path) for r in self.records() if isinstance(r, Answer)
+    ]
 
   def until(self, sampler, texts):
     """Waits until so many texts are written."""
@@ -147,15 +149,13 @@ def nothing_sampled(scene):
 def assert_all_is_there_once(scene):
   texts = Counter(scene.texts())
   assert len(texts) == TEXTS and set(texts.values()) == {1}
-  judged = Counter(
-    (r.problem_id, r.k, r.n)
-    for r in scene.records()
-    if isinstance(r, Judgement)
+  graded = Counter(
+    (r.problem_id, r.path) for r in scene.records() if isinstance(r, Graded)
   )
-  assert len(judged) == PROBLEMS * K * N and set(judged.values()) == {1}
+  assert len(graded) == PROBLEMS * K * N and set(graded.values()) == {1}
   problems = load_problems(scene.workdir / "problems.jsonl")
   store = Store(scene.workdir / "trajectories", read_only=True)
-  assert len(list(store.groups(problems))) == PROBLEMS
+  assert all(map(store.complete, problems)) and len(problems) == PROBLEMS
   assert "sample" in json.loads((scene.workdir / "stages.json").read_text())
 
 
@@ -178,8 +178,11 @@ def test_everybody_is_killed_in_the_middle(scene):
   assert "sampled " in err
   assert_all_is_there_once(scene)
   # Each has a seed of its own, in words as in ids.
-  store = Store(scene.workdir / "trajectories", read_only=True)
-  said = {t.completion.text for t in store.trajectories.values()}
+  said = {
+    r.completion.text
+    for r in scene.records()
+    if isinstance(r, Answer) and r.role == "reasoner"
+  }
   assert len(said) > 0.9 * PROBLEMS * K * N
 
 
