@@ -30,10 +30,10 @@ from sophia_jax.plans.aot import GPUS
 from sophia_jax.plans.plan import Assumptions, Plan, plan
 from sophia_jax.plans.shape import Shape
 from sophia_jax.progress import Progress
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.policies import RuntimeConfig
 from sophia_jax.runs.run import for_topology
 from sophia_jax.train.devices import ACCELERATORS, CPU, Accelerator
-from sophia_jax.train.loop import TrainConfig
 from sophia_jax.train.sharding import AXES, MeshConfig
 from sophia_jax.types import SophiaError
 
@@ -51,7 +51,8 @@ def main() -> None:
   topology = flags.FLAGS.topology
   accelerator = _accelerator(topology)
   config = for_topology(flags.FLAGS.config, topology, cli.given())
-  train = section(TrainConfig, config.train.to_dict(), "train")
+  stage = stages.read(config, flags.FLAGS.stage or config.order[-1])
+  train = stage.train
   shape = Shape.of(train)
   if flags.FLAGS.rows is not None:
     shape = shape.with_rows(flags.FLAGS.rows)
@@ -177,5 +178,6 @@ if __name__ == "__main__":
     None,
     "Of the peak, in the attention kernel; the device's usual one if absent.",
   )
+  cli.define_stage_flag("The stage; by default the last of config.order.")
   flags.DEFINE_string("out", None, "JSON of all plans.")
   cli.start(main, EXAMPLE, ("config", "topology"))

@@ -115,7 +115,7 @@ class MetricsFile:
       if not math.isfinite(row[name]):
         raise NotFinite(
           f"{self._path}: {name} is {row[name]} at update {self._steps}; "
-          "lower config.train.learning_rate or look at the batch",
+          "lower the stage's train.learning_rate or look at the batch",
           self._steps,
         )
 

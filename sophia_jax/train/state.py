@@ -44,7 +44,7 @@ def create(
   for part in trained:
     if part not in params:
       raise SophiaError(
-        f"config.train.trained: no part {part!r}; this model has "
+        f"train.trained: no part {part!r}; this model has "
         f"{', '.join(sorted(params))}"
       )
   live = {k: v for k, v in params.items() if k in trained}

@@ -24,8 +24,8 @@ def get_config():
   c = internvl3_8b.get_config()
   c.size = ""
   c.policy.path = {path!r}
-  c.train.length, c.train.block, c.train.rows = 512, 256, 4
-  c.train.tiles, c.train.microbatches = 4, 2
+  c.stages.sophia.train.length, c.stages.sophia.train.block, c.stages.sophia.train.rows = 512, 256, 4
+  c.stages.sophia.train.tiles, c.stages.sophia.train.microbatches = 4, 2
   return c
 """
 

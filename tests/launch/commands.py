@@ -30,27 +30,27 @@ TINY = {
   "prepare.decoder.kv_heads": 1,
   "prepare.decoder.head_dim": 16,
   "prepare.decoder.mlp": 64,
-  "prepare.reasoner.epochs": 2,
-  "warmup.epochs": 4,
-  "rollout.captions": 2,
-  "rollout.trajectories": 3,
+  "stages.reasoner.train.epochs": 2,
+  "stages.warmup.train.epochs": 4,
+  "stages.sophia.captions": 2,
+  "stages.sophia.trajectories": 3,
   "captioning.max_new_tokens": 12,
   "reasoning.max_new_tokens": 20,
   "eval.max_new_tokens": 16,
   "engine.slots": 4,
   "engine.prefill_rows": 2,
   "engine.chunk": 2,
-  "sophia.random": "true",
-  "sophia.keep_n": 3,
-  "train.epochs": 20,
-  "train.rows": 2,
-  "train.checkpoint_every": 10,
-  "train.log_every": 5,
+  "stages.sophia.random": "true",
+  "stages.sophia.keep_n": 3,
+  "stages.sophia.train.epochs": 20,
+  "stages.sophia.train.rows": 2,
+  "stages.sophia.train.checkpoint_every": 10,
+  "stages.sophia.train.log_every": 5,
 }
 
 
 def overrides(values):
-  """{"train.rows": 2} as flags."""
+  """Returns {"seed": 2} as flags."""
   return [f"--config.{key}={value}" for key, value in values.items()]
 
 

@@ -13,11 +13,13 @@ def layout(rows, microbatches):
 def get_config():
   c = quickstart.get_config()
   c.images.tile_size = SIDE
-  c.rollout.captions = c.rollout.trajectories = 1
+  sophia = c.stages.sophia
+  sophia.captions = sophia.trajectories = 1
   c.packing.open_rows = 8
-  c.train.update(length=96, block=32, warmup_steps=2, learning_rate=2e-4)
-  c.train.update(epochs=5, checkpoint_every=3, log_every=1)
+  sophia.train.update(length=96, block=32, warmup_steps=2, learning_rate=2e-4)
+  sophia.train.update(epochs=5, checkpoint_every=3, log_every=1)
   c.topology = ""
   c.topologies = {"cpu:4": layout(4, 2), "cpu:2": layout(2, 4)}
-  c.update(layout(4, 2))
+  sophia.train.update(layout(4, 2)["train"])
+  c.packing.shards = 4
   return c

@@ -32,8 +32,8 @@ STAGES = [
   "reasoner",
   "warmup",
   "before",
-  "sample",
-  "train",
+  "sophia/sample",
+  "sophia",
   "after",
 ]
 
@@ -264,15 +264,21 @@ def test_help_shows_an_example_and_the_flags(command, module, flag):
   ("arguments", "said"),
   [
     (
-      [CONFIG, "--config.train.lerning_rate=1"],
-      ["config.train.lerning_rate: no such key", "'learning_rate'"],
+      [CONFIG, "--config.stages.sophia.train.lerning_rate=1"],
+      [
+        "config.stages.sophia.train.lerning_rate: no such key",
+        "'learning_rate'",
+      ],
     ),
     (
       ["--config=configs/quikstart.py"],
       ["quikstart.py: no such config", "configs/quickstart.py"],
     ),
     (["--config", "README.md"], ["README.md:", "a config is a Python file"]),
-    ([CONFIG, "--config.train.rows=many"], ["--config.train.rows=many"]),
+    (
+      [CONFIG, "--config.stages.sophia.train.rows=many"],
+      ["--config.stages.sophia.train.rows=many"],
+    ),
   ],
   ids=["key", "config", "not a config", "value"],
 )

@@ -33,8 +33,8 @@ from configs import internvl3_8b
 def get_config():
   c = internvl3_8b.get_config()
   c.policy.path = {path!r}
-  c.train.length, c.train.block, c.train.rows = 256, 64, 4
-  c.train.tiles, c.train.microbatches = 8, 2
+  c.stages.sophia.train.length, c.stages.sophia.train.block, c.stages.sophia.train.rows = 256, 64, 4
+  c.stages.sophia.train.tiles, c.stages.sophia.train.microbatches = 8, 2
   c.topologies = {{"cpu:4": {{"policy": {{"remat": "block"}}}}}}
   return c
 """

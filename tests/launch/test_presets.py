@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from sophia_jax.config import section
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import for_topology
 from sophia_jax.train import sharding
-from sophia_jax.train.loop import TrainConfig
 
 NAMES = ("internvl2_5_8b", "internvl2_5_38b", "internvl3_8b", "internvl3_38b")
 
@@ -24,7 +24,7 @@ def test_every_topology_lays_out(config):
   assert {"v5p:4x4x4", "v5p:4x4x8", "v6e:8x8", "v6e:16x16"} <= set(topologies)
   for topology in topologies:
     set_up = for_topology(config, topology, {})
-    train = section(TrainConfig, set_up.train.to_dict(), "train")
+    train = stages.read(set_up, "sophia").train
     axes = section(sharding.MeshConfig, set_up.mesh.to_dict(), "mesh")
     mesh = AbstractMesh(
       tuple(getattr(axes, axis) for axis in sharding.AXES), sharding.AXES

@@ -1,4 +1,4 @@
-"""What `launch.train` learns: streams, system prompts, shapes."""
+"""What `launch.train` learns: sources, system prompts, shapes."""
 
 import importlib.util
 import json
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sophia_jax.data.mixture import MixtureConfig
-from sophia_jax.runs import sampling, stages, training
+from sophia_jax.runs import sampling, training
+from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
-from sophia_jax.train.loop import TrainConfig
-from sophia_jax.types import SophiaError, Status
+from sophia_jax.types import Role, SophiaError, Status
 from tests.launch.commands import export
 from tests.rollout import little
 from tests.sampled import completion
@@ -25,7 +24,7 @@ def config():
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   made = module.get_config()
-  made.rollout.captions = made.rollout.trajectories = 1
+  made.stages.sophia.update(captions=1, trajectories=1)
   return made
 
 
@@ -36,7 +35,7 @@ def write(path, *records):
 
 @pytest.fixture
 def run(tmp_path):
-  """A workdir in which one problem is sampled, with all three streams."""
+  """A workdir in which one problem is sampled, with all three sources."""
   c = config()
   c.images.tile_size = little.SIDE
   c.data.text, c.data.general = "text.jsonl", "general.jsonl"
@@ -53,57 +52,76 @@ def run(tmp_path):
   )
   write(tmp_path / "general.jsonl", {"id": "g", **asked, "response": "A cat."})
   run = Run(c, str(tmp_path))
-  export(tmp_path / "models/warm", tmp_path / "models/words", vision=True)
-  [problem] = sampling.problems(run)
+  export(tmp_path / "warmup/export", tmp_path / "models/words", vision=True)
+  export(
+    tmp_path / "models/reasoner", tmp_path / "models/r_words", vision=False
+  )
+  stage = stages.read(c, "sophia")
+  [problem] = sampling.problems(run, stage)
   row = [("<think>six</think> 6", Status.RIGHT, 3)]
-  with sampling.open_store(run) as store:
+  with sampling.open_store(run, stage) as store:
     store_group(store, problem, [completion("six apples")], [row])
   return run
 
 
-def test_three_streams_and_how_each_is_asked(run):
-  streams = stages._learnt(run, MixtureConfig())
-  assert list(streams) == ["visual", "text", "general"]
-  found = {e.id: (e.system, e.weight) for own in streams.values() for e in own}
-  assert found == {
-    "p/0/0": (THINK, 1.0),
-    "t0": (THINK, 1.0),
-    "t1": ("", 1.0),
-    "t2": (None, 0.5),
-    "g": (None, 1.0),
-  }
+def learnt(run, **amounts):
+  run.config.mixture.update(amounts)
+  stage = stages.read(run.config, "sophia")
+  model = training.opened(run, stage)
+  return training._sources(run, stage, model), model.renderer
 
 
-def test_a_stream_of_no_amount_is_not_even_read(run):
+def test_three_sources_and_how_each_is_asked(run):
+  sources, words = learnt(run)
+  assert list(sources) == ["visual", "text", "general"]
+  found = {s.id: s for own in sources.values() for s in own}
+  assert len(found) == 5
+  for name, question, system, weight in (
+    ("p/0/0", "How many?", THINK, 1.0),
+    ("t0", "What?", THINK, 1.0),
+    ("t1", "What?", "", 1.0),
+    ("t2", "What?", None, 0.5),
+    ("g", "What?", None, 1.0),
+  ):
+    asked = words.prompt(question, system=system).token_ids
+    assert found[name].token_ids[: len(asked)].tolist() == asked.tolist()
+    assert found[name].roles[len(asked)] == Role.RESPONSE
+    assert max(found[name].streams["weights"]) == weight
+
+
+def test_a_source_of_no_amount_is_not_even_read(run):
   (run.workdir / "text.jsonl").unlink()
-  assert list(stages._learnt(run, MixtureConfig(text=0))) == [
-    "visual",
-    "general",
-  ]
-  (run.workdir / "trajectories" / "0.jsonl").unlink()
-  assert list(stages._learnt(run, MixtureConfig(text=0, visual=0))) == [
-    "general"
-  ]
-  with pytest.raises(SophiaError, match="no trajectory is selected"):
-    stages._learnt(run, MixtureConfig())
+  assert list(learnt(run, text=0.0)[0]) == ["visual", "general"]
 
 
-def test_the_quickstart_has_the_visual_stream_alone(run):
+def test_nothing_selected_says_what_was_sampled(run):
+  run.config.stages.sophia.alpha = 1.0
+  with pytest.raises(
+    SophiaError, match=r"no trajectory is selected \(1 right\)"
+  ):
+    learnt(run)
+
+
+def test_the_quickstart_has_the_visual_source_alone(run):
   run.config.data.text = run.config.data.general = ""
-  assert list(stages._learnt(run, MixtureConfig())) == ["visual"]
+  assert list(learnt(run)[0]) == ["visual"]
 
 
 def test_the_packing_is_the_stage_s_shape_filled_as_the_run_says(run):
-  train = TrainConfig(rows=4, length=64, microbatches=3)
+  train = run.config.stages.sophia.train
+  train.update(rows=4, length=64, microbatches=3, tiles=8)
+
+  def shape():
+    stage = stages.read(run.config, "sophia")
+    return training.packing(run, stage, training.opened(run, stage))
+
   run.config.packing.shards = 2
-  shape = training._packing(run, train, 8)
-  assert (shape.rows, shape.length, shape.tile_budget) == (4, 64, 8)
-  assert (shape.microbatches, shape.shards, shape.open_rows) == (3, 2, 64)
-  del run.config["packing"]
-  assert training._packing(run, train, 8).shards == 1
+  found = shape()
+  assert (found.rows, found.length, found.tile_budget) == (4, 64, 8)
+  assert (found.microbatches, found.shards, found.open_rows) == (3, 2, 64)
   run.config.packing = {"shard": 2}
   with pytest.raises(SophiaError, match=r"config\.packing\.shard: .*'shards'"):
-    training._packing(run, train, 8)
+    shape()
   run.config.packing = {"shards": 3}
   with pytest.raises(SophiaError, match=r"config\.packing: rows 4 does not"):
-    training._packing(run, train, 8)
+    shape()

@@ -7,12 +7,13 @@ from tests.servers import tiny_config
 
 def get_config() -> ConfigDict:
   c = tiny_config.get_config()
-  c.prepare = c.warmup = None
+  c.prepare = None
+  c.order = ("sophia",)
   c.data.problems = c.data.heldout = "problems.jsonl"
   c.policy.engine = c.reasoners.easy.engine = "sglang"
   c.prompts.caption = c.prompts.system = "What do you see"
   c.prompts.reasoning = "{caption}\n{question}"
-  c.rollout.captions, c.rollout.trajectories = 2, 3
+  c.stages.sophia.update(captions=2, trajectories=3)
   c.captioning.max_new_tokens = 8
   c.reasoning.max_new_tokens = 24
   c.client.concurrency = 8
