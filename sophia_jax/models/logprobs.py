@@ -1,4 +1,4 @@
-"""Token log-probabilities without ever holding [B, T, V]."""
+"""Token log-probabilities without an array of [B, T, V]."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ def token_logps(
   targets: Int[Array, "B T"],
   block: int,
 ) -> Float[Array, "B T"]:
-  """log softmax(hidden @ head_kernel)[targets] in fp32; 0 if a target is -1.
+  """Returns log softmax(hidden @ head_kernel)[targets] in fp32.
 
-  `block` tokens of every row are in flight at a time, forward and backward: the
-  peak is a few [B, block, V]. The backward pass recomputes the logits from the
-  saved log-normaliser. Tokens whose target is -1 make no logits: those of every
-  row that have one are moved to its front, and blocks without any are left out.
+  0 where a target is -1. Logits exist for `block` tokens of every row at a time,
+  forward and backward: the peak is a few arrays of [B, block, V]. The backward
+  pass recomputes logits from the saved log-normaliser. Tokens with the target
+  -1 cost nothing: the others are moved to the front of their row, and blocks
+  without a target are skipped.
+
+  Args:
+    block: tokens of a row whose logits exist at the same time.
   """
   return _forward(hidden, head_kernel, targets, block)[0]
 
@@ -79,8 +83,8 @@ def _backward(
     d_kernel += jnp.einsum(
       "btd,btv->dv", h, d_logits, preferred_element_type=jnp.float32
     )
-    # The sum over rows is due in every block: scattered, it costs half of what
-    # it costs replicated, and the sum is not held whole by every device.
+    # Every block needs the sum over rows. Scattered it costs half of what it
+    # costs replicated, and no device holds it whole.
     return constrain(d_kernel, HEAD), jnp.einsum(
       "btv,dv->btd", d_logits, kernel
     )
@@ -89,8 +93,8 @@ def _backward(
     return d_kernel, jnp.zeros_like(h)
 
   def step(d_kernel: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
-    asked = jnp.any(xs[1] >= 0)
-    d_kernel, d_h = jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
+    targeted = jnp.any(xs[1] >= 0)
+    d_kernel, d_h = jax.lax.cond(targeted, chunk, nothing, d_kernel, *xs)
     return constrain(d_kernel, HEAD), d_h
 
   cotangent = jnp.where(targets < 0, 0.0, _along(cotangent, order))
@@ -110,14 +114,14 @@ token_logps.defvjp(_forward, _backward)
 
 
 def _gathered(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
-  """Whole but for the vocabulary's own axis: blocks would each gather it anew."""
+  """Gathers all but the vocabulary's axis once, not in every block."""
   return constrain(kernel, (None, "vocab"))
 
 
 def _along(x: Array, order: Int[Array, "B T"]) -> Array:
-  """The tokens [B, T, ...] of every row in another order.
+  """Reorders the tokens of [B, T, ...] in every row.
 
-  Which can be any: the devices of a row gather it, once.
+  The devices of a row gather it once: a token may move anywhere in it.
   """
   order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
   whole = "act_batch", None, None
@@ -126,8 +130,10 @@ def _along(x: Array, order: Int[Array, "B T"]) -> Array:
 
 
 def _split(x: Array, block: int, fill: int) -> Array:
-  """[B, T, ...] -> [T/block, B, block, ...], padded with `fill`. The tokens of
-  a block are spread over the devices that share its rows."""
+  """Splits [B, T, ...] into [T/block, B, block, ...], padded with `fill`.
+
+  The tokens of a block are spread over the devices of its rows.
+  """
   b, t = x.shape[:2]
   block = min(block, t)
   padding = [(0, 0), (0, -t % block)] + [(0, 0)] * (x.ndim - 2)
