@@ -1,8 +1,8 @@
 """The whole pipeline: warm-up, sample, train, evaluate, export, report.
 
-Every stage that is done is passed over, and one that was killed goes on where
-it stopped: give the same command again. For one process; the stages by
-themselves are for several (launch.sample, launch.train).
+Finished stages are skipped, and a stage that was killed resumes where it
+stopped: give the same command again. For one process; several can share a stage
+(launch.sample, launch.train).
 
 Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart

@@ -1,7 +1,7 @@
-"""Captions, reasoning and rewards -> W/trajectories. Resumes by itself.
+"""Captions, reasoning and rewards -> W/trajectories. Resumes after a kill.
 
 Several processes, on one machine or many with a common W, may share the work:
-each is given a shard, and each may be killed and started again.
+each takes a shard, and each may be killed and started again.
 
 Example:
   python -m launch.sample --config=configs/quickstart.py --workdir=runs/quickstart
@@ -22,7 +22,7 @@ def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
   with files.exclusive(
-    run.workdir / ".setup.lock", "what comes before sampling"
+    run.workdir / ".setup.lock", "preparing the run"
   ):
     stages.prepare(run)
     stages.warm_up(run)
@@ -33,6 +33,6 @@ def main() -> None:
 if __name__ == "__main__":
   cli.define_run_flags()
   flags.DEFINE_string(
-    "shard", "0/1", "Which share of the problems, as i/n from 0/n to n-1/n."
+    "shard", "0/1", "Part of the problems, as i/n from 0/n to n-1/n."
   )
   cli.start(main, EXAMPLE, ("config", "workdir"))

@@ -1,8 +1,8 @@
-"""Selection and update -> W/checkpoints, W/export. Resumes by itself.
+"""Selection and update -> W/checkpoints, W/export. Resumes after a kill.
 
-Several processes may do it together, on one machine or many with a common W:
-each is started with the same command (under Slurm, by one `srun`), or is told
-where the others are. Should one be lost, all end; start them all again.
+Several processes may train together, on one machine or many with a common W:
+start each with the same command (under Slurm, by one `srun`), or name the
+coordinator. If one is lost, all end; start them all again.
 
 Example:
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -43,6 +43,6 @@ if __name__ == "__main__":
     "stage",
     "train",
     ["warmup", "train"],
-    "warmup: what launch.sample begins with, where that takes several hosts.",
+    "warmup: the stage before launch.sample, where it takes several hosts.",
   )
   cli.start(main, EXAMPLE, ("config", "workdir"))
