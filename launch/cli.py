@@ -130,9 +130,7 @@ def _read_config(path: Path) -> ConfigDict:
 def define_run_flags() -> None:
   """Defines --config and --workdir."""
   config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-  flags.DEFINE_string(
-    "workdir", None, "Directory that the run writes to."
-  )
+  flags.DEFINE_string("workdir", None, "Directory that the run writes to.")
 
 
 def given() -> dict[str, Any]:

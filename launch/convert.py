@@ -109,9 +109,15 @@ def _tokenizer(directory: Path, format: Format) -> Iterator[Path]:
 def define_flags() -> None:
   """Defines the flags of the command."""
   flags.DEFINE_string("src", None, "Checkpoint directory.")
-  flags.DEFINE_string("dst", None, "Directory to write; an older one is replaced.")
-  flags.DEFINE_enum("format", None, [f.value for f in Format], "Format of --dst.")
-  flags.DEFINE_enum("dtype", None, DTYPES, "Dtype of the tensors; unchanged if absent.")
+  flags.DEFINE_string(
+    "dst", None, "Directory to write; an older one is replaced."
+  )
+  flags.DEFINE_enum(
+    "format", None, [f.value for f in Format], "Format of --dst."
+  )
+  flags.DEFINE_enum(
+    "dtype", None, DTYPES, "Dtype of the tensors; unchanged if absent."
+  )
   flags.DEFINE_bool("verify", False, "Read --dst again and compare every bit.")
   flags.DEFINE_string(
     "base",

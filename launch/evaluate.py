@@ -46,7 +46,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "model", None, "Checkpoint directory; W/export if absent."
   )
-  flags.DEFINE_string("data", None, "File of problems; the held-out ones if absent.")
+  flags.DEFINE_string(
+    "data", None, "File of problems; the held-out ones if absent."
+  )
   flags.DEFINE_list("benchmarks", [], f"Benchmarks: {', '.join(BENCHMARKS)}.")
   flags.DEFINE_string(
     "benchmark_data",
@@ -60,7 +62,9 @@ def define_flags() -> None:
   flags.DEFINE_bool("greedy", False, "Always take the likeliest token.")
   flags.DEFINE_integer("limit", None, "Number of first questions; 0: all.")
   flags.DEFINE_string("name", None, "Name of the files; the model's if absent.")
-  flags.DEFINE_bool("rescore", False, "Mark the stored responses again, without a model.")
+  flags.DEFINE_bool(
+    "rescore", False, "Mark the stored responses again, without a model."
+  )
   flags.DEFINE_bool("upstream", False, "Mark by a benchmark's published rule.")
   flags.DEFINE_string(
     "judge",

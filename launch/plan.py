@@ -165,13 +165,19 @@ def _shown(mesh: dict[str, int]) -> str:
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-  flags.DEFINE_string("topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ...")
-  flags.DEFINE_multi_string("mesh", None, "Mesh to plan, as fsdp=16,tensor=4; may be repeated.")
+  flags.DEFINE_string(
+    "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
+  )
+  flags.DEFINE_multi_string(
+    "mesh", None, "Mesh to plan, as fsdp=16,tensor=4; may be repeated."
+  )
   flags.DEFINE_integer(
     "rows", None, "Rows of a microbatch; the update keeps its size."
   )
   flags.DEFINE_integer(
-    "segment_length", None, "Length of a packed sequence, tokens; a row's if absent."
+    "segment_length",
+    None,
+    "Length of a packed sequence, tokens; a row's if absent.",
   )
   flags.DEFINE_float(
     "attention_efficiency",

@@ -21,9 +21,7 @@ EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
-  with files.exclusive(
-    run.workdir / ".setup.lock", "preparing the run"
-  ):
+  with files.exclusive(run.workdir / ".setup.lock", "preparing the run"):
     stages.prepare(run)
     stages.warm_up(run)
   sampling.sample(run, shard)

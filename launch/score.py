@@ -33,5 +33,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("data", None, "Examples to score.")
   flags.DEFINE_string("out", None, "File of the scores.")
   flags.DEFINE_string("dtype", "float32", "Dtype of the computation.")
-  flags.DEFINE_integer("max_tiles", None, "Most tiles of an image; the model's if absent.")
+  flags.DEFINE_integer(
+    "max_tiles", None, "Most tiles of an image; the model's if absent."
+  )
   cli.start(main, EXAMPLE, ("model", "data", "out"))

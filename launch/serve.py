@@ -114,7 +114,10 @@ if __name__ == "__main__":
     "model", None, "Checkpoint directory; the config's if absent."
   )
   flags.DEFINE_enum(
-    "backend", None, ["sglang_jax", "sglang"], "Kind of server; by the devices if absent."
+    "backend",
+    None,
+    ["sglang_jax", "sglang"],
+    "Kind of server; by the devices if absent.",
   )
   flags.DEFINE_string(
     "api_key_env", None, "Environment variable that holds the API key."

@@ -1,9 +1,9 @@
-"""Writes the quickstart's files: scenes as images, problems, examples.
+"""The quickstart's files: images of scenes, problems, examples.
 
-problems.jsonl   what SOPHIA samples for         (training scans)
-heldout.jsonl    what the policy is measured on  (held-out scans)
+problems.jsonl   problems for rollouts           (training scans)
+heldout.jsonl    problems for evaluation         (held-out scans)
 warmup.jsonl     captions and reading questions  (training scans)
-reasoner.jsonl   worked examples, text only      (no image at all)
+reasoner.jsonl   worked examples, text only      (no images)
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sophia_jax.digits import language, scenes
 from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.prompts import Prompts
 
-DRILLS = 0.3  # of the reasoner's examples
+DRILLS = 0.3
+"""Share of drills among the reasoner's examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CorpusConfig:
 def write(
   directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
 ) -> None:
-  """Writes all four files and their images under `directory`."""
+  """Writes the four files and their images under `directory`."""
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
   make = lambda stream: np.random.default_rng([seed, stream])
   write_jsonl(
