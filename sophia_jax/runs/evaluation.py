@@ -1,4 +1,4 @@
-"""Evaluation: what a policy answers, marked, summed up and written to W/evals."""
+"""Evaluation of a policy: answers, grades and scores in W/evals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
   Benchmark,
-  Mark,
+  Grade,
   Rule,
   Scored,
 )
@@ -25,11 +25,11 @@ from sophia_jax.evals.evaluate import (
   Answered,
   Asker,
   EvalConfig,
-  mark,
-  mark_each,
+  grade,
+  grade_each,
   missing,
 )
-from sophia_jax.evals.judge import Reader, mark_read
+from sophia_jax.evals.judge import Reader, grade_read
 from sophia_jax.evals.llm import Cache
 from sophia_jax.evals.responses import Responses
 from sophia_jax.progress import Progress
@@ -40,6 +40,7 @@ from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
 
 BLOCKS, BLOCK = 16, 4096
+"""Blocks of a weight file in its fingerprint, and bytes of a block."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,17 +56,17 @@ class Exam:
 
 
 def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
-  """Our rule for a benchmark, or the one of its own scripts.
+  """Returns our rule for a benchmark, or the rule of its published scripts.
 
   Raises:
-    SophiaError: it has none of its own.
+    SophiaError: the benchmark has no published rule.
   """
   if not upstream:
     return benchmark.rule
   if benchmark.upstream is None:
     raise SophiaError(
-      f"--upstream: {benchmark.name or 'a file of problems'} has no rule of its "
-      "own; leave it out"
+      f"--upstream: {benchmark.name or 'a file of problems'} has no published "
+      "rule; leave it out"
     )
   return benchmark.upstream
 
@@ -74,7 +75,7 @@ def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
 def evaluate(
   run: Run, name: str, directory: Path, data: Path
 ) -> dict[str, Any]:
-  """pass@1 of the policy in `directory` on problems of ours."""
+  """Evaluates the policy in `directory` on a problems file."""
   config = run.section(EvalConfig, "eval")
   exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
   ask(run, [exam], directory, config)
@@ -82,7 +83,7 @@ def evaluate(
 
 
 def evaluate_once(run: Run, name: str, directory: Path) -> None:
-  """One of the two evaluations of a run, on its held-out problems."""
+  """Evaluates on the run's held-out problems, once: "before" or "after"."""
   if not run.done(name):
     with run.stage(name):
       evaluate(run, name, directory, run.path(run.config.data.heldout))
@@ -92,13 +93,13 @@ def evaluate_once(run: Run, name: str, directory: Path) -> None:
 def ask(
   run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
 ) -> None:
-  """Has the policy answer what it has not answered yet.
+  """Samples the answers that are missing.
 
-  The policy is loaded once, and only if there is something to ask.
+  The policy is loaded once, and only if answers are missing.
   """
   settings = _settings(run, directory, config)
-  waiting = [exam for exam in exams if _missing(run, exam, settings, config)]
-  if not waiting:
+  unfinished = [exam for exam in exams if _missing(run, exam, settings, config)]
+  if not unfinished:
     return
   with engines.policy(
     run, directory, config.max_new_tokens, config.resize
@@ -110,7 +111,7 @@ def ask(
       system=run.section(Prompts, "prompts").slow_thinking,
       seed=run.seed,
     )
-    for exam in waiting:
+    for exam in unfinished:
       total = len(exam.problems) * config.samples
       left = _missing(run, exam, settings, config)
       with (
@@ -132,7 +133,7 @@ def _path(run: Run, exam: Exam) -> Path:
 
 
 def _settings(run: Run, directory: Path, config: EvalConfig) -> dict[str, Any]:
-  """All that a response depends on, besides the problem."""
+  """Returns all settings that a response depends on, besides the problem."""
   image = run.section(ImageConfig, "images")
   return {
     "model": fingerprint(directory),
@@ -149,9 +150,9 @@ def _settings(run: Run, directory: Path, config: EvalConfig) -> dict[str, Any]:
 
 
 def fingerprint(directory: Path) -> str:
-  """Tells checkpoints apart by a few blocks of every weight file.
+  """Returns a digest of a few blocks of every weight file.
 
-  It does not change when a checkpoint is moved or copied.
+  Moving or copying a checkpoint does not change it.
   """
   digest = hashlib.blake2b(digest_size=8)
   names = ("config.json", "*.safetensors")
@@ -165,7 +166,7 @@ def fingerprint(directory: Path) -> str:
   return digest.hexdigest()
 
 
-# ----------------------------------------------------------------------- marking
+# ----------------------------------------------------------------------- grading
 def finish(
   run: Run,
   exam: Exam,
@@ -173,11 +174,11 @@ def finish(
   against: Path | None = None,
   reader: Reader | None = None,
 ) -> dict[str, Any]:
-  """Marks the responses and writes W/evals/NAME.json; needs no policy.
+  """Grades the responses and writes W/evals/NAME.json; needs no policy.
 
   Args:
     against: an earlier W/evals/NAME.json to compare with.
-    reader: a language model that finds and judges the answers.
+    reader: a language model that extracts and judges the answers.
 
   Raises:
     SophiaError: a response is missing.
@@ -194,8 +195,8 @@ def finish(
       raise SophiaError(
         f"{responses.path}: {left} responses are missing; leave out --rescore"
       )
-    marker = _marker(exam, verifier, reader)
-    scored = [*mark(exam.problems, config.samples, responses, marker)]
+    grader = _grader(exam, verifier, reader)
+    scored = [*grade(exam.problems, config.samples, responses, grader)]
     result = _summary(exam, scored, responses)
     result["judge"] = reader.name if reader else ""
     if against is not None:
@@ -206,13 +207,13 @@ def finish(
   return {**result, "shown": samples}
 
 
-def _marker(
+def _grader(
   exam: Exam, verifier: Verifier, reader: Reader | None
-) -> Callable[[Iterable[Answered]], list[Mark]]:
+) -> Callable[[Iterable[Answered]], list[Grade]]:
   if reader is None:
-    return functools.partial(mark_each, rule=exam.rule, verifier=verifier)
+    return functools.partial(grade_each, rule=exam.rule, verifier=verifier)
   return functools.partial(
-    mark_read,
+    grade_read,
     benchmark=exam.benchmark,
     rule=exam.rule,
     verifier=verifier,
@@ -222,7 +223,7 @@ def _marker(
 
 @contextlib.contextmanager
 def reader(run: Run, name: str | None) -> Iterator[Reader | None]:
-  """A reasoner of the config to read answers with; none without a name.
+  """Yields a reasoner of the config that reads answers; None without a name.
 
   Raises:
     SophiaError: the config has no such reasoner.
