@@ -1,13 +1,13 @@
-"""What saving costs the training loop.
+"""Cost of saving for the training loop.
 
   python -m benchmarks.checkpoint_stall [--updates=40] [--every=10] [--reps=2]
 
 Trains a text-only model of 42 million parameters (fp32, 0.5 GB of state) on random
 tokens, in turns with a checkpoint every `every` updates and with one at the end
-alone. Prints a JSON line: seconds of an update either way, the paired ratio (1:
-saving costs nothing), the share of time for which the loop stood waiting for a
-checkpoint, and the bytes of one. What is written in the background shares the
-cores of a CPU with the updates; on an accelerator it does not.
+only. Prints a JSON line: seconds of an update in both cases, the paired ratio (1:
+saving costs nothing), the share of time that the loop waits for a checkpoint, and
+the bytes of one. Writing in the background shares the cores of a CPU with the
+updates; on an accelerator it does not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LENGTH, ROWS = 256, 2
 
 
 def sequences(count: int) -> list[TokenSequence]:
-  """One fills a row; every token but the first is learnt."""
+  """Yields sequences that fill a row; all tokens except the first are targets."""
   rng = np.random.default_rng(0)
   learnt = np.ones(LENGTH, np.float32)
   learnt[0] = 0
@@ -73,7 +73,7 @@ def random_params(mesh: jax.sharding.Mesh) -> Any:
 
 
 def run(updates: int, every: int, directory: Path) -> dict[str, float]:
-  """Seconds of the updates after the first, and of them those spent waiting."""
+  """Returns seconds of the updates after the first, and those spent waiting."""
   config = TrainConfig(
     rows=ROWS, length=LENGTH, tiles=0, checkpoint_every=every, log_every=1
   )
@@ -103,7 +103,7 @@ def run(updates: int, every: int, directory: Path) -> dict[str, float]:
 
 
 def size_of(directory: Path) -> int:
-  """Bytes of the newest checkpoint."""
+  """Returns the bytes of the newest checkpoint."""
   newest = max((directory / "checkpoints").iterdir(), key=lambda p: p.name)
   return sum(p.stat().st_size for p in newest.rglob("*") if p.is_file())
 

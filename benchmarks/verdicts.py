@@ -1,12 +1,12 @@
-"""Agreement of our verdicts with those that a benchmark's authors published.
+"""Agreement of our verdicts with those published by a benchmark's authors.
 
   python benchmarks/verdicts.py --benchmark=mathvision --data=MATH-V \\
     MATH-V/outputs/closed-source/Gemini/*.jsonl
 
 Reads lines {"id", "response", "correct"}, such as the outputs in MATH-V's
 repository, and grades them by our rule and by the published one. Prints a JSON
-line a file: the share of equal verdicts, how many only we (`ours_only`) or only
-they (`theirs_only`) call right, and the two accuracies. --show=N lists the
+line a file: the share of equal verdicts, the responses that only we (`ours_only`)
+or only they (`theirs_only`) call right, and both accuracies. --show=N lists the
 first N disagreements.
 """
 

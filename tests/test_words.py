@@ -39,9 +39,8 @@ FIRST_OF_FIELDS = re.compile(r"(As|How|In|Which|Who|When|Where)\b")
 VERB = re.compile(r"[A-Z][a-z]+s\b(?! of\b)")
 """A capitalised verb in the third person, which "of" seldom follows."""
 NOUNS = re.compile(
-  r"(Bytes|Captions|Files|Groups|Ids|Images|Items|Lines|Names|Problems|Rewards|"
-  r"Rows|Scores|Seconds|Sizes|Statistics|Steps|Texts|Tiles|Tokens|Values|"
-  r"Verdicts|Weights)\b"
+  r"(Bytes|Ids|Images|Items|Problems|Rows|Seconds|Sizes|Statistics|Texts|Tokens|"
+  r"Verdicts)\b"
 )
 """Nouns that look like such a verb."""
 BANNED = re.compile(
