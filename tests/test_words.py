@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("sophia_jax", "launch", "configs", "benchmarks")
+ROOMS = ("sophia_jax", "launch", "configs", "benchmarks", "docs")
 NOT_YET = (
   "configs/",
   "sophia_jax/algorithms/",
