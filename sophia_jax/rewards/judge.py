@@ -25,6 +25,7 @@ from sophia_jax.rewards.number import (
   equal_numbers,
   parse_number,
   slack_of_each,
+  stands_for,
 )
 from sophia_jax.rewards.reading import (
   ORDERS,
@@ -169,7 +170,7 @@ def _rounds_to(exact: str, decimal: str) -> bool:
     return False
   ulp = number.ulp if number.ulp is not None else Fraction(1)
   try:
-    return bool(abs(value.evalf(30) - _rational(number.value)) < _rational(ulp))
+    return stands_for(number.value, Fraction(str(value.evalf(40))), ulp)
   except symbolic.FAILURES:
     return False
 
@@ -279,12 +280,6 @@ def _same_formula(gold: str, answer: str, slack: float) -> bool:
 def _sign_of_infinity(text: str) -> str:
   found = re.fullmatch(r"([+-]?)\s*\\infty", text.strip())
   return (found[1] or "+") if found else ""
-
-
-def _rational(value: Fraction) -> Expression:
-  import sympy
-
-  return sympy.Rational(value.numerator, value.denominator)
 
 
 # --------------------------------------------------------------------- structures

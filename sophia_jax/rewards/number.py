@@ -127,9 +127,9 @@ def agree(
 ) -> bool:
   """Returns whether two values are equal as far as they are written.
 
-  Exact values must be equal. A decimal stands for what differs from it by less
-  than one unit in its last place and at most by `REL_TOL`: 0.333333 is 1/3,
-  0.3333 is not, and 3.14159266 is not 3.14159265.
+  Exact values must be equal. A decimal stands for what it is rounded or cut
+  from if that differs by no more than `REL_TOL`: 0.333333 is 1/3, 0.3333 is
+  not, and 3.14159266 is not 3.14159265.
 
   Args:
     ulps: unit in the last place of each decimal, None for exact values.
@@ -138,8 +138,21 @@ def agree(
   error = abs(answer - gold)
   if error <= slack:
     return True
-  places = [ulp for ulp in ulps if ulp is not None]
-  return bool(places) and error < max(places) and error <= REL_TOL * abs(gold)
+  if error > REL_TOL * abs(gold) or ulps[0] is ulps[1] is None:
+    return False
+  if (ulps[0] or 0) > (ulps[1] or 0):
+    return stands_for(gold, answer, ulps[0])
+  return stands_for(answer, gold, ulps[1])
+
+
+def stands_for(
+  decimal: Fraction, value: Fraction, ulp: Fraction | None
+) -> bool:
+  """Returns whether a decimal is a value rounded, or cut, to its last place."""
+  ulp = ulp or Fraction(0)
+  error = abs(decimal - value)
+  is_cut = error < ulp and abs(decimal) < abs(value)
+  return error <= ulp / 2 or is_cut
 
 
 def slack_of_each(tolerance: Sequence[float], count: int) -> list[float]:

@@ -37,8 +37,20 @@ def boxed(text: str) -> list[str] | None:
 
 
 def unboxed(text: str) -> str:
-  r"""Returns what stands in the boxes of `text`; all of it without boxes."""
-  return ", ".join(boxed(text) or ()) or text
+  r"""Returns what stands in the boxes of `text`; all of it without boxes.
+
+  What stands beside the boxes counts unless it is prose: -\boxed{3} is -3.
+  """
+  boxes = boxed(text)
+  if not boxes:
+    return text
+  beside = text
+  for content in boxes:
+    beside = beside.replace(content, "", 1)
+  beside = re.sub(r"\\boxed|[\s{}$,.]", "", beside)
+  if not beside or re.search(r"[^\W\d_]{2,}", beside):
+    return ", ".join(boxes)
+  return text.replace(r"\boxed", "")
 
 
 def prepare(text: str) -> str | None:
@@ -164,6 +176,8 @@ def _named_places(items: list[str]) -> list[str]:
     return items
   names, values = map(interval, parts)
   if names is None or values is None or len(names.places) != len(values.places):
+    return items
+  if not (names.brackets == values.brackets == "()"):
     return items
   if not all(map(is_name, names.places)):
     return items

@@ -22,6 +22,7 @@ from sophia_jax.rewards.number import (
   equal_numbers,
   parse_number,
   slack_of_each,
+  stands_for,
 )
 from sophia_jax.rewards.text import (
   LONGEST_GOLD,
@@ -108,8 +109,8 @@ def compare_cheap(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if asked.upstream_compatible and kind == "olympiad":
     return openbmb_text.before_sympy(asked.gold, asked.answer)
-  gold = asked.gold
-  return COMPARERS[kind](asked._replace(gold=reading.unboxed(gold)))
+  gold, answer = map(reading.unboxed, (asked.gold, asked.answer))
+  return COMPARERS[kind](asked._replace(gold=gold, answer=answer))
 
 
 def compare_slow(
@@ -165,18 +166,20 @@ def compare_number(
 
   Only a bare name may stand before "=". nan and inf equal nothing.
   """
-  wanted = _values(gold, "")
-  found = _values(answer, question)
+  name, wanted = _values(gold, "")
+  other_name, found = _values(answer, question)
   if not found:
     return Status.UNPARSEABLE
+  if name and other_name and name != other_name:
+    return Status.WRONG
   right = any(equal_numbers(g, a, tolerance) for g in wanted for a in found)
   return Status.RIGHT if right else Status.WRONG
 
 
-def _values(text: str, question: str) -> list[Number]:
-  r"""Returns what a statement of numbers gives: 22/7 \approx 3.14 gives both.
+def _values(text: str, question: str) -> tuple[str, list[Number]]:
+  r"""Returns a name and the numbers that agree: 22/7 \approx 3.14 gives both.
 
-  Nothing where it says more than a name and numbers that agree.
+  No numbers where the statement says more than that.
   """
   line = spell(unwrap(reading.without_question(unwrap(text), question)))
   said = reading.statement(line)
@@ -185,16 +188,15 @@ def _values(text: str, question: str) -> list[Number]:
     parts, relations = parts[1:], relations[1:]
   numbers = [parse_number(part) for part in parts]
   if any(n is None for n in numbers) or reading.ORDERS & set(relations):
-    return []
+    return said.name, []
   known = [n for n in numbers if n is not None]
   for one, other, relation in zip(known, known[1:], relations, strict=False):
-    ulps = (one.ulp, other.ulp)
-    rounded = abs(one.value - other.value) < (other.ulp or 0)
-    if not agree(one.value, other.value, ulps) and not (
+    rounded = stands_for(other.value, one.value, other.ulp)
+    if not agree(one.value, other.value, (one.ulp, other.ulp)) and not (
       relation == r"\approx" and rounded
     ):
-      return []
-  return known
+      return said.name, []
+  return said.name, known
 
 
 def compare_string(gold: str, answer: str) -> Status:
