@@ -298,11 +298,18 @@ def _same_rows(
   )
 
 
+_HALF_OF_DAY = re.compile(
+  r"\s*(?:\\text\{)?(?<![A-Za-z])([ap])\.? ?m\.?\}?$", re.IGNORECASE
+)
 _CLOCK = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
 
 
 def _same_ratio(gold: str, answer: str) -> bool:
   """Compares 3:2 with 6:4 or 3/2; times of the clock place by place."""
+  halves = _HALF_OF_DAY.findall(gold), _HALF_OF_DAY.findall(answer)
+  if all(halves) and halves[0] != halves[1]:
+    return False
+  gold, answer = (_HALF_OF_DAY.sub("", text) for text in (gold, answer))
   golds, answers = at_top(gold, (":",)), at_top(answer, (":",))
   clock = any(_CLOCK.fullmatch(text.strip()) for text in (gold, answer))
   if clock and len(golds) == len(answers):

@@ -151,12 +151,18 @@ def split(text: str) -> list[str]:
 
 
 def readings(text: str) -> list[list[str]]:
-  """Returns the items of `text`; once more with 1,000 as one number, not two."""
+  """Returns the items of `text` in each way to read it.
+
+  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5.
+  """
   joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-  return [
-    _named_places(_without_domains(split(t)))
-    for t in dict.fromkeys((text, joined))
-  ]
+  found: list[list[str]] = []
+  for line in dict.fromkeys((text, joined)):
+    items = _without_domains(split(line))
+    found += [items] if items == _named_places(items) else [
+      items, _named_places(items)
+    ]  # fmt: skip
+  return found
 
 
 def _without_domains(items: list[str]) -> list[str]:
@@ -305,5 +311,5 @@ def matrix(text: str) -> list[list[str]] | None:
   whole = _MATRIX.fullmatch(text.strip())
   if whole is None or r"\begin" in whole[2]:
     return None
-  rows = whole[2].replace(r"\ ", " ").split(r"\\")
+  rows = whole[2].split(r"\\")
   return [[place.strip() for place in row.split("&")] for row in rows]
