@@ -59,7 +59,7 @@ def described(k: int, n: int) -> Sample:
 
   async def branch(world: World, problem: Problem, i: int) -> list[Rollout]:
     prompt = world.prompt("caption", problem)
-    caption = await world.ask("policy", problem, (i,), prompt)
+    caption = await world.ask("caption", problem, (i,), prompt)
     blind = world.prompt("reasoner", problem, caption=caption.text)
     thoughts = await asyncio.gather(
       *(attempt(world, problem, (i, j), blind, "reasoner") for j in range(n))
