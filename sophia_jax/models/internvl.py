@@ -73,9 +73,19 @@ class InternVL(nn.Module):
     targets: Int[Array, "B T"],
     block: int,
   ) -> Float[Array, "B T"]:
-    """log p(targets) in fp32, `block` tokens of every row at a time."""
+    """Returns log p(targets) in fp32, `block` tokens of every row at a time."""
+    return self.token_statistics(hidden, targets, block, ("logps",))[0]
+
+  def token_statistics(
+    self,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    block: int,
+    names: tuple[str, ...],
+  ) -> tuple[Float[Array, "B T"], ...]:
+    """Returns the named `logprobs.STATISTICS` of the next-token distributions."""
     head = self.language.head_kernel()
-    return logprobs.token_logps(hidden, head, targets, block)
+    return logprobs.token_statistics(hidden, head, targets, block, names)
 
   def prefill(
     self,
