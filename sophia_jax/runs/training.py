@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.algorithms.contract import Algorithm
+from sophia_jax.algorithms.contract import Algorithm, Term
 from sophia_jax.config import section
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import MixtureConfig, Sequences
@@ -71,7 +71,7 @@ def train(
   with Session(
     model.module,
     weights(model, mesh, config.trained),
-    Algorithm(terms=algorithm.TERMS),
+    Algorithm(terms=tuple(map(_term, algorithm.TERMS))),
     config,
     directory,
     {**_identity(model.module.cfg, config), "seed": run.seed, **identity},
@@ -80,6 +80,16 @@ def train(
     log=run.section(LogConfig, "log"),
   ) as session:
     return fit(session, loader)
+
+
+def _term(old: Any) -> Term:
+  """Returns a term of algorithms.legacy as one of the contract."""
+  return Term(
+    old.name,
+    lambda out, batch: old.loss(out.logps, batch.streams),
+    weights=old.weights,
+    normaliser=old.normaliser,
+  )
 
 
 def _identity(cfg: InternVLConfig, config: TrainConfig) -> dict[str, Any]:

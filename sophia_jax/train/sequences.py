@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms.credit import reduced
+from sophia_jax.algorithms.reductions import Reduction
 from sophia_jax.data import filters
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
@@ -25,7 +26,7 @@ class Rendered(Sequences):
     self,
     bare: Sequence[TokenSequence],
     weights: Sequence[float],
-    reduction: str,
+    reduction: Reduction,
   ):
     self._bare = bare
     self._weights = weights
@@ -41,19 +42,23 @@ class Rendered(Sequences):
 
   def __getitem__(self, index: int, /) -> TokenSequence:
     bare = self._bare[index]
-    stream = streams(bare.roles, 1.0, self._reduction)
+    streams = reduced(bare.roles, self._reduction, advantages=1.0)
     # Into the weights and not the advantages: supervised terms read no advantage.
-    stream["weights"] = self._weights[index] * stream["weights"]
-    return dataclasses.replace(bare, streams=stream)
+    streams["weights"] = self._weights[index] * streams["weights"]
+    return dataclasses.replace(bare, streams=streams)
 
   def __iter__(self) -> Iterator[TokenSequence]:
     return (self[index] for index in range(len(self)))
 
 
 def render(
-  examples: Iterable[Example], renderer: Renderer, reduction: str
+  examples: Iterable[Example], renderer: Renderer, reduction: Reduction
 ) -> Rendered:
-  """Renders each example; its loss is weighted by the example's weight."""
+  """Renders each example, with the streams of a response that is all right.
+
+  These are "mask", "weights", which the example's weight scales, "count" and
+  "advantages" of 1.
+  """
   examples = list(examples)
   bare = [_bare(example, renderer) for example in examples]
   return Rendered(bare, [e.weight for e in examples], reduction)
@@ -62,7 +67,7 @@ def render(
 def prepare(
   examples: Iterable[Example],
   renderer: Renderer,
-  reduction: str,
+  reduction: Reduction,
   config: FilterConfig,
   length: int,
 ) -> tuple[Rendered, dict[str, int]]:
