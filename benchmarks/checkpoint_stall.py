@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sophia_jax.algorithms.legacy import sft
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.algorithms import sft
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.models import (
   DecoderConfig,
@@ -33,7 +33,8 @@ from sophia_jax.models import (
   logical_axes,
 )
 from sophia_jax.train import metrics, sharding
-from sophia_jax.train.loop import TrainConfig, fit
+from sophia_jax.train.loop import fit
+from sophia_jax.train.session import Session, TrainConfig
 from sophia_jax.types import Role, TokenSequence
 
 CFG = InternVLConfig(
@@ -45,6 +46,7 @@ CFG = InternVLConfig(
   scan_unroll=8,
 )
 LENGTH, ROWS = 256, 2
+ALGORITHM = sft.sft(sft.Config())
 
 
 def sequences(count: int) -> list[TokenSequence]:
@@ -59,7 +61,7 @@ def sequences(count: int) -> list[TokenSequence]:
       roles=np.full(LENGTH, Role.RESPONSE, np.int8),
       images=(),
       tiles=(),
-      streams=dict.fromkeys(sft.STREAMS, learnt),
+      streams=dict.fromkeys(ALGORITHM.streams, learnt),
     )
     for i in range(count)
   ]
@@ -82,19 +84,19 @@ def run(updates: int, every: int, directory: Path) -> dict[str, float]:
     sequences(ROWS * updates),
     PackConfig(rows=ROWS, length=LENGTH, tile_budget=0),
     LoaderConfig(),
-    streams=sft.STREAMS,
-    tokens_per_tile=0,
+    Reading(streams=ALGORITHM.streams, tokens_per_tile=0),
   )
-  fit(
+  with Session(
     InternVL(CFG),
     random_params(mesh),
-    loader,
-    sft.TERMS,
+    ALGORITHM,
     config,
     directory,
     {},
     mesh,
-  )
+    updates=loader.steps,
+  ) as session:
+    fit(session, loader)
   rows = metrics.read(directory / "metrics.jsonl")[1:]  # the first compiles
   return {
     "seconds": sum(row["seconds"] for row in rows),

@@ -41,8 +41,9 @@ import transformers
 
 from benchmarks.rollout_embedded import SIZES as SMALL
 from benchmarks.rollout_embedded import interleaved, pixels, random_params
-from sophia_jax.algorithms.legacy import sft
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms import reductions, sft
+from sophia_jax.algorithms.contract import Moment
+from sophia_jax.algorithms.credit import reduced
 from sophia_jax.checkpoints import load_params, save_params
 from sophia_jax.data.packing import PackConfig, pack, plan, size_of, stack
 from sophia_jax.models import (
@@ -57,11 +58,12 @@ from sophia_jax.train import sharding
 from sophia_jax.train.devices import accelerator
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
-from sophia_jax.train.step import jit_train_step, make_train_step
+from sophia_jax.train.step import Step, scalars
 from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
 # A constant learning rate: the cosine ends where it begins.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, final_fraction=1.0)
+ALGORITHM = sft.sft(sft.Config())
 AGREE = 1e-4
 """Largest relative difference of both losses in fp32; bf16 rounds more."""
 PARTS = {
@@ -94,7 +96,7 @@ def sequence(
     roles=roles,
     images=(str(index),) if tiles else (),
     tiles=(tiles,) if tiles else (),
-    streams=streams(roles, 1.0, "token"),
+    streams=reduced(roles, reductions.token),
   )
 
 
@@ -158,21 +160,34 @@ class Ours:
     self._batch = packed(task)
     self._mesh = sharding.make_mesh(sharding.MeshConfig())
     params = sharding.place(params, logical_axes(task.cfg), self._mesh)
-    tx = make_optimizer(OPTIMIZER, steps=1000)
+    tx = make_optimizer(OPTIMIZER, updates=1000)
     with self._rules():
       self._state = create(params, tx, task.trained)
       where, model = layout(self._state), InternVL(task.cfg)
-      update = make_train_step(model, sft.TERMS, tx, where, task.block)
-      jitted = jit_train_step(update, where)
-      self.compiled = jitted.lower(self._state, self._placed()).compile()
+      self._step = Step(model, ALGORITHM, tx, where, task.block)
 
   def __call__(self) -> float:
     with self._rules():
-      self._state, metrics = self.compiled(self._state, self._placed())
+      numbers = scalars(ALGORITHM, Moment())
+      self._state, metrics = self._step(self._state, self._placed(), numbers)
     return float(jax.block_until_ready((self._state, metrics))[1]["loss"])
 
-  def _placed(self) -> Batch:
-    return sharding.to_mesh(self._batch, self._mesh)
+  def memory(self) -> Any:
+    """Returns the compiler's figures for the gradient of a microbatch."""
+    with self._rules():
+      counts, sums = self._step.start(self._state.params)
+      lowered = self._step.accumulate.lower(
+        sums,
+        self._state.params,
+        self._state.frozen,
+        self._placed()[0],
+        counts,
+        scalars(ALGORITHM, Moment()),
+      )
+      return lowered.compile().memory_analysis()
+
+  def _placed(self) -> list[Batch]:
+    return sharding.microbatches(self._batch, self._mesh)
 
   @contextlib.contextmanager
   def _rules(self) -> Iterator[None]:
@@ -197,7 +212,7 @@ def packed(task: Task) -> Batch:
     shape,
     tokens_per_tile=cfg.tokens_per_tile,
     tile_size=cfg.vision.image_size,
-    streams=sft.STREAMS,
+    streams=ALGORITHM.streams,
     load_tiles=task.tiles,
   )
   return stack([batch])

@@ -1,13 +1,14 @@
 """Packing: whole sequences into rows of fixed shape.
 
-`plan` decides on lengths alone, before a pixel is read, and `stream` does so for
-sources that are too large to plan at once; `pack` writes the arrays of a
-microbatch and `stack` joins microbatches. A sequence is never split: half a
-response has no reward.
+`plan` decides on lengths alone, before a pixel is read; `pack` writes the arrays
+of a microbatch, `stack` joins microbatches, and `unpack` gives values of rows
+back to their sequences. A sequence is never split: half a response has no
+reward. Sequences that are judged together, a bundle, lie side by side in one row.
 
 A microbatch consists of shards. Each has rows and a tile budget of its own, and
 an image that several of its sequences show takes its tiles once. A process takes
-whole shards, so what a batch holds does not depend on how many there are.
+whole shards, its slice, so the contents of a batch do not depend on the number of
+processes. A batch has as many microbatches as its sequences need.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 
 from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 Image = tuple[str, int]
 """Path and number of tiles; the same path may be cut in two ways."""
+
+Starts = Int64[np.ndarray, "n"]
+"""First sequence of each unit, and the number of sequences last."""
 
 LoadTiles = Callable[[str, int], UInt8[np.ndarray, "n S S 3"]]
 """(path, number of tiles) -> tiles; see data.images.load_tiles."""
@@ -43,15 +47,15 @@ class PackConfig:
   tile_budget: int
   """Tiles I of a microbatch, over all processes; 0 for text-only data."""
   microbatches: int = 1
-  """Microbatches A of a step."""
+  """Microbatches A of a full update."""
   shards: int = 1
   """Shards of a microbatch. The number of processes must divide it."""
   open_rows: int = 64
-  """Look-ahead: how many rows stay open for what still fits. More fill better
-  and reorder more."""
+  """Look-ahead: rows that stay open for sequences that still fit. More fill
+  better and reorder more."""
   drop_oversize: bool = False
-  """Whether a sequence that fits no batch is dropped and counted, not an
-  error."""
+  """Whether a sequence or bundle that fits no batch is dropped and counted; an
+  error otherwise."""
 
   def __post_init__(self) -> None:
     for name in ("rows", "length", "microbatches", "shards", "open_rows"):
@@ -75,7 +79,10 @@ class PackConfig:
     return self.tile_budget // self.shards
 
   def whole(self) -> PackConfig:
-    """The same batches as single microbatches: what decides which they are."""
+    """Returns the shape of the same batches as single microbatches.
+
+    It decides which sequences a batch holds.
+    """
     return dataclasses.replace(
       self,
       rows=self.rows * self.microbatches,
@@ -87,11 +94,12 @@ class PackConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Size:
-  """All that planning needs to know of a sequence."""
+  """Facts about a sequence, or a bundle, that planning needs."""
 
   id: str
   length: int
   images: tuple[Image, ...] = ()
+  bundle: str = ""
 
   @property
   def tiles(self) -> int:
@@ -99,9 +107,50 @@ class Size:
 
 
 def size_of(sequence: TokenSequence) -> Size:
-  """The size of a sequence at hand."""
+  """Returns the size of a sequence at hand."""
   images = tuple(zip(sequence.images, sequence.tiles))
-  return Size(sequence.id, len(sequence), images)
+  return Size(sequence.id, len(sequence), images, sequence.bundle)
+
+
+def bundled(
+  sizes: Sequence[Size],
+) -> tuple[Sequence[Size], Starts]:
+  """Joins the sizes of the sequences of each bundle, which stand side by side.
+
+  Returns:
+    Sizes of U units, and where each unit starts in `sizes`, the end last.
+
+  Raises:
+    SophiaError: the sequences of a bundle do not stand side by side.
+  """
+  if not any(size.bundle for size in sizes):
+    return sizes, np.arange(len(sizes) + 1)
+  units: list[list[Size]] = []
+  seen: set[str] = set()
+  for size in sizes:
+    name = size.bundle
+    if name and units and units[-1][0].bundle == name:
+      units[-1].append(size)
+      continue
+    if name in seen:
+      raise SophiaError(
+        f"{size.id}: other sequences stand between it and its bundle {name!r}; "
+        "give the sequences of a bundle one after another"
+      )
+    seen |= {name} - {""}
+    units.append([size])
+  starts = np.cumsum([0, *map(len, units)])
+  return [
+    unit[0] if len(unit) == 1 else _joined(unit) for unit in units
+  ], starts
+
+
+def _joined(unit: Sequence[Size]) -> Size:
+  """Returns the size of a bundle; its id names it and its sequences."""
+  ids = ", ".join(size.id for size in unit)
+  images = tuple(image for size in unit for image in size.images)
+  length = sum(size.length for size in unit)
+  return Size(f"{unit[0].bundle} ({ids})", length, images, unit[0].bundle)
 
 
 Row = list[int]
@@ -110,10 +159,10 @@ Row = list[int]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Which sequence goes where."""
+  """Place of every sequence."""
 
   batches: list[list[Row]]
-  """Of each batch its microbatches * rows rows, empty ones included."""
+  """Rows of each batch: of one or more whole microbatches, empty rows included."""
   dropped: list[int]
   """Indices of sequences that fit no batch."""
   fill_rate: float
@@ -153,18 +202,19 @@ class _Shard(Generic[T]):
 class Packer(Generic[T]):
   """First-fit over a bounded number of open rows, one sequence at a time.
 
-  What a sequence is represented by is the caller's choice: an index, a path.
-  Memory does not grow with the number of sequences, but for the dropped ones.
+  The caller chooses what represents a sequence: an index, a path. Memory does
+  not grow with the number of sequences, except for the dropped ones.
   """
 
   def __init__(self, config: PackConfig):
     self.config = config
     self.dropped: list[T] = []
-    """What fits no batch (drop_oversize)."""
+    """Sequences that fit no batch (drop_oversize)."""
     self.tokens = 0
     self.tiles = 0
-    """Of all batches that were given out, as are the tokens."""
-    self.batches = 0
+    """Tiles of all batches given out, as are the tokens."""
+    self.microbatches = 0
+    """Microbatches given out."""
     self._look_ahead = max(1, -(-config.open_rows // config.shard_rows))
     self._open: list[_Shard[T]] = []
     self._closed: list[_Shard[T]] = []
@@ -192,14 +242,15 @@ class Packer(Generic[T]):
     return batch
 
   def finish(self) -> Iterator[list[list[T]]]:
-    """The batches of what is still open; empty rows fill up the last."""
+    """Yields the batches of the rows still open.
+
+    The last has as many microbatches as it needs; empty rows fill it up.
+    """
     while self._open:
       if batch := self._close():
         yield batch
     if self._closed:
-      rows = self.config.microbatches * self.config.rows
-      batch = self._give_out()
-      yield batch + [[] for _ in range(rows - len(batch))]
+      yield self._give_out()
 
   def _close(self) -> list[list[T]] | None:
     self._closed.append(self._open.pop(0))
@@ -208,21 +259,20 @@ class Packer(Generic[T]):
     return self._give_out()
 
   def _give_out(self) -> list[list[T]]:
-    self.batches += 1
+    microbatches = -(-len(self._closed) // self.config.shards)
+    self.microbatches += microbatches
     free = sum(shard.tiles for shard in self._closed)
     self.tiles += self.config.shard_tiles * len(self._closed) - free
     batch = [row for shard in self._closed for row in shard.rows]
     self._closed = []
-    return batch
+    empty = microbatches * self.config.rows - len(batch)
+    return batch + [[] for _ in range(empty)]
 
 
-def stream(
+def packed(
   sized: Iterable[tuple[T, Size]], packer: Packer[T]
 ) -> Iterator[list[list[T]]]:
-  """Batches of rows, given out as soon as they are closed.
-
-  Reads no further ahead than `open_rows` rows take; the batches are those that
-  `plan` makes of the same sequences.
+  """Yields batches of rows, as soon as they are closed.
 
   Args:
     sized: what stands for a sequence, and its size.
@@ -238,44 +288,68 @@ def stream(
 
 
 def plan(
-  sizes: Sequence[Size], config: PackConfig, order: Iterable[int] | None = None
+  sizes: Sequence[Size],
+  config: PackConfig,
+  order: Sequence[int] | None = None,
+  updates: int = 0,
 ) -> Plan:
   """Packs all sequences; depends on nothing but its arguments.
 
   Args:
-    sizes: one for each sequence.
+    sizes: one for each sequence, or bundle.
     config: the shape of a batch.
     order: indices into `sizes` in the order of training, where an index may
       come again; all of them once if None.
+    updates: number of batches, each with an equal part of the order in as many
+      microbatches as it needs; 0: full batches of `config.microbatches`.
 
   Raises:
     SophiaError: a sequence fits no batch (unless `drop_oversize`).
   """
-  packer: Packer[int] = Packer(config)
-  indices = range(len(sizes)) if order is None else order
-  batches = list(stream(((i, sizes[i]) for i in indices), packer))
-  microbatches = len(batches) * config.microbatches
+  order = range(len(sizes)) if order is None else order
+  if not updates:
+    packer: Packer[int] = Packer(config)
+    batches = list(packed(((i, sizes[i]) for i in order), packer))
+    return _plan(batches, [packer])
+  single = dataclasses.replace(config, microbatches=1)
+  parts = np.array_split(np.asarray(order, np.int64), updates)
+  packers: list[Packer[int]] = [Packer(single) for _ in parts]
+  batches = [
+    [
+      row
+      for rows in packed(((i, sizes[i]) for i in part.tolist()), packer)
+      for row in rows
+    ]
+    for part, packer in zip(parts, packers)
+  ]
+  return _plan([batch for batch in batches if batch], packers)
+
+
+def _plan(batches: list[list[Row]], packers: Sequence[Packer[int]]) -> Plan:
+  config = packers[0].config
+  microbatches = sum(packer.microbatches for packer in packers)
+  tokens = sum(packer.tokens for packer in packers)
+  tiles = sum(packer.tiles for packer in packers)
   return Plan(
     batches,
-    packer.dropped,
-    packer.tokens / max(microbatches * config.rows * config.length, 1),
-    packer.tiles / max(microbatches * config.tile_budget, 1),
+    [i for packer in packers for i in packer.dropped],
+    tokens / max(microbatches * config.rows * config.length, 1),
+    tiles / max(microbatches * config.tile_budget, 1),
   )
 
 
 def suggest_tile_budget(
   sizes: Sequence[Size], config: PackConfig, multiple: int = 1
 ) -> int:
-  """The tile budget with which rows of these sequences run out of both at once.
+  """Returns the tile budget with which rows run out of tokens and tiles at once.
 
-  It is what rows full of tokens show on average, rounded up: packing evens the
-  rows out. Less would leave places of tokens empty, more those of tiles.
+  It is the average number of tiles of rows full of tokens, rounded up: packing
+  evens the rows out. Less would leave places of tokens empty, more those of tiles.
 
   Args:
-    sizes: of all sequences, or of a fair sample of some ten thousand.
+    sizes: sizes of all sequences, or of a fair sample of some ten thousand.
     config: the shape; its tile budget is not looked at.
-    multiple: what the share of a shard is a multiple of: the devices that take
-      part in it.
+    multiple: divisor of the tiles of a shard: the devices that share it.
 
   Returns:
     `tile_budget` of a microbatch; every sequence's tiles fit.
@@ -285,16 +359,16 @@ def suggest_tile_budget(
   packer: Packer[None] = Packer(
     dataclasses.replace(config, tile_budget=endless, drop_oversize=True)
   )
-  for _ in stream(((None, size) for size in sizes), packer):
+  for _ in packed(((None, size) for size in sizes), packer):
     pass
   places = config.shard_rows * config.length
   mean = packer.tiles * places / max(packer.tokens, 1)
-  share = max(math.ceil(mean), most)
-  return -(-share // multiple) * multiple * config.shards
+  tiles = max(math.ceil(mean), most)
+  return -(-tiles // multiple) * multiple * config.shards
 
 
 def oversize(size: Size, config: PackConfig) -> str | None:
-  """Why a sequence fits no batch, with the remedy; None if it fits."""
+  """Returns why a sequence fits no batch, with the remedy; None if it fits."""
   if size.length > config.length:
     return (
       f"{size.id}: {size.length} tokens do not fit a row of {config.length}; "
@@ -312,7 +386,11 @@ def oversize(size: Size, config: PackConfig) -> str | None:
 
 
 def check_processes(config: PackConfig, count: int) -> None:
-  """Raises SophiaError if `count` processes cannot share a microbatch."""
+  """Checks that `count` processes can share a microbatch.
+
+  Raises:
+    SophiaError: they cannot.
+  """
   if config.shards % count:
     raise SophiaError(
       f"shards {config.shards} does not divide among {count} processes; make "
@@ -323,9 +401,9 @@ def check_processes(config: PackConfig, count: int) -> None:
 def rows_of_process(
   batch: Sequence[list[T]], config: PackConfig, index: int, count: int
 ) -> list[list[list[T]]]:
-  """For each microbatch the rows of one process."""
+  """Returns the rows of one process's slice, for each microbatch of a batch."""
   rows = config.rows // count
-  first = [m * config.rows + index * rows for m in range(config.microbatches)]
+  first = range(index * rows, len(batch), config.rows)
   return [list(batch[start : start + rows]) for start in first]
 
 
@@ -338,22 +416,21 @@ def pack(
   tile_size: int,
   streams: Sequence[str],
   load_tiles: LoadTiles,
-  process_index: int = 0,
-  process_count: int = 1,
+  slice_index: int = 0,
+  slices: int = 1,
 ) -> Batch:
-  """Writes the arrays of one microbatch, or of a process's share of it.
+  """Writes the arrays of one microbatch, or of a process's slice of it.
 
   Args:
-    rows: the sequences of each of rows / process_count rows; empty ones are
-      padding.
+    rows: the sequences of each of rows / slices rows; empty ones are padding.
     config: the shape.
     tokens_per_tile: image tokens P of a tile.
     tile_size: side S of a tile.
     streams: the streams the trainer reads; the sequences may carry more.
     load_tiles: reads an image.
-    process_index: whose share this is; `tile_slots` count over the tiles of
-      all processes, in their order.
-    process_count: how many shares there are; divides the shards.
+    slice_index: which slice this is; `tile_slots` count over the tiles of all
+      slices, in their order.
+    slices: number of slices; divides the shards.
 
   Returns:
     numpy arrays without a microbatch axis.
@@ -362,16 +439,16 @@ def pack(
     SophiaError: a stream is absent (absent is not zero), or a sequence's image
       tokens do not match its tiles.
   """
-  if len(rows) != config.rows // process_count:
-    raise ValueError(f"{len(rows)} rows, not {config.rows // process_count}")
-  shards = config.shards // process_count
+  if len(rows) != config.rows // slices:
+    raise ValueError(f"{len(rows)} rows, not {config.rows // slices}")
+  shards = config.shards // slices
   tiles = config.shard_tiles
   out = _empty((len(rows), config.length), (shards * tiles, tile_size), streams)
   for shard in range(shards):
     own = range(shard * config.shard_rows, (shard + 1) * config.shard_rows)
     place = slice(shard * tiles, (shard + 1) * tiles)
     placed = _place_images(out.tiles[place], [rows[r] for r in own], load_tiles)
-    first = (process_index * shards + shard) * tiles
+    first = (slice_index * shards + shard) * tiles
     first_slots = {
       image: (first + tile) * tokens_per_tile for image, tile in placed.items()
     }
@@ -390,7 +467,7 @@ def stack(microbatches: Sequence[Batch]) -> Batch:
 def _empty(
   shape: tuple[int, int], tiles: tuple[int, int], streams: Sequence[str]
 ) -> Any:
-  """A batch that is all padding."""
+  """Returns a batch that is all padding."""
   count, side = tiles
   arrays: dict[str, Any] = {
     name: np.zeros(shape, np.int32)
@@ -412,12 +489,26 @@ def _write_row(
   tokens_per_tile: int,
 ) -> None:
   start = 0
-  for segment, sequence in enumerate(row, start=1):
-    _write_tokens(out, r, start, segment, sequence)
+  for segment, (bundle, sequence) in enumerate(_numbered(row), start=1):
+    _write_tokens(out, r, start, segment, bundle, sequence)
     _write_slots(
       out.tile_slots[r, start:], sequence, first_slots, tokens_per_tile
     )
     start += len(sequence)
+
+
+def _numbered(
+  row: Sequence[TokenSequence],
+) -> Iterator[tuple[int, TokenSequence]]:
+  """Yields the sequences of a row with the numbers of their bundles, from 1."""
+  number, name = 0, ""
+  members: set[str] = set()
+  for sequence in row:
+    # A bundle that is drawn twice may stand beside itself.
+    if not name or sequence.bundle != name or sequence.id in members:
+      number, name, members = number + 1, sequence.bundle, set()
+    members.add(sequence.id)
+    yield number, sequence
 
 
 def _place_images(
@@ -444,7 +535,12 @@ def _place_images(
 
 
 def _write_tokens(
-  out: Any, r: int, start: int, segment: int, sequence: TokenSequence
+  out: Any,
+  r: int,
+  start: int,
+  segment: int,
+  bundle: int,
+  sequence: TokenSequence,
 ) -> None:
   ids, n = sequence.token_ids, len(sequence)
   if start + n > out.tokens.shape[1]:
@@ -452,11 +548,12 @@ def _write_tokens(
       f"{sequence.id}: ends at token {start + n} of a row of "
       f"{out.tokens.shape[1]}; pack by a plan of the same length"
     )
-  # What predicts token t stands one place before it, inside the segment.
+  # Token t is predicted one place before it, inside the segment.
   here, before = slice(start, start + n), slice(start, start + n - 1)
   out.tokens[r, here] = ids
   out.targets[r, before] = ids[1:]
-  out.segment_ids[r, here] = out.bundle_ids[r, here] = segment
+  out.segment_ids[r, here] = segment
+  out.bundle_ids[r, here] = bundle
   out.positions[r, here] = np.arange(n)
   for name, stream in out.streams.items():
     if name not in sequence.streams:
@@ -488,6 +585,35 @@ def _write_slots(
     out[where] = np.concatenate(slots)
 
 
+def unpack(
+  rows: Sequence[Row],
+  sequences: Sequence[TokenSequence],
+  streams: Mapping[str, Float[np.ndarray, "B T"]],
+) -> dict[int, dict[str, Float[np.ndarray, "L"]]]:
+  """Gives values of a microbatch's rows back to their tokens.
+
+  Args:
+    rows: indices of the sequences of each row, as `pack` was given them.
+    sequences: what the indices count.
+    streams: values at t of targets[t].
+
+  Returns:
+    The streams of each sequence by its index; 0 at its first token, which is
+    nobody's target.
+  """
+  found: dict[int, dict[str, np.ndarray]] = {}
+  for r, row in enumerate(rows):
+    start = 0
+    for i in row:
+      n = len(sequences[i])
+      found[i] = {}
+      for name, values in streams.items():
+        found[i][name] = np.zeros(n, np.float32)
+        found[i][name][1:] = values[r, start : start + n - 1]
+      start += n
+  return found
+
+
 def fill_rate(batch: Batch) -> float:
-  """Tokens over places, 0 to 1."""
+  """Returns tokens over places, 0 to 1."""
   return float(np.mean(np.asarray(batch.segment_ids) > 0))

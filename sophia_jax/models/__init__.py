@@ -15,13 +15,14 @@ from sophia_jax.models.internvl import (
   init_params,
   logical_axes,
 )
-from sophia_jax.models.logprobs import token_logps
+from sophia_jax.models.logprobs import STATISTICS, token_logps
 from sophia_jax.models.vision import IMAGE_MEAN, IMAGE_STD
 
 __all__ = [
   "IMAGE_MEAN",
   "IMAGE_STD",
   "SIZES",
+  "STATISTICS",
   "DecoderConfig",
   "InternVL",
   "InternVLConfig",

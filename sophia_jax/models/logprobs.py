@@ -1,8 +1,11 @@
-"""Token log-probabilities without an array of [B, T, V]."""
+"""Statistics of next-token distributions without ever holding [B, T, V]."""
 
 from __future__ import annotations
 
 import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +17,76 @@ HEAD = ("embed", "vocab")
 """Logical axes of the head's kernel."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+class Statistic(NamedTuple):
+  """A number for each token's distribution softmax(z), and its derivative.
+
+  Both are functions of the logits z [..., V], their log-normaliser [...] and the
+  target [...].
+  """
+
+  value: Callable[[Array, Array, Array], Float[Array, "*B"]]
+  gradient: Callable[[Array, Array, Array], Float[Array, "*B V"]]
+  """Derivative by the logits."""
+
+
+def _logp(logits: Array, norm: Array, target: Array) -> Array:
+  index = jnp.maximum(target, 0)[..., None]
+  return jnp.take_along_axis(logits, index, axis=-1)[..., 0] - norm
+
+
+def _logp_gradient(logits: Array, norm: Array, target: Array) -> Array:
+  onehot = jnp.arange(logits.shape[-1]) == target[..., None]
+  return onehot - jnp.exp(logits - norm[..., None])
+
+
+def _entropy(logits: Array, norm: Array, target: Array) -> Array:
+  logp = logits - norm[..., None]
+  return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def _entropy_gradient(logits: Array, norm: Array, target: Array) -> Array:
+  """d H / d z = -p (log p + H)."""
+  logp = logits - norm[..., None]
+  entropy = _entropy(logits, norm, target)
+  return -jnp.exp(logp) * (logp + entropy[..., None])
+
+
+STATISTICS = {
+  "logps": Statistic(_logp, _logp_gradient),
+  "entropy": Statistic(_entropy, _entropy_gradient),
+}
+
+
 def token_logps(
   hidden: Float[Array, "B T D"],
   head_kernel: Float[Array, "D V"],
   targets: Int[Array, "B T"],
   block: int,
 ) -> Float[Array, "B T"]:
-  """Returns log softmax(hidden @ head_kernel)[targets] in fp32.
+  """Returns log softmax(hidden @ head_kernel)[targets] in fp32."""
+  return token_statistics(hidden, head_kernel, targets, block, ("logps",))[0]
 
-  0 where a target is -1. Logits exist for `block` tokens of every row at a time,
-  forward and backward: the peak is a few arrays of [B, block, V]. The backward
-  pass recomputes logits from the saved log-normaliser. Tokens with the target
-  -1 cost nothing: the others are moved to the front of their row, and blocks
-  without a target are skipped.
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def token_statistics(
+  hidden: Float[Array, "B T D"],
+  head_kernel: Float[Array, "D V"],
+  targets: Int[Array, "B T"],
+  block: int,
+  names: tuple[str, ...],
+) -> tuple[Float[Array, "B T"], ...]:
+  """Returns the named statistics of softmax(hidden @ head_kernel), in fp32.
+
+  They are 0 where the target is -1. `block` tokens of every row are in flight at
+  a time, forward and backward: the peak is a few [B, block, V]. The backward
+  pass recomputes the logits from the saved log-normaliser. Tokens whose target
+  is -1 make no logits: the tokens of every row that have a target are moved to
+  its front, and blocks without any are skipped.
 
   Args:
-    block: tokens of a row whose logits exist at the same time.
+    names: keys of STATISTICS.
   """
-  return _forward(hidden, head_kernel, targets, block)[0]
+  return _forward(hidden, head_kernel, targets, block, names)[0]
 
 
 def _forward(
@@ -40,19 +94,19 @@ def _forward(
   head_kernel: Float[Array, "D V"],
   targets: Int[Array, "B T"],
   block: int,
-) -> tuple[Float[Array, "B T"], tuple[Array, ...]]:
+  names: tuple[str, ...],
+) -> tuple[tuple[Float[Array, "B T"], ...], tuple[Array, ...]]:
   kernel = _gathered(head_kernel)
 
-  def chunk(h: Array, target: Array) -> tuple[Array, Array]:
+  def chunk(h: Array, target: Array) -> tuple[tuple[Array, ...], Array]:
     logits = jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
     norm = jax.nn.logsumexp(logits, axis=-1)
-    index = jnp.maximum(target, 0)[..., None]
-    picked = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
-    return jnp.where(target < 0, 0.0, picked - norm), norm
+    values = [STATISTICS[n].value(logits, norm, target) for n in names]
+    return tuple(jnp.where(target < 0, 0.0, x) for x in values), norm
 
-  def nothing(h: Array, target: Array) -> tuple[Array, Array]:
+  def nothing(h: Array, target: Array) -> tuple[tuple[Array, ...], Array]:
     zeros = jnp.zeros(target.shape, jnp.float32)
-    return zeros, zeros
+    return tuple(zeros for _ in names), zeros
 
   def step(_: None, xs: tuple[Array, Array]) -> tuple[None, tuple]:
     return None, jax.lax.cond(jnp.any(xs[1] >= 0), chunk, nothing, *xs)
@@ -61,48 +115,55 @@ def _forward(
   order = jnp.argsort(targets < 0, axis=1, stable=True)
   hidden, targets = _along(hidden, order), _along(targets, order)
   blocks = _split(hidden, block, 0), _split(targets, block, -1)
-  _, (logps, norm) = jax.lax.scan(step, None, blocks)
+  _, (values, norm) = jax.lax.scan(step, None, blocks)
   back = jnp.argsort(order, axis=1)
   saved = hidden, head_kernel, targets, _join(norm, t), order, back
-  return _along(_join(logps, t), back), saved
+  return tuple(_along(_join(x, t), back) for x in values), saved
 
 
 def _backward(
-  block: int, saved: tuple[Array, ...], cotangent: Float[Array, "B T"]
+  block: int,
+  names: tuple[str, ...],
+  saved: tuple[Array, ...],
+  cotangents: tuple[Float[Array, "B T"], ...],
 ) -> tuple[Float[Array, "B T D"], Float[Array, "D V"], None]:
   hidden, head_kernel, targets, norm, order, back = saved
   kernel = _gathered(head_kernel)
 
   def chunk(
-    d_kernel: Array, h: Array, target: Array, z: Array, g: Array
+    d_kernel: Array, h: Array, target: Array, z: Array, gs: tuple[Array, ...]
   ) -> tuple[Array, Array]:
     logits = jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
-    onehot = jnp.arange(kernel.shape[1]) == target[..., None]
-    d_logits = g[..., None] * (onehot - jnp.exp(logits - z[..., None]))
-    d_logits = d_logits.astype(h.dtype)
+    parts = [
+      g[..., None] * STATISTICS[name].gradient(logits, z, target)
+      for name, g in zip(names, gs)
+    ]
+    d_logits = functools.reduce(operator.add, parts).astype(h.dtype)
     d_kernel += jnp.einsum(
       "btd,btv->dv", h, d_logits, preferred_element_type=jnp.float32
     )
-    # Every block needs the sum over rows. Scattered it costs half of what it
-    # costs replicated, and no device holds it whole.
+    # The sum over rows is due in every block: scattered, it costs half of what
+    # it costs replicated, and the sum is not held whole by every device.
     return constrain(d_kernel, HEAD), jnp.einsum(
       "btv,dv->btd", d_logits, kernel
     )
 
-  def nothing(d_kernel: Array, h: Array, *_: Array) -> tuple[Array, Array]:
+  def nothing(d_kernel: Array, h: Array, *_: Any) -> tuple[Array, Array]:
     return d_kernel, jnp.zeros_like(h)
 
-  def step(d_kernel: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
-    targeted = jnp.any(xs[1] >= 0)
-    d_kernel, d_h = jax.lax.cond(targeted, chunk, nothing, d_kernel, *xs)
+  def step(d_kernel: Array, xs: tuple) -> tuple[Array, Array]:
+    asked = jnp.any(xs[1] >= 0)
+    d_kernel, d_h = jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
     return constrain(d_kernel, HEAD), d_h
 
-  cotangent = jnp.where(targets < 0, 0.0, _along(cotangent, order))
+  cotangents = tuple(
+    jnp.where(targets < 0, 0.0, _along(g, order)) for g in cotangents
+  )
   xs = (
     _split(hidden, block, 0),
     _split(targets, block, -1),
     _split(norm, block, 0),
-    _split(cotangent, block, 0),
+    tuple(_split(g, block, 0) for g in cotangents),
   )
   zero = constrain(jnp.zeros(kernel.shape, jnp.float32), HEAD)
   d_kernel, d_hidden = jax.lax.scan(step, zero, xs)
@@ -110,18 +171,18 @@ def _backward(
   return d_hidden.astype(hidden.dtype), d_kernel.astype(kernel.dtype), None
 
 
-token_logps.defvjp(_forward, _backward)
+token_statistics.defvjp(_forward, _backward)
 
 
 def _gathered(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
-  """Gathers all but the vocabulary's axis once, not in every block."""
+  """Gathers the kernel once, its vocabulary axis excepted; blocks would repeat it."""
   return constrain(kernel, (None, "vocab"))
 
 
 def _along(x: Array, order: Int[Array, "B T"]) -> Array:
-  """Reorders the tokens of [B, T, ...] in every row.
+  """Reorders the tokens [B, T, ...] of every row.
 
-  The devices of a row gather it once: a token may move anywhere in it.
+  The order can be any: the devices of a row gather it, once.
   """
   order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
   whole = "act_batch", None, None
@@ -130,9 +191,9 @@ def _along(x: Array, order: Int[Array, "B T"]) -> Array:
 
 
 def _split(x: Array, block: int, fill: int) -> Array:
-  """Splits [B, T, ...] into [T/block, B, block, ...], padded with `fill`.
+  """Reshapes [B, T, ...] to [T/block, B, block, ...], padded with `fill`.
 
-  The tokens of a block are spread over the devices of its rows.
+  The tokens of a block are spread over the devices that share its rows.
   """
   b, t = x.shape[:2]
   block = min(block, t)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
+from sophia_jax.algorithms import reductions
 from sophia_jax.algorithms.legacy import sft
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.config import section
@@ -117,7 +118,7 @@ def _teach(run: Run, config: TrainConfig) -> None:
   params = train_model(
     run,
     model,
-    render(examples, model.renderer, "token"),
+    render(examples, model.renderer, reductions.token),
     sft,
     config,
     run.workdir / "reasoner",

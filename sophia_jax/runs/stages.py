@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from sophia_jax.algorithms import reductions
 from sophia_jax.algorithms.legacy import sft, sophia
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.mixture import MixtureConfig
@@ -48,7 +49,7 @@ def warm_up(run: Run) -> None:
     params = train_model(
       run,
       model,
-      render(examples, model.renderer, "token"),
+      render(examples, model.renderer, reductions.token),
       sft,
       run.section(TrainConfig, "warmup"),
       run.workdir / "warmup",
@@ -75,7 +76,9 @@ def train(run: Run) -> None:
     config = run.section(TrainConfig, "train")
     mixture = run.section(MixtureConfig, "mixture")
     filters = run.section(FilterConfig, "filters")
-    reduction = run.section(sophia.SophiaConfig, "sophia").reduction
+    reduction = reductions.named(
+      run.section(sophia.SophiaConfig, "sophia").reduction, "sophia"
+    )
     streams, counts = {}, {}
     for name, examples in _learnt(run, mixture).items():
       streams[name], counts[name] = prepare_sequences(

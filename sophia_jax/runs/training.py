@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sophia_jax.algorithms.contract import Algorithm, Term
 from sophia_jax.config import section
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.files import write_text
@@ -18,7 +19,8 @@ from sophia_jax.models import InternVLConfig, Params
 from sophia_jax.runs.policies import Model, weights
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.train import sharding
-from sophia_jax.train.loop import TrainConfig, fit
+from sophia_jax.train.loop import fit
+from sophia_jax.train.session import Session, TrainConfig
 from sophia_jax.train.trackers import LogConfig
 
 
@@ -37,24 +39,26 @@ def train(
   What the batches are made of is written to `directory`/input.json.
 
   Args:
-    sequences: what to learn; several streams by their names.
-    mixture: of the named streams; None: all of each, once an epoch.
+    sequences: what to learn; several sources by their names.
+    mixture: amounts of the named sources; None: all of each, once an epoch.
     identity: what else a restart may not change, kept in every checkpoint.
   """
   meeting.check_alone()
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
-  index, count = sharding.share(mesh)
+  index, count = sharding.own_slice(mesh)
   loader = Loader(
     sequences,
     _packing(run, config, config.tiles if model.module.cfg.vision else 0),
-    _reading(run, config, model.image.tile_size),
-    streams=algorithm.STREAMS,
-    tokens_per_tile=model.module.cfg.tokens_per_tile,
-    image=model.image,
+    _order(run, config, model.image.tile_size),
+    Reading(
+      streams=tuple(algorithm.STREAMS),
+      tokens_per_tile=model.module.cfg.tokens_per_tile,
+      image=model.image,
+      slice_index=index,
+      slices=count,
+    ),
     amounts=mixture.amounts if mixture else None,
     by=mixture.by if mixture else "epochs",
-    process_index=index,
-    process_count=count,
   )
   meeting.assert_same(
     f"data of {directory}",
@@ -64,16 +68,27 @@ def train(
   if meeting.is_leader():
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "input.json", json.dumps(loader.summary(), indent=1))
-  return fit(
+  with Session(
     model.module,
     weights(model, mesh, config.trained),
-    loader,
-    algorithm.TERMS,
+    Algorithm(terms=tuple(map(_term, algorithm.TERMS))),
     config,
     directory,
     {**_identity(model.module.cfg, config), "seed": run.seed, **identity},
     mesh,
-    run.section(LogConfig, "log"),
+    updates=loader.steps,
+    log=run.section(LogConfig, "log"),
+  ) as session:
+    return fit(session, loader)
+
+
+def _term(old: Any) -> Term:
+  """Returns a term of algorithms.legacy as one of the contract."""
+  return Term(
+    old.name,
+    lambda out, batch: old.loss(out.logps, batch.streams),
+    weights=old.weights,
+    normaliser=old.normaliser,
   )
 
 
@@ -101,7 +116,7 @@ def _packing(run: Run, config: TrainConfig, tiles: int) -> PackConfig:
   return section(PackConfig, values, "packing")
 
 
-def _reading(run: Run, config: TrainConfig, side: int) -> LoaderConfig:
+def _order(run: Run, config: TrainConfig, side: int) -> LoaderConfig:
   """Batches kept ready: 2 to 16, in about 1 GiB.
 
   Steps are dispatched without waiting for the device, so the loop asks for

@@ -126,21 +126,18 @@ class MetricsFile:
 
 
 def utilisation(
-  cfg: InternVLConfig, trained: tuple[str, ...], places: int
+  cfg: InternVLConfig, trained: tuple[str, ...]
 ) -> Callable[[Row], Row]:
-  """A row -> what it says per device, and its MFU where the peak is known.
+  """Returns a function of a row: speed per device, and MFU if the peak is known.
 
-  Model FLOPs are of the tokens that are there, of the query-key pairs inside
-  their segments and of the distinct tiles; never of padding.
-
-  Args:
-    places: tokens of a batch, padding included.
+  Model FLOPs count the tokens that are there, the query-key pairs inside their
+  segments and the distinct tiles; never padding.
   """
   devices = jax.devices()
   known = accelerator(devices[0].device_kind)
 
   def derived(row: Row) -> Row:
-    live = row["fill_rate"] * places
+    live = row["live"]
     rate = live / row["seconds"] / len(devices)
     found = {"tokens_per_s_per_device": round(rate, 1)}
     tiles = row["image_tokens"] / max(cfg.tokens_per_tile, 1)

@@ -1,55 +1,107 @@
-"""AdamW with a cosine schedule, as the paper sets it (App. B.1)."""
+"""AdamW and its learning-rate schedules; cosine as in the paper (App. B.1)."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import optax
+from jaxtyping import Array, Float
 
 from sophia_jax.train.state import Params
+from sophia_jax.types import SophiaError
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
+  """Settings of AdamW and of its learning rate."""
+
   learning_rate: float = 2e-5
+  schedule: str = "cosine"
+  """Key of SCHEDULES."""
   final_fraction: float = 0.25
-  """The cosine ends at this fraction of the learning rate."""
+  """Fraction of the learning rate at which the cosine ends."""
   warmup_steps: int = 0
+  """Updates of linear warm-up."""
   weight_decay: float = 0.05
   b1: float = 0.9
   b2: float = 0.999
   clip_norm: float = 1.0
+  """Largest norm of the whole gradient."""
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-  """Linear warm-up, then a cosine from the peak to `final_fraction` of it."""
+def _cosine(config: OptimizerConfig, updates: int) -> optax.Schedule:
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0 if config.warmup_steps else config.learning_rate,
     peak_value=config.learning_rate,
     warmup_steps=config.warmup_steps,
-    decay_steps=max(steps, config.warmup_steps + 1),
+    decay_steps=max(updates, config.warmup_steps + 1),
     end_value=config.final_fraction * config.learning_rate,
   )
 
 
+def _constant(config: OptimizerConfig, updates: int) -> optax.Schedule:
+  return optax.warmup_constant_schedule(
+    init_value=0.0 if config.warmup_steps else config.learning_rate,
+    peak_value=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+  )
+
+
+SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
+  "cosine": _cosine,
+  "constant": _constant,
+}
+
+
+def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
+  """Returns the learning rate by the number of updates made before.
+
+  Args:
+    updates: updates of the whole run; "constant" needs none.
+
+  Raises:
+    SophiaError: an unknown schedule.
+  """
+  if config.schedule not in SCHEDULES:
+    raise SophiaError(
+      f"config.train.schedule: no schedule {config.schedule!r}; use one of "
+      f"{', '.join(SCHEDULES)}"
+    )
+  return SCHEDULES[config.schedule](config, updates)
+
+
 def decayed(params: Params) -> Params:
-  """Weight decay reaches matrices only: no norms, no biases, no layer scales."""
+  """Selects what weight decay reaches: matrices, no norms, biases or scales."""
   is_matrix = lambda path, _: path[-1].key in ("kernel", "embedding", "head")
   return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def make_optimizer(
-  config: OptimizerConfig, steps: int
+  config: OptimizerConfig, updates: int
 ) -> optax.GradientTransformation:
-  """The optimizer of a run of `steps` updates."""
+  """Returns the optimizer of a run of `updates` updates."""
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
-      schedule(config, steps),
+      schedule(config, updates),
       b1=config.b1,
       b2=config.b2,
       weight_decay=config.weight_decay,
       mask=decayed,
     ),
   )
+
+
+def learning_rate(
+  config: OptimizerConfig, updates: int
+) -> Callable[[optax.OptState], Float[Array, ""]]:
+  """Returns a function of the optimizer's state: its next learning rate."""
+  rate = schedule(config, updates)
+
+  def of(state: optax.OptState) -> Float[Array, ""]:
+    counts = optax.tree_utils.tree_get_all_with_path(state, "count")
+    return jax.numpy.asarray(rate(counts[-1][1]), "float32")
+
+  return of

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms.credit import reduced
+from sophia_jax.algorithms.reductions import Reduction
 from sophia_jax.data import filters
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.mixture import Sequences
+from sophia_jax.data.packing import Size, size_of
 from sophia_jax.types import Example, Role, TokenSequence
 
 
-class Credited(Sequences):
-  """Sequences that get their streams when asked for them.
+class Rendered(Sequences):
+  """Sequences whose streams are made on demand.
 
-  Kept for all of them, the streams would take three times the memory of the
+  Kept for all sequences, the streams would take three times the memory of the
   tokens.
   """
 
@@ -24,46 +26,55 @@ class Credited(Sequences):
     self,
     bare: Sequence[TokenSequence],
     weights: Sequence[float],
-    reduction: str,
+    reduction: Reduction,
   ):
     self._bare = bare
     self._weights = weights
     self._reduction = reduction
+
+  @property
+  def sizes(self) -> list[Size]:
+    """Size of each sequence; no stream is made for it."""
+    return [size_of(sequence) for sequence in self._bare]
 
   def __len__(self) -> int:
     return len(self._bare)
 
   def __getitem__(self, index: int, /) -> TokenSequence:
     bare = self._bare[index]
-    stream = streams(bare.roles, 1.0, self._reduction)
-    # Into the weights and not the advantages: supervised terms do not read these.
-    stream["weights"] = self._weights[index] * stream["weights"]
-    return dataclasses.replace(bare, streams=stream)
+    streams = reduced(bare.roles, self._reduction, advantages=1.0)
+    # Into the weights and not the advantages: supervised terms read no advantage.
+    streams["weights"] = self._weights[index] * streams["weights"]
+    return dataclasses.replace(bare, streams=streams)
 
   def __iter__(self) -> Iterator[TokenSequence]:
     return (self[index] for index in range(len(self)))
 
 
 def render(
-  examples: Iterable[Example], renderer: Renderer, reduction: str
-) -> Credited:
-  """One sequence for each example, its loss weighted by the example's weight."""
+  examples: Iterable[Example], renderer: Renderer, reduction: Reduction
+) -> Rendered:
+  """Renders each example, with the streams of a response that is all right.
+
+  These are "mask", "weights", which the example's weight scales, "count" and
+  "advantages" of 1.
+  """
   examples = list(examples)
   bare = [_bare(example, renderer) for example in examples]
-  return Credited(bare, [e.weight for e in examples], reduction)
+  return Rendered(bare, [e.weight for e in examples], reduction)
 
 
 def prepare(
   examples: Iterable[Example],
   renderer: Renderer,
-  reduction: str,
+  reduction: Reduction,
   config: FilterConfig,
   length: int,
-) -> tuple[Credited, dict[str, int]]:
+) -> tuple[Rendered, dict[str, int]]:
   """Filters, renders, and cuts to `length` tokens where the config says so.
 
-  What cannot be cut stays as long as it is: the loader drops and counts it, or
-  stops.
+  Sequences that cannot be cut stay as long as they are: the loader drops and
+  counts them, or stops.
 
   Returns:
     Sequences, and the counts of `filters.keep` with "truncated" among those
@@ -76,7 +87,7 @@ def prepare(
     short = truncated(whole, length) if config.truncate else None
     cut += short is not None and len(short) < len(whole)
     bare.append(whole if short is None else short)
-  sequences = Credited(bare, [e.weight for e in kept], reduction)
+  sequences = Rendered(bare, [e.weight for e in kept], reduction)
   return sequences, {**counts, "truncated": cut}
 
 
@@ -86,7 +97,7 @@ def _bare(example: Example, renderer: Renderer) -> TokenSequence:
 
 
 def truncated(sequence: TokenSequence, length: int) -> TokenSequence | None:
-  """The first `length` tokens, or None where they are not worth learning.
+  """Returns the first `length` tokens, or None if they are not worth learning.
 
   A cut through the prompt, and so through an image, leaves nothing to learn.
   """

@@ -45,7 +45,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; one of them may be -1, "the rest"."""
+  """Devices along each axis; one of them may be -1: all that are left."""
 
   data: int = 1
   """Copies of the model, each with a part of the batch."""
@@ -61,7 +61,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """Builds the mesh over all devices.
 
   Args:
-    devices: other devices than this process's own, attached or not.
+    devices: devices to use instead of this process's own, attached or not.
 
   Raises:
     SophiaError: the axes do not multiply to the number of devices.
@@ -83,7 +83,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def check_shape(rows: int, length: int, tiles: int, mesh: Mesh) -> None:
-  """Whether a microbatch of this shape can be laid out.
+  """Checks that a microbatch of this shape can be laid out.
 
   Raises:
     SophiaError: rows, tokens or tiles do not divide among their devices.
@@ -112,7 +112,7 @@ def place(params: Any, logical_axes: Any, mesh: Mesh) -> Any:
 
 
 def param_shardings(params: Any, logical_axes: Any, mesh: Mesh) -> Any:
-  """Where each parameter (or its shape) lies on the mesh.
+  """Returns where each parameter (or its shape) lies on the mesh.
 
   An axis that does not divide among its devices stays whole: InternVL's
   vocabularies, 92,553 and 151,674, divide among hardly any.
@@ -130,36 +130,39 @@ def param_shardings(params: Any, logical_axes: Any, mesh: Mesh) -> Any:
 
 
 def _devices(axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
-  """How many devices share an array axis."""
+  """Returns how many devices share an array axis."""
   names = (axis,) if isinstance(axis, str) else axis or ()
   return math.prod(mesh.shape[name] for name in names)
 
 
 def batch_shardings(batch: Batch, mesh: Mesh) -> Any:
-  """Rows over data and fsdp, tokens over context, tiles over everything."""
-  rows = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), "context"))
-  tiles: Any = NamedSharding(mesh, PartitionSpec(None, AXES))
+  """Lays out a microbatch.
+
+  Rows are spread over data and fsdp, tokens over context, tiles over everything.
+  """
+  rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
+  tiles: Any = NamedSharding(mesh, PartitionSpec(AXES))
   shardings = jax.tree.map(lambda _: rows, batch)
   return dataclasses.replace(shardings, tiles=tiles)
 
 
 @functools.cache
-def share(mesh: Mesh) -> tuple[int, int]:
-  """Which share of every batch this process holds, and how many there are.
+def own_slice(mesh: Mesh) -> tuple[int, int]:
+  """Returns which slice of every batch this process holds, and their number.
 
   Rows go to devices in the order of the mesh, which need not be that of the
-  processes. Processes that rows are spread over hold the same share.
+  processes. Processes that rows are spread over hold the same slice.
 
   Raises:
-    SophiaError: a process would hold rows of several shares.
+    SophiaError: a process would hold rows of several slices.
   """
   rows = mesh.devices.reshape(_devices(("data", "fsdp"), mesh), -1)
   owners = [frozenset(device.process_index for device in row) for row in rows]
-  shares = list(dict.fromkeys(owners))
-  each = len(owners) // len(shares)
+  slices = list(dict.fromkeys(owners))
+  each = len(owners) // len(slices)
   if (
-    owners != [owner for owner in shares for _ in range(each)]
-    or sum(map(len, shares)) != jax.process_count()
+    owners != [owner for owner in slices for _ in range(each)]
+    or sum(map(len, slices)) != jax.process_count()
   ):
     raise SophiaError(
       f"config.mesh: {mesh.shape['context'] * mesh.shape['tensor']} devices "
@@ -167,22 +170,33 @@ def share(mesh: Mesh) -> tuple[int, int]:
       f"of each of {jax.process_count()} processes: one number must divide the "
       "other"
     )
-  (own,) = (i for i, o in enumerate(shares) if jax.process_index() in o)
-  return own, len(shares)
+  (own,) = (i for i, o in enumerate(slices) if jax.process_index() in o)
+  return own, len(slices)
 
 
-def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
-  """Puts this process's share of a batch onto the mesh."""
-  index, count = share(mesh)
+def to_mesh(micro: Batch, mesh: Mesh) -> Batch:
+  """Puts this process's slice of a microbatch onto the mesh."""
+  index, count = own_slice(mesh)
 
   def put(x: np.ndarray, where: NamedSharding) -> jax.Array:
-    first, whole = index * x.shape[1], count * x.shape[1]
+    first, whole = index * len(x), count * len(x)
 
     def part(place: Any) -> np.ndarray:
-      begin, end, _ = place[1].indices(whole)
-      return x[place[0], begin - first : end - first, *place[2:]]
+      begin, end, _ = place[0].indices(whole)
+      return x[begin - first : end - first, *place[1:]]
 
-    shape = x.shape[0], whole, *x.shape[2:]
-    return jax.make_array_from_callback(shape, where, part)
+    return jax.make_array_from_callback((whole, *x.shape[1:]), where, part)
 
-  return jax.tree.map(put, batch, batch_shardings(batch, mesh))
+  return jax.tree.map(put, micro, batch_shardings(micro, mesh))
+
+
+def microbatches(batch: Batch, mesh: Mesh) -> list[Batch]:
+  """Puts every microbatch of this process's slice of a batch onto the mesh.
+
+  Args:
+    batch: numpy arrays with a leading microbatch axis.
+  """
+  return [
+    to_mesh(jax.tree.map(lambda x, a=a: x[a], batch), mesh)
+    for a in range(len(batch.tokens))
+  ]

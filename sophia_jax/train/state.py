@@ -1,4 +1,4 @@
-"""What training changes, and what it only reads."""
+"""The state of training: parameters that change and parameters that do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainState:
   params: Params
   """Trained parameters, by top-level part of the model."""
   opt_state: optax.OptState
-  """Of the trained parameters only."""
+  """Optimizer state of the trained parameters."""
   frozen: Params
   """The other parts: no gradient, no optimizer state."""
 
@@ -39,7 +39,7 @@ def create(
   """Starts training the parts `trained` of `params`.
 
   Raises:
-    SophiaError: a part that the model does not have.
+    SophiaError: the model has no such part.
   """
   for part in trained:
     if part not in params:
@@ -63,7 +63,7 @@ def create(
 def abstract(
   params: Params, tx: optax.GradientTransformation, trained: tuple[str, ...]
 ) -> TrainState:
-  """The state that `create` would make, of shapes that say where they lie.
+  """Returns the state that `create` would make, as shapes with shardings.
 
   Args:
     params: a `jax.ShapeDtypeStruct` with a NamedSharding for each parameter.
@@ -87,14 +87,14 @@ def abstract(
 
 
 def layout(state: TrainState) -> TrainState:
-  """Where every array of the state lies."""
+  """Returns where every array of the state lies."""
   return jax.tree.map(lambda x: x.sharding, state)
 
 
 def _layout(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
-  """Moments lie where their parameter lies.
+  """Returns where the optimizer's state lies: moments with their parameter.
 
-  Said here because the compiler, asked for zeros, puts all of them on every
+  Stated explicitly because the compiler, asked for zeros, puts all of them on every
   device.
   """
   return optax.tree.map_params(
@@ -104,3 +104,8 @@ def _layout(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
     params,
     transform_non_params=lambda _: None,
   )
+
+
+def copied(params: Params) -> Params:
+  """Copies parameters on their devices: an update donates those it is given."""
+  return jax.tree.map(jnp.copy, params)

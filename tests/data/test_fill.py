@@ -1,4 +1,4 @@
-"""How full rows are, streaming, and the tile budget that data ask for.
+"""Fill rates, packing as sequences arrive, and the tile budget data ask for.
 
 The distributions are those of benchmarks/packing.py, which prints the figures.
 """
@@ -15,8 +15,8 @@ from sophia_jax.data.packing import (
   PackConfig,
   Packer,
   Size,
+  packed,
   plan,
-  stream,
   suggest_tile_budget,
 )
 
@@ -35,8 +35,8 @@ def test_long_trajectories_fill_rows(rows, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("rows", "shards"), [(1, 1), (8, 1), (8, 2)])
-def test_a_mixed_stream_fills_tokens_and_tiles(rows, shards, seed):
-  """97 % and 90 %, with the budget that the stream's own sizes suggest."""
+def test_mixed_data_fill_tokens_and_tiles(rows, shards, seed):
+  """97 % and 90 %, with the budget that their own sizes suggest."""
   sizes = mixed(16_000, seed)
   shape = dataclasses.replace(LONG, rows=rows, shards=shards)
   budget = suggest_tile_budget(sizes, shape)
@@ -83,21 +83,21 @@ def test_images_that_are_shown_again_count_once():
   assert suggest_tile_budget(apart, shape) == 50
 
 
-# ----------------------------------------------------------------------- streaming
+# ----------------------------------------------------------------------- as they come
 @given(sizes, shapes)
-def test_a_stream_is_the_plan(sizes, shape):
+def test_rows_as_they_come_are_the_plan(sizes, shape):
   budget = suggest_tile_budget(sizes, shape)
   shape = dataclasses.replace(shape, tile_budget=budget)
   named = ((f"s{i}", size) for i, size in enumerate(sizes))
-  batches = list(stream(named, Packer(shape)))
+  batches = list(packed(named, Packer(shape)))
   made = plan(sizes, shape)
   assert batches == [
     [[f"s{i}" for i in row] for row in batch] for batch in made.batches
   ]
 
 
-def test_a_stream_does_not_read_far_ahead():
-  """Of an endless source: what is open, what is being closed, and one more."""
+def test_an_endless_source_is_not_read_far_ahead():
+  """No further than open rows, those being closed, and one more."""
   shape = PackConfig(rows=2, length=100, tile_budget=0, open_rows=8)
   taken = 0
 
@@ -106,7 +106,7 @@ def test_a_stream_does_not_read_far_ahead():
     for taken in itertools.count(1):
       yield taken, Size(str(taken), 20 + taken % 7)
 
-  batches = stream(endless(), Packer(shape))
+  batches = packed(endless(), Packer(shape))
   given_out = 0
   for _ in range(200):
     given_out += sum(map(len, next(batches)))
@@ -114,7 +114,7 @@ def test_a_stream_does_not_read_far_ahead():
     assert taken - given_out <= (8 + 2) * 5 + 1
 
 
-def test_what_cannot_fit_is_counted_while_streaming():
+def test_sequences_that_cannot_fit_are_counted():
   shape = PackConfig(rows=1, length=20, tile_budget=2, drop_oversize=True)
   packer = Packer(shape)
   sizes = [
@@ -123,7 +123,7 @@ def test_what_cannot_fit_is_counted_while_streaming():
     Size("c", 9, (("x", 3),)),
     Size("d", 20, (("x", 2),)),
   ]
-  batches = list(stream(((s.id, s) for s in sizes), packer))
+  batches = list(packed(((s.id, s) for s in sizes), packer))
   assert batches == [[["b"]], [["d"]]]
   assert packer.dropped == ["a", "c"]
-  assert (packer.tokens, packer.tiles, packer.batches) == (25, 2, 2)
+  assert (packer.tokens, packer.tiles, packer.microbatches) == (25, 2, 2)

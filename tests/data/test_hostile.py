@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sophia_jax.data.images import open_image
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.problems import check, load_problems
 from sophia_jax.datasets import overlap
@@ -49,9 +49,7 @@ def loader(sequences, **shape):
     sequences,
     PackConfig(rows=1, length=96, tile_budget=0, **shape),
     LoaderConfig(),
-    streams=("w",),
-    tokens_per_tile=4,
-    image=SMALL,
+    Reading(streams=("w",), tokens_per_tile=4, image=SMALL),
   )
 
 

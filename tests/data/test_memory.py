@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
 from tests.data.data_samples import SMALL
 
@@ -26,9 +26,7 @@ def test_epochs_take_no_more_memory_than_the_first(renderer, picture):
     sequences,
     PackConfig(rows=2, length=96, tile_budget=10),
     LoaderConfig(epochs=6, cache_bytes=CACHE, threads=2, prefetch=2),
-    streams=("weights",),
-    tokens_per_tile=4,
-    image=SMALL,
+    Reading(streams=("weights",), tokens_per_tile=4, image=SMALL),
   )
   pixels = 45 * 5 * 56 * 56 * 3
   assert pixels > 2 * CACHE

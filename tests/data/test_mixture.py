@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import Joined, Mixture, MixtureConfig
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.types import SophiaError
 from tests.data.data_samples import SMALL, joined
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
-STREAMS = st.dictionaries(st.sampled_from("abcd"), LENGTHS, min_size=1)
+SOURCES = st.dictionaries(st.sampled_from("abcd"), LENGTHS, min_size=1)
 AMOUNTS = st.floats(0.05, 4.0)
 
 
@@ -29,7 +29,7 @@ def counts(order, lengths):
 
 
 # ------------------------------------------------------------------- proportions
-@given(STREAMS, st.data(), st.integers(0, 9))
+@given(SOURCES, st.data(), st.integers(0, 9))
 def test_epochs_are_passes_over_the_stream(lengths, data, seed):
   amounts = {name: data.draw(AMOUNTS) for name in lengths}
   mixture = Mixture(lengths, amounts, "epochs", seed)
@@ -47,7 +47,7 @@ def test_epochs_are_passes_over_the_stream(lengths, data, seed):
       first += len(own)
 
 
-@given(STREAMS, st.data(), st.integers(0, 9))
+@given(SOURCES, st.data(), st.integers(0, 9))
 def test_weights_are_relative_numbers_of_sequences(lengths, data, seed):
   weights = {name: data.draw(AMOUNTS) for name in lengths}
   mixture = Mixture(lengths, weights, "weight", seed)
@@ -61,7 +61,7 @@ def test_weights_are_relative_numbers_of_sequences(lengths, data, seed):
   assert len(set(mixture.order(0).tolist())) == sum(found.values())
 
 
-@given(STREAMS, st.data(), st.integers(0, 9))
+@given(SOURCES, st.data(), st.integers(0, 9))
 def test_tokens_are_a_budget(lengths, data, seed):
   budgets = {name: data.draw(st.integers(0, 2000)) for name in lengths}
   mixture = Mixture(lengths, budgets, "tokens", seed)
@@ -74,7 +74,7 @@ def test_tokens_are_a_budget(lengths, data, seed):
     assert 0 <= off < 50, "the last sequence is taken whole, of all epochs"
 
 
-@given(STREAMS, st.data())
+@given(SOURCES, st.data())
 def test_every_part_of_an_epoch_has_the_proportions_of_the_whole(lengths, data):
   amounts = {name: data.draw(AMOUNTS) for name in lengths}
   order = Mixture(lengths, amounts, "epochs", 0).order(0)
@@ -95,7 +95,7 @@ def test_an_amount_of_nothing_leaves_a_stream_out():
 
 
 # ------------------------------------------------------------------- determinism
-@given(STREAMS, st.sampled_from(["epochs", "tokens"]), st.integers(0, 99))
+@given(SOURCES, st.sampled_from(["epochs", "tokens"]), st.integers(0, 99))
 def test_an_epoch_depends_on_its_arguments_only(lengths, by, seed):
   amounts = dict.fromkeys(lengths, 1.5 if by == "epochs" else 70)
   orders = [Mixture(lengths, amounts, by, seed).order(3) for _ in range(2)]
@@ -113,26 +113,26 @@ def test_the_seed_and_the_pass_decide_the_order():
   )
   assert len({made(s, e) for s in range(3) for e in range(3)}) == 9
   a, b = [[i % 50 for i in made(0, 0) if i // 50 == s] for s in range(2)]
-  assert a != b, "each stream has an order of its own"
+  assert a != b, "each source has an order of its own"
   still = Mixture(lengths, {"a": 1, "b": 1}, "epochs", 0, shuffle=False)
   assert still.order(2).tolist()[:4] == [0, 50, 1, 51]
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32), st.integers(0, 5))
-def test_a_stream_alone_is_shuffled_as_without_a_mixture(n, seed, epoch):
+def test_a_source_alone_is_shuffled_as_without_a_mixture(n, seed, epoch):
   rng = np.random.default_rng([seed, epoch])
   order = Mixture({"a": [3] * n}, {"a": 1.0}, "epochs", seed).order(epoch)
   np.testing.assert_array_equal(order, rng.permutation(n))
 
 
-def test_a_stream_does_not_feel_the_ones_after_it():
+def test_a_source_does_not_feel_the_ones_after_it():
   alone = Mixture({"a": [1] * 9}, {"a": 1}, "epochs", 7).order(1)
   both = Mixture({"a": [1] * 9, "b": [1] * 4}, {"a": 1, "b": 1}, "epochs", 7)
   assert [i for i in both.order(1) if i < 9] == alone.tolist()
 
 
 # ------------------------------------------------------------------------ errors
-def test_a_stream_without_amount_or_sequences_is_an_error():
+def test_a_source_without_amount_or_sequences_is_an_error():
   with pytest.raises(SophiaError, match=r"'a' has no amount; .* of b"):
     Mixture({"a": [1]}, {"b": 1.0}, "epochs", 0)
   with pytest.raises(SophiaError, match="'a' has no sequence left"):
@@ -147,7 +147,7 @@ def test_config_is_checked(values):
     MixtureConfig(**values)
 
 
-def test_joined_streams_are_one_list():
+def test_joined_sources_are_one_list():
   joined = Joined([[], ["a", "b"], [], ["c"]])
   assert [joined[i] for i in range(len(joined))] == ["a", "b", "c"]
   assert len(Joined([])) == 0
@@ -158,7 +158,7 @@ SHAPE = PackConfig(rows=4, length=96, tile_budget=16, microbatches=2, shards=4)
 
 
 @pytest.fixture(scope="module")
-def streams(renderer, picture):
+def sources(renderer, picture):
   """Trajectories about images, about text, and questions, as three lists."""
 
   def make(name, number, weight, images=()):
@@ -180,17 +180,19 @@ def streams(renderer, picture):
   }
 
 
-def loader(streams, shape=SHAPE, process=(0, 1), threads=0, **mix):
+def loader(sources, shape=SHAPE, process=(0, 1), threads=0, **mix):
   mix = {"amounts": {"visual": 2, "text": 1, "general": 0.5}, **mix}
   return Loader(
-    streams,
+    sources,
     shape,
     LoaderConfig(epochs=2, seed=5, threads=threads),
-    streams=("weights",),
-    tokens_per_tile=4,
-    image=SMALL,
-    process_index=process[0],
-    process_count=process[1],
+    Reading(
+      streams=("weights",),
+      tokens_per_tile=4,
+      image=SMALL,
+      slice_index=process[0],
+      slices=process[1],
+    ),
     **mix,
   )
 
@@ -212,39 +214,39 @@ def drawn(batches):
   return values
 
 
-def test_a_run_has_the_proportions_asked_for(streams):
-  made = loader(streams)
+def test_a_run_has_the_proportions_asked_for(sources):
+  made = loader(sources)
   assert drawn(made) == {1: 2 * 2 * 30, 2: 2 * 50, 3: 20}
   found = made.summary()
-  assert {n: s["drawn"] for n, s in found["streams"].items()} == {
+  assert {n: s["drawn"] for n, s in found["sources"].items()} == {
     "visual": 120,
     "text": 100,
     "general": 20,
   }
-  assert found["streams"]["text"]["drawn_tokens"] == 2 * sum(
-    map(len, streams["text"])
+  assert found["sources"]["text"]["drawn_tokens"] == 2 * sum(
+    map(len, sources["text"])
   )
   assert found["dropped"] == 0
   json.dumps(found)
   weighted = loader(
-    streams, amounts={"visual": 1, "text": 1, "general": 2}, by="weight"
+    sources, amounts={"visual": 1, "text": 1, "general": 2}, by="weight"
   )
   assert drawn(weighted) == {1: 2 * 10, 2: 2 * 10, 3: 2 * 20}
 
 
-def test_what_is_dropped_takes_no_part(streams):
+def test_what_is_dropped_takes_no_part(sources):
   small = dataclasses.replace(SHAPE, tile_budget=8, drop_oversize=True)
-  made = loader(streams, small)
-  few = made.summary()["streams"]["visual"]["drawn"]
+  made = loader(sources, small)
+  few = made.summary()["sources"]["visual"]["drawn"]
   assert made.dropped and few == 2 * 2 * 10
   assert drawn(made)[1] == few
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_hosts_make_up_the_batch_of_one(streams, processes):
+def test_hosts_make_up_the_batch_of_one(sources, processes):
   """Bit for bit, so that a run may go on with another number of hosts."""
-  whole = loader(streams)
-  parts = [loader(streams, process=(p, processes)) for p in range(processes)]
+  whole = loader(sources)
+  parts = [loader(sources, process=(p, processes)) for p in range(processes)]
   for part in parts:
     assert part.identity == whole.identity
     assert part.steps == whole.steps
@@ -252,58 +254,54 @@ def test_hosts_make_up_the_batch_of_one(streams, processes):
     same(joined(parts, step), whole[step])
 
 
-def test_a_host_needs_no_tile_of_another(streams):
+def test_a_host_needs_no_tile_of_another(sources):
   tiles = 16 * 4 // 4
   for p in range(4):
-    for batch in loader(streams, process=(p, 4)):
+    for batch in loader(sources, process=(p, 4)):
       slots = batch.tile_slots[batch.tile_slots >= 0]
       assert ((slots >= p * tiles) & (slots < (p + 1) * tiles)).all()
 
 
-def test_the_number_of_hosts_divides_the_shards(streams):
+def test_the_number_of_hosts_divides_the_shards(sources):
   with pytest.raises(SophiaError, match="shards 4 does not divide among 3"):
-    loader(streams, process=(0, 3))
+    loader(sources, process=(0, 3))
 
 
 @settings(deadline=None, max_examples=12)
 @given(st.data())
-def test_resumes_in_mid_stream_with_other_threads_and_hosts(streams, data):
-  whole = loader(streams)
+def test_resumes_mid_epoch_with_other_threads_and_hosts(sources, data):
+  whole = loader(sources)
   step = data.draw(st.integers(0, whole.steps))
   processes = data.draw(st.sampled_from([1, 2, 4]))
-  going = iter(loader(streams, threads=data.draw(st.sampled_from([0, 2]))))
-  for _ in range(step):
-    next(going)
-  state = json.loads(json.dumps(going.get_state()))
+  cursor = json.loads(json.dumps(whole.cursor(step)))
   threads = data.draw(st.sampled_from([0, 1, 3]))
-  others = []
-  for p in range(processes):
-    other = iter(loader(streams, process=(p, processes), threads=threads))
-    other.set_state(state)
-    others.append(other)
+  others = [
+    loader(sources, process=(p, processes), threads=threads).after(cursor)
+    for p in range(processes)
+  ]
   for n in range(step, min(step + 2, whole.steps)):
-    shares = [next(other) for other in others]
+    slices = [next(other) for other in others]
     same(
-      jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *shares),
+      jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *slices),
       whole[n],
     )
 
 
-def test_another_mixture_is_not_resumed(streams):
-  state = iter(loader(streams)).get_state()
+def test_another_mixture_is_not_resumed(sources):
+  cursor = loader(sources).cursor(0)
   amounts = {"visual": 2, "text": 1, "general": 0.25}
   for other in (
-    loader(streams, amounts=amounts),
-    loader(streams, amounts=dict.fromkeys(streams, 900), by="tokens"),
-    loader({**streams, "text": streams["text"][1:]}),
-    loader(streams, dataclasses.replace(SHAPE, shards=2)),
+    loader(sources, amounts=amounts),
+    loader(sources, amounts=dict.fromkeys(sources, 900), by="tokens"),
+    loader({**sources, "text": sources["text"][1:]}),
+    loader(sources, dataclasses.replace(SHAPE, shards=2)),
   ):
     with pytest.raises(
       SophiaError, match=r"other data .* restore data, mixture"
     ):
-      iter(other).set_state(state)
+      other.after(cursor)
 
 
-def test_a_mixture_of_nothing_is_an_error(streams):
-  with pytest.raises(SophiaError, match="the mixture takes of no stream"):
-    loader(streams, amounts=dict.fromkeys(streams, 0.0))
+def test_a_mixture_of_nothing_is_an_error(sources):
+  with pytest.raises(SophiaError, match="the mixture takes of no source"):
+    loader(sources, amounts=dict.fromkeys(sources, 0.0))

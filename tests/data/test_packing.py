@@ -86,14 +86,16 @@ def test_no_token_is_lost_and_none_is_mixed(specs, config, each, random):
   made = plan([size_of(s) for s in sequences], config, order)
   seen = []
   for batch in made.batches:
-    assert len(batch) == config.microbatches * config.rows
+    assert len(batch) % config.rows == 0
+    assert 0 < len(batch) <= config.microbatches * config.rows
+    assert any(batch[-config.rows :]), "no microbatch is empty"
     for process in range(processes):
       for rows in rows_of_process(batch, config, process, processes):
         out = packed(
           [[sequences[i] for i in row] for row in rows],
           config,
-          process_index=process,
-          process_count=processes,
+          slice_index=process,
+          slices=processes,
         )
         for shard, part in enumerate(shards_of(out, config, processes)):
           own = rows[shard * config.shard_rows :][: config.shard_rows]
@@ -178,11 +180,11 @@ def test_shapes_never_change():
     )
     leaves, tree = jax.tree.flatten(out)
     assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
-    shapes.add((tree, tuple((x.shape, x.dtype) for x in leaves)))
+    shapes.add((tree, tuple((x.shape[1:], x.dtype) for x in leaves)))
   assert len(made.batches) > 1
   assert len(shapes) == 1
-  assert out.tokens.shape == (2, 3, 40)
-  assert out.tiles.shape == (2, 6, S, S, 3)
+  assert out.tokens.shape[1:] == (3, 40)
+  assert out.tiles.shape[1:] == (6, S, S, 3)
   assert out.tiles.dtype == np.uint8
   assert out.tokens.dtype == np.int32
   assert out.streams["weights"].dtype == np.float32

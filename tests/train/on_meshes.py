@@ -31,7 +31,7 @@ def main(directory: Path, block: int, names: list[str]) -> None:
     flat, state, step = toy.update_twice(toy.NO_IMAGE, LENGTH, TILES, **where)
     facts[name] = {
       "devices": len(state.step.sharding.device_set),
-      "compilations": step._cache_size(),
+      "compilations": step.accumulate._cache_size(),
       "image_tokens": float(flat["metrics/0/image_tokens"]),
       "params": toy.share_of_a_device(state.params),
       "moments": toy.share_of_a_device(state.opt_state[1]),

@@ -132,8 +132,8 @@ def test_a_trace_and_event_files_on_request(tmp_path):
 
 def test_utilisation_counts_what_is_there():
   """No padding: half a batch of 1,000 places in 2 seconds."""
-  row = {"fill_rate": 0.5, "seconds": 2.0, "pairs": 9.0, "image_tokens": 0.0}
-  derived = metrics.utilisation(toy.CFG, ("language",), 1000)
+  row = {"live": 500.0, "seconds": 2.0, "pairs": 9.0, "image_tokens": 0.0}
+  derived = metrics.utilisation(toy.CFG, ("language",))
   assert derived(row) == {
     "tokens_per_s_per_device": 250.0 / len(jax.devices())
   }  # a CPU's peak is not known

@@ -15,8 +15,7 @@ import numpy as np
 import optax
 from PIL import Image
 
-from sophia_jax.algorithms.legacy import sophia
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms.contract import Algorithm, Moment, Term
 from sophia_jax.data.packing import PackConfig, pack, stack
 from sophia_jax.models import (
   DecoderConfig,
@@ -29,7 +28,7 @@ from sophia_jax.models import (
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
-from sophia_jax.train.step import jit_train_step, make_train_step
+from sophia_jax.train.step import Step, scalars
 from sophia_jax.types import Role, TokenSequence
 
 SIDE = 28
@@ -47,6 +46,22 @@ CFG = InternVLConfig(
 )
 P = CFG.tokens_per_tile
 ALL = ("language", "projector", "vision")
+STREAMS = ("advantages", "weights", "count")
+
+
+def policy_gradient(out, batch):
+  """L_t = -A_t log pi(y_t)."""
+  return -batch.streams["advantages"] * out.logps
+
+
+ALGORITHM = Algorithm(terms=(Term("policy", policy_gradient),))
+
+
+def streams(roles: np.ndarray, advantage: float) -> dict[str, np.ndarray]:
+  """The streams of a response: weights and counts are 1 / sqrt(tokens)."""
+  response = (roles == Role.RESPONSE).astype(np.float32)
+  scale = response * max(int(response.sum()), 1) ** -0.5
+  return {"advantages": advantage * response, "weights": scale, "count": scale}
 
 
 @functools.cache
@@ -92,7 +107,7 @@ def sequence(i: int, *images: tuple[str, int]) -> TokenSequence:
     roles=roles,
     images=tuple(path for path, _ in images),
     tiles=tiles,
-    streams=streams(roles, (1.0, 0.5, -0.25)[i % 3], "square"),
+    streams=streams(roles, (1.0, 0.5, -0.25)[i % 3]),
   )
 
 
@@ -111,7 +126,7 @@ def batch(rows, length, tiles):
         PackConfig(rows=len(micro), length=length, tile_budget=tiles),
         tokens_per_tile=P,
         tile_size=SIDE,
-        streams=sophia.STREAMS,
+        streams=STREAMS,
         load_tiles=load_tiles,
       )
       for micro in rows
@@ -178,19 +193,22 @@ def one_device() -> jax.sharding.Mesh:
   )
 
 
+ALGORITHMS = {"policy": ALGORITHM}
+
+
 @functools.cache
-def _ready(mesh, block):
+def _ready(mesh, block, name):
   """The first state, on the host, where it lies, and the compiled step."""
   config = OptimizerConfig(learning_rate=2e-4)
   tx = optax.chain(_keep_gradient(), make_optimizer(config, 2))
   placed = sharding.place(fresh_params(), logical_axes(CFG), mesh)
   state = create(placed, tx, ALL)
   where = layout(state)
-  update = make_train_step(InternVL(CFG), sophia.TERMS, tx, where, block)
-  return jax.device_get(state), where, jit_train_step(update, where)
+  step = Step(InternVL(CFG), ALGORITHMS[name], tx, where, block)
+  return jax.device_get(state), where, step
 
 
-def update_twice(rows, length, tiles, block=1024, mesh=None):
+def update_twice(rows, length, tiles, block=1024, mesh=None, name="policy"):
   """Two updates on one batch.
 
   Returns:
@@ -200,12 +218,13 @@ def update_twice(rows, length, tiles, block=1024, mesh=None):
   mesh = mesh or one_device()
   fresh_params()  # outside of the mesh: shapes have no place
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    host, where, step = _ready(mesh, block)
+    host, where, step = _ready(mesh, block, name)
     state = jax.device_put(host, where)
-    placed = sharding.to_mesh(batch(rows, length, tiles), mesh)
-    state, first = step(state, placed)
+    placed = sharding.microbatches(batch(rows, length, tiles), mesh)
+    numbers = scalars(ALGORITHMS[name], Moment())
+    state, first = step(state, placed, numbers)
     gradient = jax.device_get(state.opt_state[0])
-    state, second = step(state, placed)
+    state, second = step(state, placed, numbers)
   found = {
     "gradient": [gradient, state.opt_state[0]],
     "params": state.params,
@@ -222,12 +241,12 @@ def update_twice(rows, length, tiles, block=1024, mesh=None):
 # The largest entry of a gradient is about 0.2. Adam makes steps of 2e-4 of even
 # the smallest gradient, rounding included.
 TOLERANCE = {"gradient": 1e-6, "params": 1e-5, "metrics": 1e-5}
-LAYOUTS_OWN = ("fill_rate", "image_tokens")
+LAYOUTS_OWN = ("fill_rate", "image_tokens", "microbatches")
 
 
 def assert_same_updates(found, reference):
   """Of what `update_twice` returns: the same gradients, updates and metrics."""
-  # Padding, and how often an image is shown anew, are the layout's.
+  # Padding, and how often an image is shown again, belong to the layout.
   own = {f"metrics/{i}/{name}" for i in (0, 1) for name in LAYOUTS_OWN}
   assert found.keys() == reference.keys() > own
   for key in found.keys() - own:

@@ -12,13 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from sophia_jax.algorithms.legacy import sophia
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.models import InternVL, logical_axes
 from sophia_jax.train import metrics, sharding
-from sophia_jax.train.loop import NO_LOG, Preempted, TrainConfig, fit
+from sophia_jax.train.loop import fit
+from sophia_jax.train.session import NO_LOG, Preempted, Session, TrainConfig
 from tests.train import toy
 
 CONFIG = TrainConfig(
@@ -48,17 +48,25 @@ def rows(run):
 
 
 def steps(run):
-  """Of the checkpoints that are there."""
+  """Steps of the checkpoints that are there."""
   names = (path.name for path in run.glob("checkpoints/*"))
   return sorted(int(name) for name in names if name.isdigit())
 
 
-class Cut(list):
-  """Sequences while the reading of which the process gets a signal.
+class Measured(list):
+  """Sequences whose sizes are known."""
+
+  @property
+  def sizes(self):
+    return [size_of(sequence) for sequence in list.__iter__(self)]
+
+
+class Cut(Measured):
+  """Sequences during the reading of which the process gets a signal.
 
   It comes with the 40th of 64. By then enough batches were read for a checkpoint
   and four rows, for which it waits; the last batch was not, since a loader reads
-  but a few ahead.
+  only a few ahead.
   """
 
   def __init__(self, sequences, run, how):
@@ -73,7 +81,7 @@ class Cut(list):
     return super().__getitem__(index)
 
 
-class Slow(list):
+class Slow(Measured):
   """Sequences from a slow disk, so that a run can be killed in its middle."""
 
   def __getitem__(self, index):
@@ -98,7 +106,7 @@ def train(
     toy.sequence(i, *[(paths[i % 3], 1)] * (i % 2)) for i in range(16)
   ]
   mesh = sharding.make_mesh(mesh)
-  index, count = sharding.share(mesh)
+  index, count = sharding.own_slice(mesh)
   loader = Loader(
     kind(sequences),
     PackConfig(
@@ -109,24 +117,26 @@ def train(
       open_rows=1,
     ),
     LoaderConfig(epochs=config.epochs),
-    streams=sophia.STREAMS,
-    tokens_per_tile=toy.P,
-    image=ImageConfig(tile_size=toy.SIDE, max_tiles=1),
-    sizes=list(map(size_of, sequences)),
-    process_index=index,
-    process_count=count,
+    Reading(
+      streams=toy.STREAMS,
+      tokens_per_tile=toy.P,
+      image=ImageConfig(tile_size=toy.SIDE, max_tiles=1),
+      slice_index=index,
+      slices=count,
+    ),
   )
-  return fit(
+  with Session(
     InternVL(toy.CFG),
     sharding.place(start or toy.fresh_params(), logical_axes(toy.CFG), mesh),
-    loader,
-    sophia.TERMS,
+    toy.ALGORITHM,
     config,
     directory / "run",
     {"model": {"name": identity}, "optimizer": {"trained": config.trained}},
     mesh,
-    log,
-  )
+    updates=loader.steps,
+    log=log,
+  ) as session:
+    return fit(session, loader)
 
 
 def cut_off(directory, how, *args, **kwargs):

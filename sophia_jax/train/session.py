@@ -1,0 +1,330 @@
+"""A training session: state, step, checkpoints, metrics, profile, SIGTERM.
+
+Drivers decide which batches come when: `train.loop.fit` walks a loader,
+`runs.rounds` samples in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import flax.linen as nn
+import jax
+from jax.experimental import multihost_utils
+
+from sophia_jax.algorithms.contract import Algorithm, Moment
+from sophia_jax.data.loader import Reading
+from sophia_jax.data.packing import PackConfig
+from sophia_jax.models import InternVL
+from sophia_jax.train import annotate, outputs, sharding
+from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.checkpoint import Checkpoints
+from sophia_jax.train.metrics import MetricsFile, utilisation
+from sophia_jax.train.optimizer import (
+  OptimizerConfig,
+  learning_rate,
+  make_optimizer,
+)
+from sophia_jax.train.state import Params, TrainState, copied, create, layout
+from sophia_jax.train.step import Metrics, Step, scalars
+from sophia_jax.train.trackers import LogConfig, trackers
+from sophia_jax.types import Batch, TokenSequence
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(OptimizerConfig):
+  """One training stage: what is trained, on which batches, for how long."""
+
+  trained: tuple[str, ...] = ("language",)
+  """Trained parts of the model; the paper's: the language backbone (Table 4)."""
+  epochs: int = 1
+  rows: int = 8
+  """Rows of a microbatch, over all devices."""
+  length: int = 4096
+  """Tokens of a row."""
+  tiles: int = 16
+  """Tiles of a microbatch."""
+  microbatches: int = 1
+  """Microbatches of a full update."""
+  block: int = 1024
+  """Tokens of a row whose logits exist at the same time."""
+  checkpoint_every: int = 500
+  """Updates between checkpoints."""
+  keep: int = 2
+  """Checkpoints kept."""
+  log_every: int = 20
+  """Updates between writes of the metrics."""
+
+
+NO_LOG = LogConfig(tensorboard=False)
+
+
+class Preempted(Exception):
+  """SIGTERM arrived; the state is saved."""
+
+
+class Session:
+  """One model in training; a context manager.
+
+  Continues from the newest checkpoint in `directory`/checkpoints if there is
+  one, and writes a line per update to `directory`/metrics.jsonl.
+  """
+
+  def __init__(
+    self,
+    model: InternVL,
+    params: Params,
+    algorithm: Algorithm,
+    config: TrainConfig,
+    directory: Path,
+    identity: dict[str, Any],
+    mesh: jax.sharding.Mesh,
+    *,
+    updates: int,
+    log: LogConfig = NO_LOG,
+  ):
+    """Prepares a session; entering it makes the state.
+
+    Args:
+      params: parameters on the mesh. Those of trained parts belong to the
+        session from now on: an update donates them (`state.copied`).
+      algorithm: its terms, metrics, outputs and annotators.
+      identity: what a resumed run may not change, kept in every checkpoint.
+      updates: updates of the whole run, for the learning rate's schedule and
+        the progress bar; a run of rounds may estimate it.
+
+    Raises:
+      SophiaError: a batch does not divide among the devices.
+    """
+    tiles = config.tiles if model.cfg.vision else 0
+    sharding.check_shape(config.rows, config.length, tiles, mesh)
+    self.directory, self.updates, self.config = directory, updates, config
+    self.step = 0
+    """Updates made."""
+    self.cursor: dict[str, Any] = {}
+    """What the driver saved with the newest checkpoint."""
+    self._model, self._algorithm, self._mesh = model, algorithm, mesh
+    self._identity, self._log_config = identity, log
+    self._params = params
+    self._extra: dict[str, float] = {}
+    self._values: Metrics = {}
+
+  def __enter__(self) -> Self:
+    with contextlib.ExitStack() as stack:
+      self._open(stack)
+      self._stack = stack.pop_all()
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self._stack.__exit__(*error)
+
+  def _open(self, stack: contextlib.ExitStack) -> None:
+    """Restores or makes the state, and opens what is closed at the end."""
+    config, directory = self.config, self.directory
+    self._checkpoints = Checkpoints(
+      directory / "checkpoints", config.keep, self._identity
+    )
+    stack.enter_context(contextlib.closing(self._checkpoints))
+    stack.enter_context(jax.set_mesh(self._mesh))
+    stack.enter_context(nn.logical_axis_rules(sharding.RULES))
+    tx = make_optimizer(config, self.updates)
+    params = outputs.with_heads(
+      self._params,
+      self._model.cfg.decoder.width,
+      self._algorithm.outputs,
+      self._mesh,
+    )
+    del self._params
+    heads = (outputs.PART,) if outputs.PART in params else ()
+    self._state = create(params, tx, (*config.trained, *heads))
+    if restored := self._checkpoints.restore(self._state):
+      self._state, self.cursor = restored
+      self.step = int(self._state.step)
+      _log.info("resumed at update %d", self.step)
+    self._update = Step(
+      self._model,
+      self._algorithm,
+      tx,
+      layout(self._state),
+      config.block,
+      learning_rate(config, self.updates),
+    )
+    self._metrics = stack.enter_context(contextlib.closing(self._reporting()))
+    self._profile = stack.enter_context(_profiling(directory, self._log_config))
+    self._stopping = stack.enter_context(_sigterm())
+
+  def _reporting(self) -> MetricsFile:
+    config, done, path = self.config, self.step, self.directory
+    leads = jax.process_index() == 0
+    return MetricsFile(
+      path / "metrics.jsonl",
+      done,
+      self.updates,
+      trackers(path, self._log_config, done) if leads else (),
+      utilisation(self._model.cfg, config.trained),
+    )
+
+  # ------------------------------------------------------------------ parameters
+  @property
+  def model_params(self) -> Params:
+    """All parameters, valid until the next update."""
+    return self._state.model_params
+
+  def params(self) -> Params:
+    """Returns all parameters as of now, valid for as long as they are held.
+
+    Trained parts are copied on the devices, since the next update donates them.
+    """
+    return {**copied(self._state.params), **self._state.frozen}
+
+  def scorer(self) -> Scorer:
+    """Returns the model with its parameters of now, for an annotator."""
+    return Scorer(self._model, self.model_params)
+
+  # --------------------------------------------------------------------- training
+  def annotate(
+    self,
+    sequences: Sequence[TokenSequence],
+    packing: PackConfig,
+    reading: Reading,
+    models: Mapping[str, Scorer] | None = None,
+  ) -> list[TokenSequence]:
+    """Adds the streams that only models can make; call before the first update.
+
+    Args:
+      sequences: all sequences of a round, with the streams that credit gave.
+      packing: shape of the rows that are scored.
+      models: further models that annotators name: "reference", "critic".
+        "policy" is this session's own.
+    """
+    return annotate.annotate(
+      self._algorithm.annotate,
+      {"policy": self.scorer(), **(models or {})},
+      sequences,
+      packing,
+      reading,
+      self._mesh,
+      self.config.block,
+    )
+
+  def update(self, batch: Batch, moment: Moment | None = None) -> None:
+    """Makes one update, on the devices; does not wait for it.
+
+    Args:
+      batch: this process's slice, numpy arrays [A, B, T] of A microbatches.
+      moment: where the run stands, for the terms' coefficients; by default the
+        number of updates made.
+
+    Raises:
+      NotFinite: the loss or a gradient of an earlier update is not finite.
+    """
+    moment = moment or Moment(step=self.step)
+    numbers = scalars(self._algorithm, moment)
+    micro = sharding.microbatches(batch, self._mesh)
+    self._state, self._values = self._update(self._state, micro, numbers)
+    scheduled = {
+      f"{name}_coefficient": value
+      for name, value in numbers.coefficients.items()
+      if value != 1
+    }
+    self._metrics.add(
+      {**self._values, **scheduled, **numbers.numbers, **self._extra}
+    )
+    self._extra = {}
+    self.step += 1
+    self._profile(self.step, self._state)
+    if self.step % self.config.log_every == 0:
+      self._metrics.flush()
+
+  def metrics(self, values: Mapping[str, float]) -> None:
+    """Adds values to the row of the next update."""
+    self._extra |= values
+
+  def latest(self) -> dict[str, float]:
+    """Returns the metrics of the last update; waits for it."""
+    values = jax.device_get(self._values)
+    return {name: float(value) for name, value in values.items()}
+
+  def waiting(self, name: str) -> contextlib.AbstractContextManager[None]:
+    """Counts the seconds of its block in the next row of the metrics."""
+    return self._metrics.waiting(name)
+
+  def flush(self) -> None:
+    """Writes the metrics of every update made; waits for them."""
+    self._metrics.flush()
+
+  def save(self, cursor: dict[str, Any]) -> None:
+    """Saves a checkpoint in the background.
+
+    Args:
+      cursor: where the driver stands, a JSON value; `self.cursor` of a resumed
+        session.
+    """
+    # First the metrics: a checkpoint must neither outlive the rows of its
+    # updates nor hold what followed a loss that is not finite.
+    self._metrics.flush()
+    with self._metrics.waiting("checkpoint_wait"):
+      self._checkpoints.save(self._state, cursor)
+    self.cursor = cursor
+
+  def stopping(self) -> bool:
+    """Returns whether SIGTERM arrived; call once after each update.
+
+    Several processes agree on the update: the notice of one stops all.
+    """
+    return self._stopping(self.step)
+
+
+@contextlib.contextmanager
+def _profiling(
+  directory: Path, log: LogConfig
+) -> Iterator[Callable[[int, TrainState], None]]:
+  """Takes a jax.profiler trace of the updates that `log` names."""
+  first, last = log.profile_at, log.profile_at + log.profile_updates
+
+  def after(update: int, state: TrainState) -> None:
+    if not first or update not in (first, last):
+      return
+    jax.block_until_ready(state.step)
+    if update == first:
+      jax.profiler.start_trace(directory / "profile")
+      stack.callback(jax.profiler.stop_trace)
+    else:
+      stack.close()
+      _log.info("profile of updates %d to %d: %s", first + 1, last, directory)
+
+  with contextlib.ExitStack() as stack:
+    yield after
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+  """Yields a function that tells, after an update, whether SIGTERM arrived."""
+  if jax.process_count() > 1:  # jax.distributed has a handler of its own
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  arrived = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda _: arrived.is_set()  # only the main thread may set handlers
+    return
+  before = signal.getsignal(signal.SIGTERM)
+
+  def handle(*args: Any) -> None:
+    arrived.set()
+    if callable(before):  # another session's
+      before(*args)
+
+  signal.signal(signal.SIGTERM, handle)
+  try:
+    yield lambda _: arrived.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, before)
