@@ -7,12 +7,12 @@ on its files from the page cache, each time in a new process:
 
   import   onto one device (`load_sharded`), against `safetensors.numpy.load_file`
   host     to numpy (`load_params`), against the same
-  export   from that device (`save_params`, files only), against `save_file` of
-           the same tensors into the same files
+  export   from one device (`save_params`, files only), against `save_file` of the
+           same tensors into the same files
 
 Prints one JSON line for each: the median seconds of both and their ratio (above
-1: faster than safetensors), the seconds of all cores, and the peak of resident memory beyond the interpreter
-with its imports and beyond the model itself, which either way is in memory once.
+1: faster than safetensors), the seconds of all cores, and the peak of resident
+memory without the interpreter, its imports, and one copy of the model.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GIB = 1 << 30
 
 
 def random_params(size: str) -> Params:
-  """Finite bfloat16 bits."""
+  """Returns parameters of finite random bfloat16 bits."""
   rng = np.random.default_rng(0)
   cfg = dataclasses.replace(SIZES[size], param_dtype="bfloat16")
 
@@ -58,16 +58,16 @@ def random_params(size: str) -> Params:
 
 
 def memory(key: str) -> int:
-  """VmRSS or VmHWM of this process in bytes."""
+  """Returns VmRSS or VmHWM of this process, bytes."""
   for line in Path("/proc/self/status").read_text("utf-8").splitlines():
     if line.startswith(key):
       return int(line.split()[1]) * 1024
   raise KeyError(key)
 
 
-# ------------------------------------------------------------------- what is timed
+# ------------------------------------------------------------------------- cases
 def load_plain(model: Path) -> dict[str, dict[str, np.ndarray]]:
-  """File -> its tensors."""
+  """Loads the tensors of each file with safetensors alone."""
   return {p.name: load_file(p) for p in sorted(model.glob("*.safetensors"))}
 
 
@@ -104,16 +104,16 @@ WRITES = {"plain_export": prepare_save_plain, "export": prepare_save}
 
 
 def child(what: str, model: Path) -> None:
-  """Does one thing and prints {seconds, cpu, peak}."""
+  """Runs one case and prints {seconds, cpu, peak}."""
   jax.devices()
   with tempfile.TemporaryDirectory(dir=model.parent) as folder:
     if what in READS:
       run: Callable[[], object] = lambda: READS[what](model)
     else:
       run = WRITES[what](model, Path(folder) / "out")
-    # What a writer already holds is the model; a reader has nothing yet.
+    # A writer starts with the model in memory, a reader without.
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start, cpu = time.perf_counter(), time.process_time()
     held = run()
     seconds = time.perf_counter() - start
@@ -138,7 +138,7 @@ def measure(what: str, model: Path) -> dict[str, float]:
 def compare(
   ours: str, plain: str, model: Path, repeats: int, size: int
 ) -> dict[str, Any]:
-  """One line of figures; the two take turns."""
+  """Measures both in turns and returns a line of figures."""
   runs: dict[str, list[dict[str, float]]] = {plain: [], ours: []}
   for _ in range(repeats):
     for what, found in runs.items():
@@ -176,7 +176,9 @@ def main() -> None:
   )
   parser.add_argument("--size", choices=SIZES, default="internvl3_1b")
   parser.add_argument("--repeats", type=int, default=3)
-  parser.add_argument("--folder", help="where the files go; the system's own")
+  parser.add_argument(
+    "--folder", help="folder of the files; the system's if absent"
+  )
   parser.add_argument("--child", help=argparse.SUPPRESS)
   parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
   args = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What saving costs the training loop.
+"""Cost of saving for the training loop.
 
   python -m benchmarks.checkpoint_stall [--updates=40] [--every=10] [--reps=2]
 
 Trains a text-only model of 42 million parameters (fp32, 0.5 GB of state) on random
 tokens, in turns with a checkpoint every `every` updates and with one at the end
-alone. Prints a JSON line: seconds of an update either way, the paired ratio (1:
-saving costs nothing), the share of time for which the loop stood waiting for a
-checkpoint, and the bytes of one. What is written in the background shares the
-cores of a CPU with the updates; on an accelerator it does not.
+only. Prints a JSON line: seconds of an update in both cases, the paired ratio (1:
+saving costs nothing), the share of time that the loop waits for a checkpoint, and
+the bytes of one. Writing in the background shares the cores of a CPU with the
+updates; on an accelerator it does not.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sophia_jax.algorithms.legacy import sft
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.algorithms import sft
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.models import (
   DecoderConfig,
@@ -33,7 +33,8 @@ from sophia_jax.models import (
   logical_axes,
 )
 from sophia_jax.train import metrics, sharding
-from sophia_jax.train.loop import TrainConfig, fit
+from sophia_jax.train.loop import fit
+from sophia_jax.train.session import Session, TrainConfig
 from sophia_jax.types import Role, TokenSequence
 
 CFG = InternVLConfig(
@@ -45,10 +46,11 @@ CFG = InternVLConfig(
   scan_unroll=8,
 )
 LENGTH, ROWS = 256, 2
+ALGORITHM = sft.sft(sft.Config())
 
 
 def sequences(count: int) -> list[TokenSequence]:
-  """One fills a row; every token but the first is learnt."""
+  """Yields sequences that fill a row; all tokens except the first are targets."""
   rng = np.random.default_rng(0)
   learnt = np.ones(LENGTH, np.float32)
   learnt[0] = 0
@@ -59,7 +61,7 @@ def sequences(count: int) -> list[TokenSequence]:
       roles=np.full(LENGTH, Role.RESPONSE, np.int8),
       images=(),
       tiles=(),
-      streams=dict.fromkeys(sft.STREAMS, learnt),
+      streams=dict.fromkeys(ALGORITHM.streams, learnt),
     )
     for i in range(count)
   ]
@@ -73,7 +75,7 @@ def random_params(mesh: jax.sharding.Mesh) -> Any:
 
 
 def run(updates: int, every: int, directory: Path) -> dict[str, float]:
-  """Seconds of the updates after the first, and of them those spent waiting."""
+  """Returns seconds of the updates after the first, and those spent waiting."""
   config = TrainConfig(
     rows=ROWS, length=LENGTH, tiles=0, checkpoint_every=every, log_every=1
   )
@@ -82,19 +84,19 @@ def run(updates: int, every: int, directory: Path) -> dict[str, float]:
     sequences(ROWS * updates),
     PackConfig(rows=ROWS, length=LENGTH, tile_budget=0),
     LoaderConfig(),
-    streams=sft.STREAMS,
-    tokens_per_tile=0,
+    Reading(streams=ALGORITHM.streams, tokens_per_tile=0),
   )
-  fit(
+  with Session(
     InternVL(CFG),
     random_params(mesh),
-    loader,
-    sft.TERMS,
+    ALGORITHM,
     config,
     directory,
     {},
     mesh,
-  )
+    updates=loader.steps,
+  ) as session:
+    fit(session, loader)
   rows = metrics.read(directory / "metrics.jsonl")[1:]  # the first compiles
   return {
     "seconds": sum(row["seconds"] for row in rows),
@@ -103,7 +105,7 @@ def run(updates: int, every: int, directory: Path) -> dict[str, float]:
 
 
 def size_of(directory: Path) -> int:
-  """Bytes of the newest checkpoint."""
+  """Returns the bytes of the newest checkpoint."""
   newest = max((directory / "checkpoints").iterdir(), key=lambda p: p.name)
   return sum(p.stat().st_size for p in newest.rglob("*") if p.is_file())
 

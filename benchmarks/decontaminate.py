@@ -3,10 +3,10 @@
   python -m benchmarks.decontaminate [--train=360000] [--known=20000]
     [--images=DIR] [--workers=2]
 
-Text runs at full size, on made-up questions of 20 to 120 words from a vocabulary
-of Zipf's law, with 1 % planted copies. Image hashing is measured on a folder and
-on a 1600x1200 JPEG and extrapolated; the search of the image index is run at full
-size on random hashes. Prints one JSON line.
+Text runs at full size, on generated questions of 20 to 120 words with Zipf's law,
+1 % of them planted copies. Image hashing is measured on a folder and on a
+1600x1200 JPEG and extrapolated; the search of the image index runs at full size
+on random hashes. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.input import DATA, photo
 from sophia_jax.datasets import perceptual
 from sophia_jax.files import write_jsonl
 
-# The kernel's own high-water mark: getrusage of a child counts its parent, too.
+# The kernel's high-water mark: getrusage of a child counts its parent too.
 _COMMAND = """
 from sophia_jax.datasets.__main__ import main
 main("decontaminate train.jsonl --against bench.jsonl --out clean.jsonl --report d.jsonl".split())
@@ -36,7 +36,7 @@ print(next(s for s in open("/proc/self/status") if s.startswith("VmHWM")))
 
 
 def questions(n: int, seed: int) -> list[str]:
-  """Texts of lognormal length (median 45 words), words by Zipf's law."""
+  """Generates texts of lognormal length (median 45 words) with Zipf's law."""
   rng = np.random.default_rng(seed)
   lengths = np.clip(rng.lognormal(np.log(45), 0.45, n), 20, 120).astype(int)
   ranks = np.minimum(rng.zipf(1.25, lengths.sum()), 20_000)
@@ -51,7 +51,7 @@ def records(prefix: str, texts: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def text_seconds(train: int, known: int) -> dict[str, Any]:
-  """Wall seconds of the whole command, and whether it found what was planted."""
+  """Returns wall seconds of the command, and whether it found all copies."""
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     bench, texts = questions(known, 1), questions(train, 2)
@@ -85,14 +85,14 @@ def text_seconds(train: int, known: int) -> dict[str, Any]:
 
 
 def image_rate(paths: list[str]) -> float:
-  """Images hashed per CPU second of one core."""
+  """Returns the images hashed per CPU second of one core."""
   start = time.process_time()
   perceptual.signatures(paths)
   return len(paths) / (time.process_time() - start)
 
 
 def search_seconds(train: int, known: int) -> float:
-  """Wall seconds to look `train` images up among `known`."""
+  """Returns wall seconds to search for `train` images among `known`."""
   rng = np.random.default_rng(0)
 
   def some(n: int) -> perceptual.Signatures:

@@ -5,12 +5,12 @@
 Four paths, interleaved image by image in one process, CPU seconds of one core:
 
   hf          GotOcr2ImageProcessorPil, float32 pixel_values, and its tokenizer:
-              what transformers feeds InternVL with
+              InternVL's input in transformers
   hf_uint8    the same without rescaling and normalising
   pil         ours; the model normalises on the device
   fast        ours with config.images.resize="fast"
 
-Every path reads the file anew. Prints one JSON line for each set of images:
+Every path reads the file itself. Prints one JSON line for each set of images:
 images/s of each path, ratios over `hf` and `hf_uint8`, whether our normalised
 tiles are HF's bit for bit, and by how many levels `fast` differs from Pillow.
 """
@@ -50,7 +50,7 @@ DATA = Path(__file__).parents[2] / "shared/data/mathvision/images"
 
 
 def photo(path: Path, width: int, height: int) -> None:
-  """A JPEG with the detail of a photograph: smooth, plus grain."""
+  """Writes a JPEG with the detail of a photograph: smooth, plus grain."""
   rng = np.random.default_rng(0)
   rough = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
   smooth = np.asarray(Image.fromarray(rough).resize((width, height)), int)
@@ -60,7 +60,7 @@ def photo(path: Path, width: int, height: int) -> None:
 
 
 def paths(words: str) -> dict[str, Callable[[str, str], Inputs]]:
-  """Name -> (image, question) -> tensors."""
+  """Returns name -> function of (image, question) to tensors."""
   theirs = transformers.PreTrainedTokenizerFast.from_pretrained(words)
   size = {"height": 448, "width": 448}
   processor = GotOcr2ImageProcessorPil(
@@ -100,7 +100,7 @@ def paths(words: str) -> dict[str, Callable[[str, str], Inputs]]:
 
 
 def normalise(tiles: np.ndarray) -> np.ndarray:
-  """As the published recipe, channels first."""
+  """Normalises as the published recipe does, channels first."""
   mean, std = np.float32(MEAN), np.float32(STD)
   floats = (tiles.astype(np.float32) / np.float32(255) - mean) / std
   return floats.transpose(0, 3, 1, 2)
@@ -109,7 +109,7 @@ def normalise(tiles: np.ndarray) -> np.ndarray:
 def measure(
   files: list[Path], runs: dict[str, Callable[[str, str], Inputs]], rounds: int
 ) -> dict[str, Any]:
-  """The best CPU seconds of each path on each file, summed."""
+  """Sums the best CPU seconds of each path on each file."""
   best = {name: dict.fromkeys(files, math.inf) for name in runs}
   equal, levels = True, collections.Counter()
   names = list(runs)
@@ -143,7 +143,7 @@ def measure(
 
 
 def same(made: dict[str, Inputs]) -> bool:
-  """Whether tiles and ids of `pil` are those of transformers."""
+  """Compares tiles and ids of `pil` with those of transformers."""
   tiles, ids = made["pil"]
   theirs = made["hf_uint8"][0].transpose(0, 2, 3, 1)
   return (

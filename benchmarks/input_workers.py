@@ -1,11 +1,11 @@
-"""Threads or processes for reading: images/s of grain with either.
+"""Threads against processes for reading: images/s of grain with each.
 
   python -m benchmarks.input_workers [--images=DIR] [--limit=152]
 
 Each setting reads every image of the folder once, into uint8 tiles: 1 and 2
-threads, and grain's own worker processes, which send their tiles back through
-shared memory. Wall seconds without the start of the workers, which is given
-apart. Prints one JSON line; `ratio` is over one thread.
+threads, and grain's worker processes, which return tiles through shared memory.
+Wall seconds exclude the start of the workers, which is a figure of its line.
+Prints one JSON line; `ratio` is over one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sophia_jax.data.images import ImageConfig, open_image, tile
 
 
 class Read(grain.transforms.Map):
-  """A path to its tiles; picklable, as worker processes need it."""
+  """Reads the tiles of a path; picklable, as worker processes need it."""
 
   def __init__(self, resize: str):
     self._config = ImageConfig(resize=resize)
@@ -49,7 +49,7 @@ def iterator(
 
 
 def measure(paths: list[str], *how: Any) -> tuple[float, float]:
-  """Images per second, and the seconds until the first was there."""
+  """Returns images per second, and the seconds until the first."""
   start = time.perf_counter()
   images = iterator(paths, *how)
   next(images)
@@ -67,12 +67,12 @@ def main() -> None:
   parser.add_argument("--limit", type=int, default=152)
   parser.add_argument("--rounds", type=int, default=3)
   args = parser.parse_args()
-  flags.FLAGS.mark_as_parsed()  # grain asks for one of its own in a worker
+  flags.FLAGS.mark_as_parsed()  # grain reads a flag in its workers
   paths = [str(p) for p in sorted(args.images.iterdir())][: args.limit]
   for resize in ("pil", "fast"):
     best = dict.fromkeys(SETTINGS, 0.0)
     first = {}
-    for _ in range(args.rounds):  # interleaved, since the machine is shared
+    for _ in range(args.rounds):  # interleaved, so that other load falls on all
       for name, how in SETTINGS.items():
         rate, first[name] = measure(paths, resize, *how)
         best[name] = max(best[name], rate)

@@ -1,17 +1,18 @@
-"""How full packed rows are, on the lengths of long reasoning trajectories.
+"""Fill rate of packed rows, on the lengths of long reasoning trajectories.
 
   python -m benchmarks.packing [--sequences=20000] [--seed=0]
 
-Streams, in rows of 32,768 tokens:
+Sequences, in rows of 32,768 tokens:
 
   text    lognormal lengths, median 3,000 tokens, sigma 0.8, cut at 32,768
-  mixed   every other one of them has an image in front, of 256 tokens a tile and
-          of as many tiles as an image of MATH-V testmini gets at most 12 tiles
-          (TILES, its 304 images); the tile budget is `suggest_tile_budget`
+  mixed   every other sequence begins with an image, of 256 tokens a tile and with
+          the tiles of an image of MATH-V testmini at most 12 tiles (TILES, its
+          304 images); the tile budget is `suggest_tile_budget`
 
 Prints one JSON line for each: the share of token and of tile places that are
-filled, and over InternVL's greedy buffers under the same limits (20 buffers, the
-one with the most tiles first; given out when one is full or there are too many).
+filled, and the same over InternVL's greedy buffers under the same limits (20
+buffers, the one with the most tiles first; a buffer is emitted when it is full or
+there are too many).
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ TILES = {
   11: 25,
   13: 44,
 }
-"""Tiles, thumbnail included -> images of MATH-V testmini."""
+"""Number of images of MATH-V testmini by their tiles, thumbnail included."""
 
 
 def text(count: int, seed: int) -> list[Size]:
-  """Sizes of text-only trajectories."""
+  """Draws sizes of text-only trajectories."""
   rng = np.random.default_rng(seed)
   lengths = rng.lognormal(np.log(3000), 0.8, count)
   lengths = np.clip(lengths, 16, LENGTH).astype(int)
@@ -58,7 +59,7 @@ def text(count: int, seed: int) -> list[Size]:
 
 
 def mixed(count: int, seed: int) -> list[Size]:
-  """Sizes of trajectories, every other one with an image."""
+  """Draws sizes of trajectories, every other one with an image."""
   rng = np.random.default_rng([seed, 1])
   share = np.array(list(TILES.values())) / sum(TILES.values())
   tiles = rng.choice(list(TILES), count, p=share)
@@ -71,7 +72,7 @@ def mixed(count: int, seed: int) -> list[Size]:
 
 
 def internvl_rows(sizes: Sequence[Size], tile_budget: int) -> int:
-  """How many rows InternVL's greedy buffers make of the sequences."""
+  """Counts the rows that InternVL's greedy buffers make of the sequences."""
   open_rows: list[list[int]] = []  # [tiles, tokens]
   rows = 0
   for size in sizes:
@@ -95,7 +96,7 @@ def internvl_rows(sizes: Sequence[Size], tile_budget: int) -> int:
 
 
 def measure(name: str, sizes: Sequence[Size], rows: int) -> dict[str, Any]:
-  """One line of figures."""
+  """Returns a line of figures."""
   shape = PackConfig(rows=rows, length=LENGTH, tile_budget=0)
   budget = suggest_tile_budget(sizes, shape)
   shape = PackConfig(rows=rows, length=LENGTH, tile_budget=budget)

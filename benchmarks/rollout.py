@@ -3,11 +3,11 @@
   python -m benchmarks.rollout [--part=client,embedded] [--concurrency=8,32,64]
     [--server=instant,sglang_jax] [--reps=5]
 
-client      The same server is driven by our client and by a bare asyncio loop that
-            posts prebuilt bytes and drops what comes back, interleaved, in one
-            process. sglang_jax is a real one of a model of the quickstart's size
-            on this machine's CPU; instant answers 128 tokens after half a second,
-            however many ask: at 64 it gives 16,000 tokens/s, at 256 65,000.
+client      Our client and a bare asyncio loop, which posts prebuilt bytes and
+            drops the replies, drive the same server, interleaved in one process.
+            sglang_jax is a server of a model of the quickstart's size on the CPU;
+            instant answers each request with 128 tokens after half a second: at
+            64 requests in flight 16,000 tokens/s, at 256 65,000.
 embedded    benchmarks/rollout_embedded.py
 
 Prints one JSON line for each case: tokens/s of both, the median of the paired
@@ -42,9 +42,9 @@ from sophia_jax.types import Prompt, Request, Sampling
 NEW = 128
 LATENCY_MS = 500
 IMAGES = 16
-"""Distinct ones among the requests."""
+"""Distinct images among the requests."""
 EACH = {"instant": 8, "sglang_jax": 2}
-"""Requests of a measurement, for each place of the concurrency."""
+"""Requests of a measurement, for each of the concurrent ones."""
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def requests(prompts: Sequence[Prompt], count: int) -> list[Request]:
 
 
 def bare(url: str, bodies: list[bytes], concurrency: int) -> Callable[[], None]:
-  """Posts all bodies, so many at a time."""
+  """Posts all bodies, `concurrency` at a time."""
 
   async def drive() -> None:
     left = iter(bodies)
@@ -109,7 +109,7 @@ def bare(url: str, bodies: list[bytes], concurrency: int) -> Callable[[], None]:
 def measure(
   name: str, url: str, both: rollout_embedded.Both, concurrency: int, reps: int
 ) -> dict[str, Any]:
-  """One line: our client and the bare loop on one server."""
+  """Measures our client and the bare loop on one server."""
   asked = requests(both.prompts, EACH[name] * concurrency)
   config = ClientConfig(concurrency=concurrency)
   with SGLangEngine([url], config, both.renderer) as engine:
@@ -118,11 +118,11 @@ def measure(
       "client": lambda: sum(len(c.token_ids) for c in engine.generate(asked)),
       "bare": bare(url, bodies, concurrency),
     }
-    # The first round: what is compiled is compiled. By seed all are the same.
+    # A first round compiles everything. The seed makes all rounds equal.
     tokens = works["client"]()
     works["bare"]()
-    # A collection that walks all of torch and jax is half a second, which falls
-    # on either by chance.
+    # A garbage collection takes half a second with torch and jax loaded, and would
+    # fall on either by chance.
     gc.collect()
     gc.freeze()
     seconds = rollout_embedded.interleaved(works, reps)

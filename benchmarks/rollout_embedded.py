@@ -3,10 +3,10 @@
   python -m benchmarks.rollout_embedded [--size=quickstart,75m] [--batch=8,64]
     [--reps=5]
 
-Both continue the same prompts, of one image each, greedily by exactly 128 tokens,
-interleaved in one process, with all cores. Prints one JSON line for each size and
-batch: new tokens/s of both, the median of the paired ratios, by wall clock and by
-CPU seconds, and the share of tokens that are the same.
+Both continue the same prompts, each with an image, greedily by exactly 128
+tokens, interleaved in one process, with all cores. Prints one JSON line for each
+size and batch: new tokens/s of both, the median of the paired ratios by wall
+clock and by CPU seconds, and the share of equal tokens.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ QUESTION = "Describe the image, and whatever is written in it, word by word. "
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """Shapes of a model; the vocabulary is the tokenizer's if `vocab` is 0."""
+  """Shapes of a model; `vocab` 0 means the tokenizer's size."""
 
   vision: VisionConfig
   decoder: dict[str, Any]
   vocab: int
   words: int
-  """Times the question is asked in a prompt: its length."""
+  """Repetitions of the question in a prompt, which set its length."""
   prefill_rows: int
 
 
@@ -109,7 +109,7 @@ class Both:
     self.prefill_rows = min(batch, size.prefill_rows)
 
   def ours(self) -> Callable[[], np.ndarray]:
-    """The embedded engine; no token ends a turn and none is banned."""
+    """Generates with the embedded engine; no token ends a turn or is banned."""
     words = copy.copy(self.renderer)
     words.end_id, words.banned_ids = -1, ()
     words.vocab_size = self.cfg.decoder.vocab
@@ -137,7 +137,7 @@ class Both:
     return generate
 
   def theirs(self) -> Callable[[], np.ndarray]:
-    """transformers, with its default attention for inference."""
+    """Generates with transformers and its default attention."""
     model = transformers.InternVLForConditionalGeneration.from_pretrained(
       self.directory, dtype=torch.float32
     ).eval()
@@ -162,7 +162,7 @@ class Both:
 
 
 def random_params(cfg: InternVLConfig) -> Any:
-  """Weights whose greedy answers wander: nothing about speed depends on them."""
+  """Returns weights whose greedy answers vary; speed does not depend on them."""
   rng = np.random.default_rng(0)
 
   def draw(path: Any, leaf: Any) -> np.ndarray:
@@ -186,7 +186,7 @@ def shown(prompt: Prompt) -> tuple[str, int]:
 
 
 def pixels(tiles: np.ndarray) -> torch.Tensor:
-  """uint8 tiles as the model card normalises them."""
+  """Normalises uint8 tiles as the model card does."""
   x = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
   mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
   return (x - mean) / std
@@ -195,7 +195,7 @@ def pixels(tiles: np.ndarray) -> torch.Tensor:
 def interleaved(
   works: Mapping[str, Callable[[], Any]], reps: int
 ) -> dict[str, list[tuple[float, float]]]:
-  """Wall and CPU seconds of each, `reps` times, in an order that alternates."""
+  """Measures wall and CPU seconds of each, `reps` times, in alternating order."""
   seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
   for rep in range(reps):
     for name in sorted(works, reverse=bool(rep % 2)):

@@ -1,9 +1,9 @@
-"""A server that takes no time to think: what is left is the client's own work.
+"""A server without a model: the time that remains is the client's.
 
   python -m benchmarks.rollout_server TOKENS LATENCY_MS
 
-Prints its port. Answers /generate in SGLang's form, with that many tokens, after
-that many milliseconds, however many ask.
+Prints its port. Answers each /generate in SGLang's form, with TOKENS tokens after
+LATENCY_MS milliseconds, for any number of requests in flight.
 """
 
 from __future__ import annotations

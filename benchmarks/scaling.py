@@ -1,15 +1,14 @@
-"""How an update's time and memory grow with the length of a row and its tiles.
+"""Time and memory of an update by the length of a row and its tiles.
 
   python -m benchmarks.scaling [--lengths=512,1024,2048,4096,8192]
     [--tiles=0,1,2,4,8] [--reps=5]
 
-One row that one sequence fills; a small InternVL (12M parameters, 448-pixel tiles
-of 256 tokens), fp32, on this machine's devices. Lengths are measured with one
-tile, tiles in rows of --tiles_length tokens; every point in a process of its own.
-Prints one JSON line for each: seconds and CPU seconds of an update, tokens/s, the
-memory that the process held before the first update and at most during them
-(Linux), and what the compiler says of the program.
-Nothing is compared: the ratio is to the first line of the same curve.
+One sequence fills the row; a small InternVL (12M parameters, 448-pixel tiles of
+256 tokens), fp32, on the local devices. Lengths are measured with one tile, tiles
+in rows of --tiles_length tokens; every point in a new process. Prints one JSON
+line for each: seconds and CPU seconds of an update, tokens/s, the memory of the
+process before the first update and its peak during them (Linux), and the
+compiler's figures for the program. The ratio is to the first line of the curve.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ GIB = 1 << 30
 
 
 def point(length: int, tiles: int, reps: int) -> dict[str, Any]:
-  """Measures one row of `length` tokens that shows `tiles` tiles."""
+  """Measures a row of `length` tokens with `tiles` tiles."""
   response = length - QUESTION - tiles * CFG.tokens_per_tile
   task = Task(
     CFG,
@@ -55,17 +54,17 @@ def point(length: int, tiles: int, reps: int) -> dict[str, Any]:
   )
   start = time.perf_counter()
   update = Ours(task, random_params(CFG))
+  update()
   compiled = time.perf_counter() - start
   forget_peak()
   before = held("VmRSS")
-  update()
   seconds, cpu = [], []
   for _ in range(reps):
     start, begun = time.perf_counter(), time.process_time()
     update()
     seconds.append(time.perf_counter() - start)
     cpu.append(time.process_time() - begun)
-  memory = update.compiled.memory_analysis()
+  memory = update.memory()
   return {
     "length": length,
     "tiles": tiles,
@@ -80,12 +79,12 @@ def point(length: int, tiles: int, reps: int) -> dict[str, Any]:
 
 
 def forget_peak() -> None:
-  """Compiling needs more memory than a small step: Linux may forget it."""
+  """Resets the peak memory: compiling needs more than a small step."""
   Path("/proc/self/clear_refs").write_text("5")
 
 
 def held(key: str) -> float:
-  """GiB of this process: VmRSS now, VmHWM the most since `forget_peak`."""
+  """Returns GiB of this process: VmRSS, or VmHWM since `forget_peak`."""
   lines = Path("/proc/self/status").read_text().splitlines()
   kib = next(int(line.split()[1]) for line in lines if line.startswith(key))
   return round(kib * 1024 / GIB, 3)

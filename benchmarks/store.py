@@ -1,10 +1,10 @@
-"""What it costs to write, open and read a store of many trajectories.
+"""Cost of writing, opening and reading a store of many trajectories.
 
   python -m benchmarks.store [--trajectories=1000000] [--words=60]
 
-K = N = 8, as in the paper. Every step runs in a process of its own, so that its
-peak memory is known. The peer of opening is what the index replaces: parsing
-every line and keeping the records. Prints one JSON line: CPU seconds, MiB above an
+K = N = 8, as in the paper. Every step runs in a new process, so that its peak
+memory is known. Opening is compared with parsing every line and keeping the
+records, which the index replaces. Prints one JSON line: CPU seconds, MiB above an
 empty process, and the ratios.
 """
 
@@ -43,7 +43,7 @@ RIGHT = Grade(
 
 
 def problems(trajectories: int) -> list[Problem]:
-  """As many as give at least so many trajectories."""
+  """Returns problems for at least so many trajectories."""
   count = -(-trajectories // 64)
   return [
     Problem(id=f"mv-{i:07}", question="", answer="6") for i in range(count)
@@ -51,7 +51,7 @@ def problems(trajectories: int) -> list[Problem]:
 
 
 def write(path: Path, trajectories: int, words: int) -> int:
-  """A store as `collect` writes it; its bytes."""
+  """Writes a store as `collect` does; returns its bytes."""
   completion = Completion(
     request_id="mv",
     text="apple " * words,
@@ -75,18 +75,18 @@ def write(path: Path, trajectories: int, words: int) -> int:
 
 
 def open_it(path: Path) -> int:
-  """How many trajectories there are."""
+  """Counts the graded trajectories of the index."""
   return Store(path, read_only=True).index.grades
 
 
 def parse_it(path: Path) -> int:
-  """How many records there are, all of them held."""
+  """Counts the records, with all of them in memory."""
   with (path / "0.jsonl").open("rb") as f:
     return len([decode(line) for line in f])
 
 
 def read_groups(path: Path, trajectories: int) -> int:
-  """How many groups are complete, all of them read."""
+  """Counts the complete groups, reading all of them."""
   seat = Seat(prompt=lambda problem, **context: Chat(text=problem.question))
   store = Store(path, read_only=True)
   # Lengths are stored: no vocabulary is needed to count them.
@@ -105,7 +105,7 @@ def _child(send: Any, work: Callable[..., int], args: tuple[Any, ...]) -> None:
 
 
 def measured(work: Callable[..., int], *args: Any) -> tuple[int, float, float]:
-  """What it returns, its seconds, and the MiB it needed."""
+  """Runs a function in a new process; returns its result, seconds and MiB."""
   context = multiprocessing.get_context("spawn")
   receive, send = context.Pipe(duplex=False)
   process = context.Process(target=_child, args=(send, work, args))

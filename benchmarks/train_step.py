@@ -3,13 +3,13 @@
   python -m benchmarks.train_step [--size=75m] [--case=rows,packed]
     [--trained=language] [--reps=7]
 
-Both learn the same sequences with AdamW and clipped gradients, interleaved in one
-process, with all cores (or one GPU):
+Both train on the same sequences with AdamW and clipped gradients, interleaved in
+one process, with all cores (or one GPU):
 
-  rows    sequences as long as a row, with an image of one tile each
-  packed  sequences of many lengths, a third of them with an image. We pack them
-          into the same rows; transformers pads each to the longest, as its
-          trainers do
+  rows    sequences as long as a row, each with an image of one tile
+  packed  sequences of many lengths, a third of them with an image, packed into the
+          same rows here; transformers pads each to the longest, as its trainers
+          do
 
 Prints one JSON line for each case: seconds and CPU seconds of an update, the
 median of the paired ratios (above 1: ours is faster), tokens/s without padding,
@@ -41,8 +41,9 @@ import transformers
 
 from benchmarks.rollout_embedded import SIZES as SMALL
 from benchmarks.rollout_embedded import interleaved, pixels, random_params
-from sophia_jax.algorithms.legacy import sft
-from sophia_jax.algorithms.legacy.streams import streams
+from sophia_jax.algorithms import reductions, sft
+from sophia_jax.algorithms.contract import Moment
+from sophia_jax.algorithms.credit import reduced
 from sophia_jax.checkpoints import load_params, save_params
 from sophia_jax.data.packing import PackConfig, pack, plan, size_of, stack
 from sophia_jax.models import (
@@ -57,30 +58,31 @@ from sophia_jax.train import sharding
 from sophia_jax.train.devices import accelerator
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
-from sophia_jax.train.step import jit_train_step, make_train_step
+from sophia_jax.train.step import Step, scalars
 from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
 # A constant learning rate: the cosine ends where it begins.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, final_fraction=1.0)
+ALGORITHM = sft.sft(sft.Config())
 AGREE = 1e-4
-"""How far the losses of both may be apart in fp32, relatively; bf16 rounds."""
+"""Largest relative difference of both losses in fp32; bf16 rounds more."""
 PARTS = {
   "language": ("model.language_model", "lm_head"),
   "projector": ("model.multi_modal_projector",),
   "vision": ("model.vision_tower",),
 }
-"""Part of the model -> its modules in transformers."""
+"""Modules in transformers of each part of the model."""
 IGNORED = -100
 
 Update = Callable[[], float]
-"""One update; returns the loss before it."""
+"""Function that updates once and returns the loss before it."""
 
 
-# ----------------------------------------------------------------- what is learnt
+# --------------------------------------------------------------------- sequences
 def sequence(
   index: int, tiles: int, question: int, response: int, cfg: InternVLConfig
 ) -> TokenSequence:
-  """[image] question response, of random words."""
+  """Returns [image] question response, of random words."""
   rng = np.random.default_rng(index)
   shown = cfg.tokens_per_tile * tiles
   roles = np.full(shown + question + response, Role.RESPONSE, np.int8)
@@ -94,14 +96,14 @@ def sequence(
     roles=roles,
     images=(str(index),) if tiles else (),
     tiles=(tiles,) if tiles else (),
-    streams=streams(roles, 1.0, "token"),
+    streams=reduced(roles, reductions.token),
   )
 
 
 def whole_rows(
   cfg: InternVLConfig, rows: int, length: int
 ) -> list[TokenSequence]:
-  """One sequence a row."""
+  """Returns one sequence a row."""
   question = 4
   response = length - cfg.tokens_per_tile - question
   return [sequence(i, 1, question, response, cfg) for i in range(rows)]
@@ -110,7 +112,7 @@ def whole_rows(
 def many_lengths(
   cfg: InternVLConfig, rows: int, length: int
 ) -> list[TokenSequence]:
-  """About as many tokens, in three sequences a row, one of them with an image."""
+  """Returns about as many tokens in three sequences a row, one with an image."""
   rng = np.random.default_rng(0)
   room = (length - cfg.tokens_per_tile) / 3
   sizes = rng.uniform(0.3, 0.9, 3 * rows) * room
@@ -124,14 +126,14 @@ CASES = {"rows": whole_rows, "packed": many_lengths}
 
 
 def load_tiles(side: int, path: str, count: int) -> np.ndarray:
-  """Noise that depends on the name alone."""
+  """Returns noise that depends only on the name."""
   rng = np.random.default_rng(int(path))
   return rng.integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is learnt, and of which model."""
+  """A model and the sequences that it is trained on."""
 
   cfg: InternVLConfig
   sequences: Sequence[TokenSequence]
@@ -158,21 +160,34 @@ class Ours:
     self._batch = packed(task)
     self._mesh = sharding.make_mesh(sharding.MeshConfig())
     params = sharding.place(params, logical_axes(task.cfg), self._mesh)
-    tx = make_optimizer(OPTIMIZER, steps=1000)
+    tx = make_optimizer(OPTIMIZER, updates=1000)
     with self._rules():
       self._state = create(params, tx, task.trained)
       where, model = layout(self._state), InternVL(task.cfg)
-      update = make_train_step(model, sft.TERMS, tx, where, task.block)
-      jitted = jit_train_step(update, where)
-      self.compiled = jitted.lower(self._state, self._placed()).compile()
+      self._step = Step(model, ALGORITHM, tx, where, task.block)
 
   def __call__(self) -> float:
     with self._rules():
-      self._state, metrics = self.compiled(self._state, self._placed())
+      numbers = scalars(ALGORITHM, Moment())
+      self._state, metrics = self._step(self._state, self._placed(), numbers)
     return float(jax.block_until_ready((self._state, metrics))[1]["loss"])
 
-  def _placed(self) -> Batch:
-    return sharding.to_mesh(self._batch, self._mesh)
+  def memory(self) -> Any:
+    """Returns the compiler's figures for the gradient of a microbatch."""
+    with self._rules():
+      counts, sums = self._step.start(self._state.params)
+      lowered = self._step.accumulate.lower(
+        sums,
+        self._state.params,
+        self._state.frozen,
+        self._placed()[0],
+        counts,
+        scalars(ALGORITHM, Moment()),
+      )
+      return lowered.compile().memory_analysis()
+
+  def _placed(self) -> list[Batch]:
+    return sharding.microbatches(self._batch, self._mesh)
 
   @contextlib.contextmanager
   def _rules(self) -> Iterator[None]:
@@ -181,7 +196,7 @@ class Ours:
 
 
 def packed(task: Task) -> Batch:
-  """All sequences in one batch."""
+  """Packs all sequences into one batch."""
   cfg, images = task.cfg, sum(sum(s.tiles) for s in task.sequences)
   shape = PackConfig(rows=task.rows, length=task.length, tile_budget=images)
   batches = plan([size_of(s) for s in task.sequences], shape).batches
@@ -197,7 +212,7 @@ def packed(task: Task) -> Batch:
     shape,
     tokens_per_tile=cfg.tokens_per_tile,
     tile_size=cfg.vision.image_size,
-    streams=sft.STREAMS,
+    streams=ALGORITHM.streams,
     load_tiles=task.tiles,
   )
   return stack([batch])
@@ -205,7 +220,7 @@ def packed(task: Task) -> Batch:
 
 # ----------------------------------------------------------------------- theirs
 def padded(task: Task, device: torch.device) -> dict[str, torch.Tensor]:
-  """A sequence a row, each as long as the longest."""
+  """Pads each sequence to the longest, one a row."""
   shape = len(task.sequences), max(map(len, task.sequences))
   ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
   mask = np.zeros(shape, np.int64)
@@ -227,7 +242,7 @@ def images(sequence: TokenSequence) -> list[tuple[str, int]]:
 
 
 def theirs(task: Task, directory: str, attention: str) -> Update:
-  """transformers' forward pass and loss, fused AdamW."""
+  """Returns an update with transformers' forward pass and loss, fused AdamW."""
   cuda = torch.cuda.is_available()
   device = torch.device("cuda" if cuda else "cpu")
   model = transformers.InternVLForConditionalGeneration.from_pretrained(
@@ -304,7 +319,7 @@ def report(
   trained: tuple[str, ...],
   seconds: dict[str, list[tuple[float, float]]],
 ) -> dict[str, Any]:
-  """Of (wall, CPU) seconds of every update of both."""
+  """Summarises (wall, CPU) seconds of every update of both."""
   tokens = sum(map(len, sequences))
   pairs = sum(n * (n + 1) / 2 for n in map(len, sequences))
   tiles = sum(sum(s.tiles) for s in sequences)
@@ -335,7 +350,7 @@ def report(
 
 
 def config(args: argparse.Namespace) -> InternVLConfig:
-  """A released size, or the small one, as training runs it."""
+  """Returns a released size, or the small one, with training's settings."""
   how = {"dtype": args.dtype, "scan_unroll": args.scan_unroll}
   if args.size in SIZES:
     return dataclasses.replace(SIZES[args.size], remat=args.remat, **how)

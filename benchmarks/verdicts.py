@@ -1,12 +1,12 @@
-"""Agreement of our verdicts with those that a benchmark's authors published.
+"""Agreement of our verdicts with those published by a benchmark's authors.
 
   python benchmarks/verdicts.py --benchmark=mathvision --data=MATH-V \\
     MATH-V/outputs/closed-source/Gemini/*.jsonl
 
 Reads lines {"id", "response", "correct"}, such as the outputs in MATH-V's
-repository, and marks them by our rule and by the published one. Prints a JSON
-line a file: the share of equal verdicts, how many only we (`ours_only`) or only
-they (`theirs_only`) call right, and the two accuracies. --show=N lists the
+repository, and grades them by our rule and by the published one. Prints a JSON
+line a file: the share of equal verdicts, the responses that only we (`ours_only`)
+or only they (`theirs_only`) call right, and both accuracies. --show=N lists the
 first N disagreements.
 """
 
@@ -17,21 +17,21 @@ import json
 from pathlib import Path
 
 from sophia_jax.evals.benchmarks import find_benchmark
-from sophia_jax.evals.benchmarks.base import Mark, Rule
-from sophia_jax.evals.evaluate import mark_each
+from sophia_jax.evals.benchmarks.base import Grade, Rule
+from sophia_jax.evals.evaluate import grade_each
 from sophia_jax.evals.score import by_name
 from sophia_jax.types import FinishReason, Problem
 
 Answered = list[tuple[Problem, str, FinishReason]]
 
 
-def marks(answered: Answered, rule: Rule) -> list[Mark]:
+def grades(answered: Answered, rule: Rule) -> list[Grade]:
   with rule.verifier(workers=2) as verifier:
-    return mark_each(iter(answered), rule, verifier)
+    return grade_each(iter(answered), rule, verifier)
 
 
-def agreement(found: list[Mark], theirs: list[bool]) -> dict[str, float]:
-  pairs = [(mark.right, right) for mark, right in zip(found, theirs)]
+def agreement(found: list[Grade], theirs: list[bool]) -> dict[str, float]:
+  pairs = [(grade.right, right) for grade, right in zip(found, theirs)]
   return {
     "agreement": sum(a == b for a, b in pairs) / len(pairs),
     "ours_only": pairs.count((True, False)),
@@ -64,7 +64,7 @@ def main() -> None:
       "theirs": sum(theirs) / len(theirs),
     }
     for name, rule in rules.items():
-      found = marks(answered, rule)
+      found = grades(answered, rule)
       result[name] = agreement(found, theirs)
       differing = [i for i, m in enumerate(found) if m.right != theirs[i]]
       for i in differing[: args.show]:

@@ -1,13 +1,13 @@
-"""Answers verified per second, against math-verify called bare.
+"""Answers verified per second, against bare calls of math-verify.
 
   python -m benchmarks.verify [--answers=1000] [--rounds=3] [--workers=2]
 
-Two kinds of work, every answer another one so that nothing is found in a cache:
-`ordinary`, of which 60 % are numbers and the rest formulas, and `formulas`
-alone, once for the `math` verifier and once for `olympiad`. The peer parses and
-compares the same responses in a loop in one process, without time limits and
-without anything that survives a hang. Interleaved, best round of each; workers
-are started before. Prints one JSON line for each; `ratio` is over the peer.
+Two kinds of work with all answers distinct, so that no cache helps: `ordinary`,
+60 % numbers and 40 % formulas, and `formulas`, for the `math` verifier and for
+`olympiad`. The peer parses and compares the same responses in a loop in one
+process, without time limits or protection from hangs. Interleaved, best round of
+each; workers start before the measurement. Prints one JSON line for each; `ratio`
+is over the peer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NUMBERS = (
 
 
 def items(kind: str, formulas: float, count: int, seed: int) -> list[Item]:
-  """Problems with responses, `formulas` of them formulas."""
+  """Returns problems with responses, a share of them formulas."""
   rng = random.Random(seed)
   made = []
   for i in range(count):
@@ -61,7 +61,7 @@ def items(kind: str, formulas: float, count: int, seed: int) -> list[Item]:
 
 
 def bare(work: Sequence[Item]) -> list[bool]:
-  """math-verify in a loop: gold and response parsed, compared."""
+  """Parses and compares gold and response with math-verify in a loop."""
   return [
     math_verify.verify(
       math_verify.parse(f"${problem.answer}$", parsing_timeout=None),
@@ -84,7 +84,9 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--workers", type=int, default=2)
   args = parser.parse_args()
-  logging.disable(logging.WARNING)  # the peer tells that it has no time limit
+  logging.disable(
+    logging.WARNING
+  )  # silences the peer's warning that it has no time limit
   with Verifier(workers=args.workers) as verifier:
     verifier.verify(items("math", 1.0, 100, -1))
     for name, kind, formulas in (

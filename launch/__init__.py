@@ -1,1 +1,1 @@
-"""Entry points: thin, one command each."""
+"""Commands: flags, one call, an exit code."""

@@ -1,4 +1,4 @@
-"""What every command shares: flags, one-line errors, exit codes, the workdir."""
+"""Parts of every command: flags, one-line errors, exit codes, the workdir."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
   """Runs a command whose flags are defined; never returns.
 
-  Exit codes: 0 success (SIGTERM during sampling and training included: what is
-  done is saved and a restart goes on), 1 an error that was explained in one line.
+  Exit codes: 0 for success (SIGTERM during sampling and training included:
+  progress is saved and a restart resumes), 1 for an error reported in one line.
+
+  Args:
+    command: the work, once the flags are parsed.
+    example: a command line, for --help and errors.
+    needs: flags that must be given.
   """
 
   def parse(argv: list[str]) -> list[str]:
@@ -51,17 +56,17 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
 
   def work() -> int:
     _set_up()
-    return _explained(command)
+    return _exit_code(command)
 
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    sys.exit(_explained(lambda: meeting.run(work)))
+    sys.exit(_exit_code(lambda: meeting.run(work)))
 
   app.run(main, flags_parser=parse)
 
 
-def _explained(command: Callable[[], int | None]) -> int:
-  """The exit code of a command; a user's mistake is said in one line."""
+def _exit_code(command: Callable[[], int | None]) -> int:
+  """Runs a command and reports a user's mistake in one line."""
   try:
     return command() or 0
   except SophiaError as e:
@@ -69,12 +74,12 @@ def _explained(command: Callable[[], int | None]) -> int:
     return 1
   except Preempted as e:
     if meeting.is_leader():
-      print(f"preempted: {e}; the same command goes on from there")
+      print(f"preempted: {e}; the same command resumes there")
     return 0
 
 
 def _help() -> None:
-  """What the command does, an example, its flags; unlike absl's, a success."""
+  """Prints the docstring and the flags; exits with 0, unlike absl."""
   for name in ("config", "workdir", *meeting.FLAGS):
     if name in flags.FLAGS:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
@@ -87,14 +92,14 @@ def _check_overrides(argv: list[str]) -> None:
   Raises:
     SophiaError: there is no such config file, or no such key in it.
   """
-  given = [
+  paths = [
     following if argument == "--config" else argument.partition("=")[2]
     for argument, following in zip(argv, [*argv[1:], ""])
     if argument == "--config" or argument.startswith("--config=")
   ]
-  if not given:
+  if not paths:
     return
-  config = _read_config(Path(given[-1]))
+  config = _read_config(Path(paths[-1]))
   for argument in argv:
     if not argument.startswith("--config."):
       continue
@@ -123,11 +128,9 @@ def _read_config(path: Path) -> ConfigDict:
 
 
 def define_run_flags() -> None:
-  """--config and --workdir."""
+  """Defines --config and --workdir."""
   config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-  flags.DEFINE_string(
-    "workdir", None, "Directory of everything the run writes."
-  )
+  flags.DEFINE_string("workdir", None, "Directory that the run writes to.")
 
 
 def define_stage_flag(help: str) -> None:
@@ -141,6 +144,7 @@ def given() -> dict[str, Any]:
 
 
 def run_of_flags() -> Run:
+  """Opens the run that the flags name."""
   return Run(flags.FLAGS.config, flags.FLAGS.workdir, given())
 
 

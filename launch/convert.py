@@ -1,8 +1,8 @@
-"""A checkpoint of any format as any other, tensor for tensor.
+"""Conversion of a checkpoint between formats, tensor for tensor.
 
---src is a directory of transformers (InternVL -hf, Qwen2, Llama), one of
-OpenGVLab's InternVLChatModel, an orbax directory written by this command, or
-what training saved: W, W/checkpoints, or one step of it.
+--src is a directory of transformers (InternVL -hf, Qwen2, Llama), a directory
+of OpenGVLab's InternVLChatModel, an orbax directory written by this command, or
+a saved training: W, W/checkpoints, or one of its steps.
 
 Examples:
   python -m launch.convert --src=InternVL3-8B --dst=InternVL3-8B-hf --format=hf
@@ -49,8 +49,8 @@ def main() -> None:
     Path(FLAGS.base).absolute() if FLAGS.base else None,
     FLAGS.verify,
   )
-  said = "written and verified" if FLAGS.verify else "written"
-  print(f"{said} in {time.monotonic() - start:.0f} s: {FLAGS.dst}")
+  done = "written and verified" if FLAGS.verify else "written"
+  print(f"{done} in {time.monotonic() - start:.0f} s: {FLAGS.dst}")
 
 
 def convert(
@@ -64,9 +64,13 @@ def convert(
   """Writes the checkpoint `src` to `dst`, whole or not at all.
 
   Args:
-    dtype: of the tensors written; None keeps each one's own.
-    base: what `src` was trained from, where its run's config does not say.
-    verify: read all of it again before it is called `dst`.
+    dtype: dtype of the written tensors; None: unchanged.
+    base: the checkpoint that `src` was trained from, where the run's config does
+      not name it.
+    verify: read everything again before the directory gets its name.
+
+  Raises:
+    SophiaError: a directory cannot be read or written, or the check fails.
   """
   src, dst = src.absolute(), dst.absolute()
   if dst == src or dst in src.parents or src in dst.parents:
@@ -79,16 +83,16 @@ def convert(
     write_directory(source.values, source.cfg, work, tokenizer, format)
     if verify:
       written = open_values(work, read_config(work), None)
-      if found := difference(source.values, written, source.cfg):
-        raise SophiaError(f"{dst}: not written: {found}; is the disk sound?")
+      if fault := difference(source.values, written, source.cfg):
+        raise SophiaError(f"{dst}: not written: {fault}; is the disk sound?")
 
 
 @contextlib.contextmanager
 def _tokenizer(directory: Path, format: Format) -> Iterator[Path]:
-  """Where tokenizer files are copied from.
+  """Yields the directory that tokenizer files are copied from.
 
-  transformers needs the code of the original InternLM2 tokenizer: for -hf what
-  it does is written down as tokenizer.json.
+  transformers needs code for the original InternLM2 tokenizer; -hf gets it
+  converted to a tokenizer.json.
   """
   plain = (directory / "tokenizer.json").is_file()
   if format is not Format.HF or plain or not any(directory.glob("*.model")):
@@ -103,20 +107,27 @@ def _tokenizer(directory: Path, format: Format) -> Iterator[Path]:
 
 
 def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("src", None, "Checkpoint directory.")
-  flags.DEFINE_string("dst", None, "Directory to write; an older one goes.")
-  flags.DEFINE_enum("format", None, [f.value for f in Format], "Of --dst.")
-  flags.DEFINE_enum("dtype", None, DTYPES, "Of the tensors; as they are.")
-  flags.DEFINE_bool("verify", False, "Read --dst again, compare every bit.")
+  flags.DEFINE_string(
+    "dst", None, "Directory to write; an older one is replaced."
+  )
+  flags.DEFINE_enum(
+    "format", None, [f.value for f in Format], "Format of --dst."
+  )
+  flags.DEFINE_enum(
+    "dtype", None, DTYPES, "Dtype of the tensors; unchanged if absent."
+  )
+  flags.DEFINE_bool("verify", False, "Read --dst again and compare every bit.")
   flags.DEFINE_string(
     "base",
     None,
     "Directory that training started from, with tokenizer and frozen parts; "
-    "found by itself for W/checkpoints.",
+    "taken from the run's config if absent.",
   )
 
 
 if __name__ == "__main__":
   define_flags()
-  jax.config.update("jax_platforms", "cpu")  # a host's work
+  jax.config.update("jax_platforms", "cpu")  # no device is needed
   cli.start(main, EXAMPLE, ("src", "dst", "format"))

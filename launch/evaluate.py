@@ -1,10 +1,10 @@
 """pass@1 of a policy: a table, a page, and every response in W/evals.
 
-On problems of yours (--data, or the held-out ones), or on benchmarks in the
-official files (--benchmarks, --benchmark_data).
+The problems are a file (--data; the held-out ones if absent) or benchmarks in
+their official files (--benchmarks, --benchmark_data).
 
-Give the same command again after a kill: what was answered is kept. Files are
-W/evals/NAME.json (scores and every response with its verdict), NAME.html (the
+After a kill, give the same command again: answers are kept. It writes
+W/evals/NAME.json (scores, and every response with its verdict), NAME.html (the
 page) and NAME.responses.jsonl.
 
 Examples:
@@ -41,12 +41,15 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
+  """Defines the flags of the command."""
   cli.define_run_flags()
   flags.DEFINE_string(
     "model", None, "Checkpoint directory; W/export if absent."
   )
-  flags.DEFINE_string("data", None, "Problems; the held-out ones if absent.")
-  flags.DEFINE_list("benchmarks", [], f"Some of {', '.join(BENCHMARKS)}.")
+  flags.DEFINE_string(
+    "data", None, "File of problems; the held-out ones if absent."
+  )
+  flags.DEFINE_list("benchmarks", [], f"Benchmarks: {', '.join(BENCHMARKS)}.")
   flags.DEFINE_string(
     "benchmark_data",
     None,
@@ -56,19 +59,21 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "samples", None, "Responses to each problem; config.eval's if absent."
   )
-  flags.DEFINE_bool("greedy", False, "The likeliest token, always.")
-  flags.DEFINE_integer("limit", None, "The first so many questions; 0: all.")
-  flags.DEFINE_string("name", None, "Of the files; the model's if absent.")
-  flags.DEFINE_bool("rescore", False, "Mark again what is there; no model.")
+  flags.DEFINE_bool("greedy", False, "Always take the likeliest token.")
+  flags.DEFINE_integer("limit", None, "Number of first questions; 0: all.")
+  flags.DEFINE_string("name", None, "Name of the files; the model's if absent.")
+  flags.DEFINE_bool(
+    "rescore", False, "Mark the stored responses again, without a model."
+  )
   flags.DEFINE_bool("upstream", False, "Mark by a benchmark's published rule.")
   flags.DEFINE_string(
     "judge",
     None,
-    "One of config.reasoners: finds the answer in every response, and judges "
-    "it where the paper has a language model do so.",
+    "Name in config.reasoners: extracts the answer of every response, and "
+    "judges it on benchmarks whose paper uses a language model.",
   )
   flags.DEFINE_string(
-    "against", None, "A W/evals/NAME.json: test whether the two differ."
+    "against", None, "A W/evals/NAME.json to compare with, by a paired test."
   )
 
 
@@ -107,7 +112,7 @@ def main() -> None:
 
 
 def _config(run: cli.Run) -> EvalConfig:
-  """config.eval with what the flags change."""
+  """Returns config.eval with the changes of the flags."""
   changes: dict[str, Any] = {}
   if FLAGS.greedy:
     changes |= {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
@@ -127,10 +132,10 @@ def _config(run: cli.Run) -> EvalConfig:
 
 
 def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
-  """What is evaluated; a mistake in a file is told before a model is loaded."""
+  """Returns the evaluations; files are checked before a model is loaded."""
   name = FLAGS.name or model.name
   if FLAGS.benchmarks:
-    return [_exam(run, name, wanted, limit) for wanted in FLAGS.benchmarks]
+    return [_exam(run, name, each, limit) for each in FLAGS.benchmarks]
   data = Path(FLAGS.data or run.path(run.config.data.heldout)).absolute()
   return [
     Exam(
@@ -142,12 +147,12 @@ def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
   ]
 
 
-def _exam(run: cli.Run, name: str, wanted: str, limit: int) -> Exam:
-  benchmark = find_benchmark(wanted)
+def _exam(run: cli.Run, name: str, title: str, limit: int) -> Exam:
+  benchmark = find_benchmark(title)
   rule = evaluation.rule_of(benchmark, FLAGS.upstream)
   if FLAGS.data or not FLAGS.benchmark_data:
     raise SophiaError(
-      f"--benchmarks={wanted}: give --benchmark_data with the official files, "
+      f"--benchmarks={title}: give --benchmark_data with the official files, "
       "and no --data"
     )
   folder = Path(FLAGS.benchmark_data).absolute()
@@ -172,7 +177,7 @@ def _exam(run: cli.Run, name: str, wanted: str, limit: int) -> Exam:
 
 
 def _show(result: dict[str, Any], exam: Exam, model: str) -> page.Evaluation:
-  """Prints the table and gives what the page shows."""
+  """Prints the table and returns the part of the page."""
   samples: Sequence[dict[str, Any]] = result.pop("shown")
   lines = (
     tables.benchmark(result, model)

@@ -1,16 +1,16 @@
 """Memory, collectives and estimated MFU of a training step on absent devices.
 
-Compiles the true train step of a config for a TPU topology without a TPU (it
-needs `pip install libtpu`), or for a number of CPU devices. For GPUs, which
-cannot be compiled for here, it does the arithmetic, and says so. The last line
-is JSON. Several meshes are compared in one call.
+Compiles the train step of a config for a TPU topology without a TPU (needs
+`pip install libtpu`), or for a number of CPU devices. GPUs cannot be compiled
+for here: their figures are by arithmetic, and labelled so. The last line is
+JSON. One call compares several meshes.
 
 Example:
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v6e:16x16 \\
     --rows=64 --mesh=fsdp=64,tensor=4 --mesh=fsdp=64,context=4
 
-What suits a topology is written into `config.topologies`.
+Settings for a topology belong into `config.topologies`.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ EXAMPLE = (
   "python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4"
 )
 
-HOW = {
+METHODS = {
   "compiled": "the compiler's cost model",
   "arithmetic": "formulas and data sheets, nothing compiled; memory too",
 }
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def table(one: Plan) -> str:
-  """A plan for people."""
+  """Formats a plan for people."""
   rows = [
     f"{one.topology}  {_shown(one.mesh)}  remat {one.remat}  {one.source}  "
     f"{'fits' if one.fits else 'DOES NOT FIT'}: {one.peak_gib:.1f} of "
@@ -102,7 +102,7 @@ def table(one: Plan) -> str:
     f"{one.model_flops / 1e15:,.0f} PFLOP, about {one.estimated_seconds:,.1f} s"
     f" = {one.estimated_tokens_per_s:,.0f} tokens/s, MFU "
     f"{one.estimated_mfu:.1%}",
-    f"  ({HOW[one.source]}, not a timing; attention at "
+    f"  ({METHODS[one.source]}, not a timing; attention at "
     f"{one.attention_efficiency:.0%} of the peak; {one.segment:,} tokens a "
     "sequence)",
   ]
@@ -110,7 +110,8 @@ def table(one: Plan) -> str:
 
 
 def _accelerator(topology: str) -> Accelerator:
-  """Figures of the topology's devices; prepares JAX to compile for them."""
+  """Returns figures of the topology's devices; prepares JAX to compile for
+  them."""
   kind, _, size = topology.partition(":")
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -127,7 +128,7 @@ def _accelerator(topology: str) -> Accelerator:
 
 
 def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
-  """The policy's shapes: its own config.json, or the released size by name."""
+  """Returns the policy's shapes: of its config.json, or of a released size."""
   runtime = section(RuntimeConfig, config.policy.to_dict(), "policy")
   directory = Path(runtime.path)
   if runtime.path and directory.is_dir():
@@ -143,10 +144,10 @@ def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
 
 
 def _mesh(text: str) -> MeshConfig:
-  """ "fsdp=16,tensor=4" -> MeshConfig(fsdp=16, tensor=4).
+  """Parses "fsdp=16,tensor=4".
 
   Raises:
-    SophiaError: it is not written so.
+    SophiaError: the text has another form.
   """
   sizes = dict(part.partition("=")[::2] for part in text.split(","))
   if set(sizes) - set(AXES) or not all(
@@ -165,18 +166,25 @@ def _shown(mesh: dict[str, int]) -> str:
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-  flags.DEFINE_string("topology", None, "v5p:4x4x4, v6e:16x16, cpu:8, ...")
-  flags.DEFINE_multi_string("mesh", None, "fsdp=16,tensor=4; may be repeated.")
-  flags.DEFINE_integer(
-    "rows", None, "Of a microbatch; an update stays as large as it is."
+  flags.DEFINE_string(
+    "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
+  )
+  flags.DEFINE_multi_string(
+    "mesh", None, "Mesh to plan, as fsdp=16,tensor=4; may be repeated."
   )
   flags.DEFINE_integer(
-    "segment_length", None, "Tokens of a packed sequence; a row's if absent."
+    "rows", None, "Rows of a microbatch; the update keeps its size."
+  )
+  flags.DEFINE_integer(
+    "segment_length",
+    None,
+    "Length of a packed sequence, tokens; a row's if absent.",
   )
   flags.DEFINE_float(
     "attention_efficiency",
     None,
-    "Of the peak, in the attention kernel; the device's usual one if absent.",
+    "Share of the peak in the attention kernel; the device's usual one if "
+    "absent.",
   )
   cli.define_stage_flag("The stage; by default the last of config.order.")
   flags.DEFINE_string("out", None, "JSON of all plans.")

@@ -1,4 +1,4 @@
-"""Teacher-forced log-probabilities of given responses, token by token.
+"""Log-probabilities of given responses, token by token (teacher-forced).
 
 Reads lines {"id", "images", "question", "response", "system"?} and writes lines
 {"id", "token_ids", "logprobs"} for the response, end of turn included.
@@ -31,7 +31,9 @@ def main() -> None:
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "Checkpoint directory.")
   flags.DEFINE_string("data", None, "Examples to score.")
-  flags.DEFINE_string("out", None, "Where the scores go.")
-  flags.DEFINE_string("dtype", "float32", "Of the computation.")
-  flags.DEFINE_integer("max_tiles", None, "Of an image; the model's if absent.")
+  flags.DEFINE_string("out", None, "File of the scores.")
+  flags.DEFINE_string("dtype", "float32", "Dtype of the computation.")
+  flags.DEFINE_integer(
+    "max_tiles", None, "Most tiles of an image; the model's if absent."
+  )
   cli.start(main, EXAMPLE, ("model", "data", "out"))

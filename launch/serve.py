@@ -1,15 +1,15 @@
-"""A real SGLang server for one role of a config, until it is interrupted.
+"""An SGLang server for one role of a config, until it is interrupted.
 
 Example:
   python -m launch.serve --config=configs/quickstart.py --workdir=W \\
     --role=policy --port=30000
 
-On the first use it makes the server's own environment, which takes minutes:
-SGLang-JAX (Python 3.12) on TPUs and CPUs, SGLang on NVIDIA GPUs. One line with
-the URL is printed once a token has come out; when the command ends, by whatever
-signal, nothing is left running. An optional config section `serve`
-(sophia_jax.servers.supervise.ServeConfig) says more: context_length, max_running, tp, dtype,
-extra flags.
+The first use creates the server's environment, which takes minutes: SGLang-JAX
+(Python 3.12) on TPUs and CPUs, SGLang on NVIDIA GPUs. One line with the URL is
+printed after the first token; no process is left when the command ends, whatever
+the signal. The optional config section `serve`
+(sophia_jax.servers.supervise.ServeConfig) sets context_length, max_running, tp,
+dtype and extra flags.
 """
 
 import os
@@ -64,24 +64,24 @@ def _workdir() -> Path | None:
 
 
 def _model(config: ConfigDict, workdir: Path | None) -> Path:
-  """The checkpoint directory: --model, or the config's for the role."""
+  """Returns the checkpoint directory: --model, or the config's for the role."""
   options = flags.FLAGS
   if options.model:
-    found = Path(options.model).absolute()
+    model = Path(options.model).absolute()
   else:
     key, path = _configured(config)
     if not Path(path).is_absolute() and workdir is None:
       raise SophiaError(
         f"{key} is {path!r}, inside a workdir; give --workdir or --model"
       )
-    found = (workdir or Path()) / path
-  if not found.is_dir():
-    raise SophiaError(f"{found}: no such checkpoint; give --model")
-  return found
+    model = (workdir or Path()) / path
+  if not model.is_dir():
+    raise SophiaError(f"{model}: no such checkpoint; give --model")
+  return model
 
 
 def _configured(config: ConfigDict) -> tuple[str, str]:
-  """The key that names the role's checkpoint, and its value."""
+  """Returns the config key of the role's checkpoint, and its value."""
   options = flags.FLAGS
   if options.role == "policy":
     return "config.policy.path", config.policy.path
@@ -106,15 +106,18 @@ def _api_key(variable: str | None) -> str | None:
 
 if __name__ == "__main__":
   cli.define_run_flags()
-  flags.DEFINE_enum("role", None, ["policy", "reasoner"], "Whom to serve.")
-  flags.DEFINE_integer("port", None, "Of the HTTP server.", 1, 65535)
+  flags.DEFINE_enum("role", None, ["policy", "reasoner"], "Role to serve.")
+  flags.DEFINE_integer("port", None, "Port of the HTTP server.", 1, 65535)
   flags.DEFINE_string("host", "127.0.0.1", "Address to bind to.")
-  flags.DEFINE_string("reasoner", None, "Which of config.reasoners.")
+  flags.DEFINE_string("reasoner", None, "Name in config.reasoners.")
   flags.DEFINE_string(
     "model", None, "Checkpoint directory; the config's if absent."
   )
   flags.DEFINE_enum(
-    "backend", None, ["sglang_jax", "sglang"], "The devices' own if absent."
+    "backend",
+    None,
+    ["sglang_jax", "sglang"],
+    "Kind of server; by the devices if absent.",
   )
   flags.DEFINE_string(
     "api_key_env", None, "Environment variable that holds the API key."

@@ -1,7 +1,7 @@
-"""From an ml_collections section to a frozen dataclass.
+"""Config sections: ml_collections on the outside, frozen dataclasses within.
 
-Only entry points see a ConfigDict. Each hands a section to `section`, so a
-misspelt key stops the run before anything is loaded.
+Only entry points use a ConfigDict. They convert each section with `section`, so
+a misspelt key stops the run before anything is loaded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ T = TypeVar("T")
 
 
 def defaults(cls: type, **changes: Any) -> ConfigDict:
-  """A config section with every key of the dataclass `cls`.
+  """Returns a config section with every key of the dataclass `cls`.
 
-  All keys are there, so each can be overridden on the command line.
+  With all keys present, each can be overridden on the command line.
+
+  Args:
+    changes: values that differ from the dataclass's defaults.
+
+  Raises:
+    SophiaError: `cls` has no such key.
   """
   known = {f.name: f for f in dataclasses.fields(cls)}
   for key in changes:
@@ -43,8 +49,8 @@ def section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
   """Builds the frozen dataclass `cls` from the config section `name`.
 
   Raises:
-    SophiaError: a key that `cls` does not have (names the nearest one), or a
-      required key that is absent.
+    SophiaError: `cls` does not have a key (the nearest one is named), a required
+      key is absent, or a value is refused.
   """
   fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
   for key in values:
@@ -71,7 +77,7 @@ def section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-  """A remedy for the unknown `key`: the nearest of `known`, or all of them."""
+  """Returns the remedy for an unknown key: the nearest of `known`, or all."""
   close = difflib.get_close_matches(key, known, n=1)
   if close:
     return f"did you mean {close[0]!r}?"

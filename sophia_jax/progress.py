@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, plain lines in a log."""
+"""Progress, rate and time left: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from typing import Self
 from tqdm import tqdm
 
 LOG_EVERY_S = 10.0
+"""Time between two lines in a log, seconds."""
 _log = logging.getLogger(__name__)
 
 
 class Progress:
-  """Counts towards `total`; a context manager.
+  """Counts units of work up to a total; a context manager.
 
   Example:
     with Progress("sampling", 800, "trajectory") as progress:
       progress.advance(1, reward=0.7)
+
+  Args:
+    what: the name of the work.
+    total: units of work, those done before included.
+    unit: the name of a unit.
+    done: units done before.
   """
 
   def __init__(self, what: str, total: int, unit: str, done: int = 0):
@@ -45,7 +52,7 @@ class Progress:
     self._write(0.0)
 
   def advance(self, count: int = 1, **values: float) -> None:
-    """`values` are shown beside the count."""
+    """Adds units of work; `values` are shown beside the count."""
     self._done += count
     self._values = values
     if self._bar is not None:

@@ -83,7 +83,15 @@ class World(Protocol):
     prompt: Prompt | Chat,
     turn: int = 0,
   ) -> Completion:
-    """Returns the answer of `role` at a place of the problem's tree."""
+    """Returns the answer of `role` at a place of the problem's tree.
+
+    Args:
+      role: who is asked, and how it samples: "policy", "caption" (the policy,
+        describing), "reasoner", "teacher".
+      path: place in the tree.
+      prompt: what is asked.
+      turn: number of the question at this place.
+    """
     ...
 
   async def grade(
@@ -95,13 +103,13 @@ class World(Protocol):
   def prompt(
     self, template: str, problem: Problem, **context: str
   ) -> Prompt | Chat:
-    """Renders the problem by a template.
+    """Renders the problem as a role is asked it.
 
     Args:
-      template: "policy", the problem as the policy answers it; "caption", the
+      template: the role: "policy", the problem as the policy answers it; "caption", the
         question for a description of its images; "reasoner", the problem with
         a caption in place of the images; "teacher".
-      context: further texts that the template names, such as `caption`.
+      context: further texts that the role is shown, such as `caption`.
     """
     ...
 
@@ -176,6 +184,7 @@ class Annotator:
   """Streams that only a model can make, added to a whole round before an update.
 
   Annotators run in their order; each reads the streams of those before it.
+  Those with `across` come last.
   """
 
   streams: tuple[str, ...]

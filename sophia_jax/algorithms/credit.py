@@ -195,6 +195,21 @@ def credited(
   ]
 
 
+def alike(made: Sequence[TokenSequence]) -> list[TokenSequence]:
+  """Returns the sequences with the streams that all of them have.
+
+  One unknown behaviour log-probability makes the stream useless: absent, it is
+  refused where a method reads it.
+  """
+  names = set.intersection(*(set(s.streams) for s in made)) if made else set()
+  return [
+    dataclasses.replace(
+      s, streams={k: v for k, v in s.streams.items() if k in names}
+    )
+    for s in made
+  ]
+
+
 # ------------------------------------------------------------------------ groups
 def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
   """Credits each rollout with its advantage within its group."""
@@ -213,7 +228,7 @@ def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
           group=float(number),
           size=float(len(rewards)),
         )
-    return made
+    return alike(made)
 
   return credit
 
@@ -232,7 +247,7 @@ def by_reward(reduction: Reduction) -> Credit:
       rewards[np.flatnonzero(learnt(last.roles))[-1:]] = part_of(rollout)
       streams = {**last.streams, "rewards": rewards}
       made += [*before, dataclasses.replace(last, streams=streams)]
-    return made
+    return alike(made)
 
   return credit
 
@@ -264,7 +279,7 @@ def by_pairs(limit: int) -> Credit:
           sequences(chosen, group.problem, words),
           sequences(rejected, group.problem, words),
         )
-    return made
+    return alike(made)
 
   return credit
 

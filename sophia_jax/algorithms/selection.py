@@ -70,6 +70,20 @@ def most_varied(share: float, key: str = "reward") -> Select:
   return rule
 
 
+def fresh(bound: int) -> Select:
+  """Drops groups with a rollout of a policy more than `bound` rounds old."""
+
+  def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+    oldest = moment.round - bound
+    return [
+      g
+      for g in groups
+      if min((r.version for r in g.rollouts), default=oldest) >= oldest
+    ]
+
+  return rule
+
+
 # ---------------------------------------------------------------------- rollouts
 def rollouts(
   keep: Callable[[Group, Rollouts], Iterable[Rollout]], depth: int = 1

@@ -1,9 +1,14 @@
-"""config.json of the five kinds of checkpoint <-> InternVLConfig."""
+"""config.json of the five kinds of checkpoint <-> InternVLConfig.
+
+A config that contradicts what lies beside it is refused, here and not where the
+model fails: a head that is neither there nor tied, an image token that the
+tokenizer numbers otherwise.
+"""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sophia_jax.checkpoints.keys import HEADS
@@ -15,192 +20,355 @@ from sophia_jax.types import SophiaError
 Section = Mapping[str, Any]
 CONFIG = "config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
+DTYPES = ("float32", "bfloat16", "float16")
 TEXT_MODELS = ("qwen2", "llama", "internlm2")
+
+_IMAGE_IDS = ("image_token_id", "image_token_index", "img_context_token_id")
+"""Names under which configs have had the id of the image token."""
+_LARGEST = 1 << 31
 
 
 def read_config(directory: str | pathlib.Path) -> InternVLConfig:
-  """The model that a checkpoint directory holds.
+  """Reads the config of the model that a checkpoint directory holds.
 
   `dtype` is the checkpoint's own; parameters are fp32 unless the caller
-  replaces `param_dtype`. Whether the head is tied is decided by the tensors
-  that are there: published configs do not say it reliably.
+  replaces `param_dtype`. A head that is among the tensors is used, whatever the
+  config says; without one the config must say that it is tied.
 
   Raises:
-    SophiaError: a file that is absent, or a setting this model does not have.
+    SophiaError: a file that is absent, a setting this model does not have, or
+      one that contradicts the tensors or the tokenizer.
   """
   directory = pathlib.Path(directory)
   path = directory / CONFIG
   top = read_json(path)
   kind = top.get("model_type")
-  tied = _tied(directory, top)
   try:
+    tied = _tied(directory, top)
     if kind == "internvl":
-      return _read_hf(top, tied)
+      return _read_hf(top, tied, _image_token(directory, top))
     if kind == "internvl_chat":
-      return _read_chat(top, tied, image_token_id(directory))
+      return _read_chat(top, tied, _image_token(directory, top))
     if kind in ("qwen2", "llama"):
       return InternVLConfig(decoder=_read_text(top, tied), dtype=_dtype(top))
-  except KeyError as e:
-    raise SophiaError(f"{path}: {e.args[0]} is missing") from e
   except ValueError as e:
     raise SophiaError(f"{path}: {e}") from e
   raise SophiaError(
-    f"{path}: model_type {kind!r}; known: internvl, internvl_chat, qwen2, llama"
+    f"{path}: model_type {_shown(kind)}; known: internvl, internvl_chat, qwen2, llama"
   )
 
 
 def is_orbax(directory: pathlib.Path) -> bool:
-  """Whether parameters are in orbax's files there, not in safetensors."""
+  """Tells whether a directory's parameters are orbax's, not safetensors."""
   return (directory / PARAMS).is_dir()
 
 
 def _tied(directory: pathlib.Path, top: Section) -> bool:
+  """Tells whether the head is the embedding.
+
+  Published configs say so unreliably, so a head that is there decides.
+
+  Raises:
+    ValueError: there is no head and the config does not say that it is tied.
+  """
+  said = _said_tied(top)
   if is_orbax(directory):  # written here, where the flag is right
-    return bool(top.get("tie_word_embeddings", False))
+    return said
   names = Shards(directory).tensors
-  return not any(head in names for head in HEADS)
+  if any(head in names for head in HEADS):
+    return False
+  if not said:
+    raise ValueError(
+      f"no tensor is the head ({' or '.join(HEADS[:2])}), and the config does "
+      "not say tie_word_embeddings; fetch the weights again, or set it to true"
+    )
+  return True
+
+
+def _said_tied(top: Section) -> bool:
+  """Returns tie_word_embeddings as transformers reads it.
+
+  The outer flag wins where it stands; InternVL's own default is true.
+  InternVLChatModel looks into its language model's section, and writes false
+  on the outside, whatever the model.
+  """
+  kind = top.get("model_type")
+  inner = top.get("llm_config" if kind == "internvl_chat" else "text_config")
+  inner = inner if isinstance(inner, Mapping) else {}
+  flags = [top.get("tie_word_embeddings"), inner.get("tie_word_embeddings")]
+  if kind == "internvl_chat":
+    return True in flags
+  given = [flag for flag in flags if flag is not None]
+  return given[0] is True if given else kind == "internvl"
+
+
+def _image_token(directory: pathlib.Path, top: Section) -> int:
+  """Returns the image token's id; -1 if neither config nor tokenizer says it.
+
+  Raises:
+    ValueError: they contradict each other.
+  """
+  own = image_token_id(directory)
+  for key in _IMAGE_IDS:
+    if top.get(key) is None:
+      continue
+    said = _whole(top, key, least=0)
+    if own not in (-1, said):
+      raise ValueError(
+        f"{key} is {said}, but {IMAGE_TOKEN} is {own} in the tokenizer beside "
+        f"it; set it to {own}"
+      )
+    own = said
+  return own
 
 
 def image_token_id(directory: pathlib.Path) -> int:
-  """Id of the image token by the tokenizer's files; -1 if they do not say."""
+  """Returns the image token's id by the tokenizer's files; -1 without one."""
   return added_tokens(directory).get(IMAGE_TOKEN, -1)
 
 
 def added_tokens(directory: pathlib.Path) -> dict[str, int]:
-  """Tokens that a tokenizer's files add to its vocabulary, with their ids."""
+  """Returns the tokens that a tokenizer's files add, with their ids.
+
+  Raises:
+    SophiaError: a file that is damaged.
+  """
   found: dict[str, int] = {}
-  path = directory / "added_tokens.json"
-  if path.is_file():
-    found |= read_json(path)
-  path = directory / "tokenizer_config.json"
-  if path.is_file():
-    decoder = read_json(path).get("added_tokens_decoder", {})
-    found |= {token["content"]: int(i) for i, token in decoder.items()}
-  path = directory / "tokenizer.json"
-  if path.is_file():
-    tokens = read_json(path).get("added_tokens", [])
-    found |= {token["content"]: int(token["id"]) for token in tokens}
+  for name, read in _ADDED.items():
+    path = directory / name
+    if not path.is_file():
+      continue
+    try:
+      found |= {str(token): int(i) for token, i in read(read_json(path))}
+    except (AttributeError, KeyError, TypeError, ValueError):
+      raise SophiaError(
+        f"{path}: its added tokens cannot be read; fetch the file again"
+      ) from None
   return found
 
 
-def _read_hf(top: Section, tied: bool) -> InternVLConfig:
-  v = top["vision_config"]
+_ADDED: Mapping[str, Callable[[Section], Iterable[tuple[Any, Any]]]] = {
+  "added_tokens.json": lambda file: file.items(),
+  "tokenizer_config.json": lambda file: (
+    (token["content"], i)
+    for i, token in file.get("added_tokens_decoder", {}).items()
+  ),
+  "tokenizer.json": lambda file: (
+    (token["content"], token["id"]) for token in file.get("added_tokens", [])
+  ),
+}
+"""File of a tokenizer -> its added tokens; the last that has one counts."""
+
+
+# --------------------------------------------------------------------- sections
+def _read_hf(top: Section, tied: bool, image_token: int) -> InternVLConfig:
+  v = _section(top, "vision_config")
+  if image_token < 0:
+    raise ValueError("image_token_id is missing")
   _require(top, "vision_feature_layer", -1)
   _require(top, "vision_feature_select_strategy", "default")
   _require(top, "projector_hidden_act", "gelu")
   _require(v, "use_mean_pooling", True)
   _require(v, "use_mask_token", False)
   _require(v, "use_absolute_position_embeddings", True)
-  return InternVLConfig(
-    decoder=_read_text(top["text_config"], tied),
-    vision=_vision(
-      v,
-      kind=v.get("norm_type", "layer_norm"),
-      bias=v.get("attention_bias", False),
-      qk=v.get("use_qk_norm", False),
-    ),
-    pixel_shuffle="v2",
-    downsample=top.get("downsample_ratio", 0.5),
-    image_token_id=top["image_token_id"],
-    dtype=_dtype(top),
+  vision = _vision(
+    v,
+    kind=v.get("norm_type", "layer_norm"),
+    bias=_flag(v, "attention_bias", False),
+    qk=_flag(v, "use_qk_norm", False),
   )
+  return _model(top, "text_config", tied, image_token, vision, "v2")
 
 
 def _read_chat(top: Section, tied: bool, image_token: int) -> InternVLConfig:
-  v = top["vision_config"]
+  v = _section(top, "vision_config")
   _require(top, "select_layer", -1)
-  size = _side(v["image_size"])
+  _require(top, "pad2square", False)
+  size = _side(v, "image_size")
   if (top.get("force_image_size") or size) != size:
     raise ValueError(f"force_image_size is not the encoder's {size}")
+  vision = _vision(
+    v,
+    kind=v.get("norm_type"),
+    bias=_flag(v, "qkv_bias"),
+    qk=_flag(v, "qk_normalization"),
+  )
+  shuffle = top.get("ps_version", "v1")
+  return _model(top, "llm_config", tied, image_token, vision, shuffle)
+
+
+def _model(
+  top: Section,
+  text: str,
+  tied: bool,
+  image_token: int,
+  vision: VisionConfig,
+  pixel_shuffle: Any,
+) -> InternVLConfig:
+  decoder = _read_text(_section(top, text), tied)
+  if image_token >= decoder.vocab:
+    raise ValueError(
+      f"image token {image_token} is outside of the vocabulary of "
+      f"{decoder.vocab}; the tokenizer is of another model"
+    )
+  downsample = _real(top, "downsample_ratio", 0.5)
+  if not 0.01 < downsample <= 1:
+    raise ValueError(f"downsample_ratio is {downsample:g}; expected 1 or less")
   return InternVLConfig(
-    decoder=_read_text(top["llm_config"], tied),
-    vision=_vision(
-      v, kind=v["norm_type"], bias=v["qkv_bias"], qk=v["qk_normalization"]
-    ),
-    pixel_shuffle=top.get("ps_version", "v1"),
-    downsample=top.get("downsample_ratio", 0.5),
+    decoder=decoder,
+    vision=vision,
+    pixel_shuffle=pixel_shuffle,
+    downsample=downsample,
     image_token_id=image_token,
     dtype=_dtype(top),
   )
 
 
-def _vision(v: Section, kind: str, bias: bool, qk: bool) -> VisionConfig:
+def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
   _require(v, "hidden_act", "gelu")
+  _require(v, "num_channels", 3)
   if kind not in ("layer_norm", "rms_norm"):
-    raise ValueError(f"norm_type {kind!r}: expected layer_norm or rms_norm")
+    raise ValueError(
+      f"norm_type {_shown(kind)}: expected layer_norm or rms_norm"
+    )
+  scale = "layer_scale_init_value"
+  scale = scale if scale in v else "initializer_factor"
   return VisionConfig(
-    width=v["hidden_size"],
-    depth=v["num_hidden_layers"],
-    heads=v["num_attention_heads"],
-    mlp=v["intermediate_size"],
-    image_size=_side(v["image_size"]),
-    patch_size=_side(v["patch_size"]),
-    norm="layer_norm" if kind == "layer_norm" else "rms_norm",
-    norm_eps=v.get("layer_norm_eps", 1e-6),
+    width=_whole(v, "hidden_size"),
+    depth=_whole(v, "num_hidden_layers"),
+    heads=_whole(v, "num_attention_heads"),
+    mlp=_whole(v, "intermediate_size"),
+    image_size=_side(v, "image_size"),
+    patch_size=_side(v, "patch_size"),
+    norm=kind,
+    norm_eps=_real(v, "layer_norm_eps", 1e-6),
     qkv_bias=bias,
     qk_norm=qk,
-    layer_scale_init=v.get(
-      "layer_scale_init_value", v.get("initializer_factor", 0.1)
-    ),
+    layer_scale_init=_real(v, scale, 0.1),
   )
 
 
 def _read_text(t: Section, tied: bool) -> DecoderConfig:
-  kind = t["model_type"]
+  kind = t.get("model_type")
   if kind not in TEXT_MODELS:
     raise ValueError(
-      f"language model {kind!r}: expected one of {', '.join(TEXT_MODELS)}"
+      f"language model {_shown(kind)}: expected one of {', '.join(TEXT_MODELS)}"
     )
   _require(t, "hidden_act", "silu")
   for key in ("use_sliding_window", "attention_bias", "mlp_bias", "bias"):
     _require(t, key, False)
-  heads = t["num_attention_heads"]
+  layers = t.get("layer_types") or []
+  if any(layer != "full_attention" for layer in layers):
+    raise ValueError("layer_types: only full_attention is supported")
+  heads, width = _whole(t, "num_attention_heads"), _whole(t, "hidden_size")
   theta, scaling, factor = _rope(t)
   return DecoderConfig(
-    vocab=t["vocab_size"],
-    width=t["hidden_size"],
-    depth=t["num_hidden_layers"],
+    vocab=_whole(t, "vocab_size"),
+    width=width,
+    depth=_whole(t, "num_hidden_layers"),
     heads=heads,
-    kv_heads=t.get("num_key_value_heads") or heads,
-    mlp=t["intermediate_size"],
-    head_dim=t.get("head_dim") or t["hidden_size"] // heads,
-    norm_eps=t["rms_norm_eps"],
+    kv_heads=_whole(t, "num_key_value_heads", heads),
+    mlp=_whole(t, "intermediate_size"),
+    head_dim=_whole(t, "head_dim", width // heads),
+    norm_eps=_real(t, "rms_norm_eps"),
     rope_theta=theta,
     rope_scaling="dynamic" if scaling == "dynamic" else None,
     rope_factor=factor,
-    max_positions=t["max_position_embeddings"],
+    max_positions=_whole(t, "max_position_embeddings"),
     qkv_bias=kind == "qwen2",
     tied_head=tied,
   )
 
 
 def _rope(t: Section) -> tuple[float, str, float]:
-  """Base, type and factor, by v5's `rope_parameters` or by the older keys."""
-  rope: Section = t.get("rope_parameters") or t.get("rope_scaling") or {}
-  theta = rope.get("rope_theta", t.get("rope_theta", 10000.0))
+  """Returns base, type and factor, by v5's `rope_parameters` or older keys."""
+  name = "rope_parameters" if t.get("rope_parameters") else "rope_scaling"
+  rope = _section(t, name) if t.get(name) else {}
+  base = rope if rope.get("rope_theta") is not None else t
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind not in ("default", "dynamic"):
-    raise ValueError(f"rope type {kind!r}: expected default or dynamic")
-  return float(theta), kind, float(rope.get("factor", 1.0))
+    raise ValueError(f"rope type {_shown(kind)}: expected default or dynamic")
+  return (
+    _real(base, "rope_theta", 10000.0),
+    kind,
+    _real(rope, "factor", 1.0),
+  )
 
 
+# ----------------------------------------------------------------------- values
 def _require(section: Section, key: str, only: object) -> None:
   if section.get(key, only) != only:
-    raise ValueError(f"{key} is {section[key]!r}; only {only!r} is supported")
+    raise ValueError(
+      f"{key} is {_shown(section[key])}; only {only!r} is supported"
+    )
 
 
-def _side(size: int | list[int]) -> int:
-  if isinstance(size, int):
-    return size
-  if len(set(size)) != 1:
-    raise ValueError(f"size {size}: expected a square")
-  return size[0]
+def _section(top: Section, key: str) -> Section:
+  found = _given(top, key)
+  if not isinstance(found, Mapping):
+    raise ValueError(f"{key} is {_shown(found)}; expected an object")
+  return found
+
+
+def _whole(
+  section: Section, key: str, default: int | None = None, least: int = 1
+) -> int:
+  """Returns a size or an id; null counts as absent."""
+  found = _given(section, key, default)
+  number = isinstance(found, int) and not isinstance(found, bool)
+  if not number or not least <= found < _LARGEST:
+    raise ValueError(
+      f"{key} is {_shown(found)}; expected a whole number from {least}"
+    )
+  return found
+
+
+def _real(section: Section, key: str, default: float | None = None) -> float:
+  found = _given(section, key, default)
+  number = isinstance(found, int | float) and not isinstance(found, bool)
+  if not number or not 0 < found < 1e30:  # nan fails, too
+    raise ValueError(f"{key} is {_shown(found)}; expected a positive number")
+  return float(found)
+
+
+def _flag(section: Section, key: str, default: bool | None = None) -> bool:
+  found = _given(section, key, default)
+  if not isinstance(found, bool):
+    raise ValueError(f"{key} is {_shown(found)}; expected true or false")
+  return found
+
+
+def _side(section: Section, key: str) -> int:
+  """Returns the side of a square that is given as one number or as two."""
+  found = _given(section, key)
+  if isinstance(found, list) and found:
+    if any(side != found[0] for side in found):
+      raise ValueError(f"{key} is {_shown(found)}; expected a square")
+    found = found[0]
+  return _whole({key: found}, key)
+
+
+def _given(section: Section, key: str, default: Any = None) -> Any:
+  found = section.get(key)
+  found = default if found is None else found
+  if found is None:
+    raise ValueError(f"{key} is missing")
+  return found
+
+
+def _shown(value: object) -> str:
+  text = repr(value)
+  return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _dtype(top: Section) -> str:
-  text = top.get("text_config") or top.get("llm_config") or {}
-  for section in (top, text):
+  """Returns the dtype of the tensors by any of its names, or bfloat16."""
+  inner = (top.get("text_config"), top.get("llm_config"))
+  for section in (top, *inner):
     for key in ("dtype", "torch_dtype"):
-      if section.get(key):
-        return str(section[key]).removeprefix("torch.")
+      if isinstance(section, Mapping) and section.get(key):
+        name = str(section[key]).removeprefix("torch.")
+        if name not in DTYPES:
+          raise ValueError(f"{key} {_shown(name)}: known: {', '.join(DTYPES)}")
+        return name
   return "bfloat16"

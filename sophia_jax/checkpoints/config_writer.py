@@ -1,4 +1,4 @@
-"""InternVLConfig -> config.json, in the words of each format."""
+"""InternVLConfig -> config.json, in the keys of each format."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.checkpoints.keys import Naming
+from sophia_jax.checkpoints.tiling import Tiling
 from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
 from sophia_jax.types import SophiaError
 
-MAX_TILES = 12
-"""Of an image, thumbnail apart: what every released checkpoint says."""
-
 Special = Mapping[str, int]
-"""bos_token_id, eos_token_id, pad_token_id: those that are known."""
+"""bos_token_id, eos_token_id, pad_token_id, as far as they are known."""
+
+CHAT_SETTINGS = "internvl_chat"
+"""Key of an -hf config.json that keeps what only the other format can say."""
+_TEMPLATE = "internvl2_5"
 
 
 class Format(enum.StrEnum):
-  """How a checkpoint directory is written."""
+  """Formats of a checkpoint directory."""
 
   HF = "hf"
   """transformers' own InternVL, or plain Qwen2 / Llama; no remote code."""
   INTERNVL_CHAT = "internvl_chat"
   """OpenGVLab's InternVLChatModel, which SGLang serves."""
   ORBAX = "orbax"
-  """Parameters as they are here, with config.json and tokenizer beside them."""
+  """Parameters in orbax's files, with config.json and tokenizer beside them."""
 
 
 def words_of(
   cfg: InternVLConfig, format: Format, source: Mapping[str, Any]
 ) -> Format:
-  """Whose config.json a directory of `format` has: that of hf, or the other.
+  """Returns the format whose config.json a directory has, hf or the other.
 
-  An orbax directory keeps the words of its source, which may say more.
+  An orbax directory keeps that of its source, which may say more.
   """
   if format is not Format.ORBAX:
     return format
@@ -44,7 +46,7 @@ def words_of(
 
 
 def naming_of(cfg: InternVLConfig, format: Format) -> Naming:
-  """How the tensors are called; orbax directories have no names of their own.
+  """Returns the naming of the tensors; orbax has no names of its own.
 
   Raises:
     SophiaError: a text-only model as InternVLChatModel.
@@ -62,21 +64,39 @@ def write_config(
   special: Special | None = None,
   format: Format = Format.HF,
   source: Mapping[str, Any] | None = None,
+  tiling: Tiling | None = None,
 ) -> dict[str, Any]:
-  """The content of config.json.
+  """Returns the content of config.json.
 
   Args:
-    dtype: of the tensors beside it.
-    source: the config.json the model came with. What a format says beyond the
-      model itself (drop path, templates, tile limits) is taken from there.
+    dtype: dtype of the tensors beside it.
+    source: the config.json that the model came with. What a format says beyond
+      the model itself (drop path, templates) is taken from there.
+    tiling: tile limits of the model's own processor.
 
   Raises:
     SophiaError: a model that the format cannot express.
   """
-  if format is Format.HF:
-    return _hf(cfg, dtype, special or {})
-  known = source if (source or {}).get("model_type") == "internvl_chat" else {}
-  return _chat(cfg, dtype, special or {}, known or {})
+  known = chat_settings(source or {})
+  if format is not Format.HF:
+    return _chat(cfg, dtype, special or {}, known, tiling or Tiling())
+  config = _hf(cfg, dtype, special or {})
+  if cfg.vision and known.get("template", _TEMPLATE) != _TEMPLATE:
+    kept = {key: known[key] for key in _KEPT if key in known}
+    config[CHAT_SETTINGS] = kept
+  return config
+
+
+# Without its template a model would be asked under another system prompt.
+_KEPT = ("template", "system_message")
+
+
+def chat_settings(source: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns what a config.json says in InternVLChatModel's own keys."""
+  if source.get("model_type") == "internvl_chat":
+    return source
+  kept = source.get(CHAT_SETTINGS)
+  return kept if isinstance(kept, Mapping) else {}
 
 
 # -------------------------------------------------------------------------- hf
@@ -122,7 +142,7 @@ def _text(d: DecoderConfig, special: Special) -> dict[str, Any]:
 
 
 def _sizes(d: DecoderConfig, special: Special) -> dict[str, Any]:
-  """What every format says of the language model in the same words."""
+  """Returns the language model's keys that all formats have in common."""
   return {
     "vocab_size": d.vocab,
     "hidden_size": d.width,
@@ -161,19 +181,20 @@ def _vision(v: VisionConfig) -> dict[str, Any]:
 
 # --------------------------------------------------------------- internvl_chat
 def _chat(
-  cfg: InternVLConfig, dtype: str, special: Special, source: Mapping[str, Any]
+  cfg: InternVLConfig,
+  dtype: str,
+  special: Special,
+  source: Mapping[str, Any],
+  tiling: Tiling,
 ) -> dict[str, Any]:
-  """The source's config with what the model is now; defaults where it is new."""
+  """Returns the source's config, updated; defaults where there is none."""
   assert cfg.vision is not None
   defaults = {
-    "dynamic_image_size": True,
-    "max_dynamic_patch": MAX_TILES,
-    "min_dynamic_patch": 1,
     "pad2square": False,
-    "template": "internvl2_5",
+    "template": _TEMPLATE,
     "use_backbone_lora": 0,
     "use_llm_lora": 0,
-    "use_thumbnail": True,
+    **tiling.chat(),
   }
   model = {
     "architectures": ["InternVLChatModel"],
@@ -187,7 +208,7 @@ def _chat(
     "torch_dtype": dtype,
   }
   old = copy.deepcopy(dict(source))
-  # The newer name of torch_dtype would outlive it, and LoRA adapters are merged.
+  # The newer name of torch_dtype would contradict it; LoRA adapters are merged.
   for key in ("dtype", "use_backbone_lora", "use_llm_lora"):
     old.pop(key, None)
   text, vision = old.get("llm_config", {}), old.get("vision_config", {})

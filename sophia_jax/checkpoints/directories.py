@@ -36,6 +36,7 @@ from sophia_jax.checkpoints.reading import (
   read_sharded,
 )
 from sophia_jax.checkpoints.shards import Shards
+from sophia_jax.checkpoints.tiling import read_tiling
 from sophia_jax.checkpoints.writing import (
   Held,
   Table,
@@ -233,18 +234,27 @@ def _write_sidecars(
   dtype: str,
   format: Format,
 ) -> None:
-  """Every file of a checkpoint but the tensors."""
+  """Writes every file of a checkpoint except the tensors.
+
+  Raises:
+    SophiaError: a model that the format cannot express, or a tokenizer that
+      is not this model's.
+  """
   source = None if tokenizer_dir is None else pathlib.Path(tokenizer_dir)
   special: dict[str, int] = {}
   if source is not None:
     sidecars.copy_tokenizer(source, work)
+    sidecars.check_ids(cfg, work)
     special = sidecars.special_ids(work, chat=cfg.vision is not None)
   known = sidecars.source_config(source)
+  tiling = read_tiling(source)
   words = words_of(cfg, format, known)
-  config = write_config(cfg, dtype, special, words, known)
+  config = write_config(cfg, dtype, special, words, known, tiling)
+  if format is Format.ORBAX:  # whatever the words, the parameters are our own
+    config["tie_word_embeddings"] = cfg.decoder.tied_head
   sidecars.write_json(work / CONFIG, config)
   sidecars.write_generation(work, special)
   if cfg.vision is not None:
-    sidecars.write_processor(cfg, work, words)
+    sidecars.write_processor(cfg, work, words, tiling)
   if source is not None and "auto_map" in config:
     sidecars.copy_code(source, work)

@@ -1,4 +1,4 @@
-"""The files beside the tensors: tokenizer, generation, processor, remote code."""
+"""Files beside the tensors: tokenizer, generation, processor, remote code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_jax.checkpoints.config import CONFIG, IMAGE_TOKEN, added_tokens
-from sophia_jax.checkpoints.config_writer import MAX_TILES, Format
+from sophia_jax.checkpoints.config_writer import Format
 from sophia_jax.checkpoints.shards import read_json
+from sophia_jax.checkpoints.tiling import PREPROCESSOR, PROCESSOR, Tiling
 from sophia_jax.models import IMAGE_MEAN, IMAGE_STD, InternVLConfig
 from sophia_jax.types import SophiaError
 
@@ -31,7 +32,7 @@ TOKENIZER_FILES = (
   GENERATION,
 )
 
-# What transformers' InternVLProcessor renders; the image comes before the text.
+# As transformers' InternVLProcessor renders; the image comes before the text.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -55,7 +56,7 @@ CHAT_TEMPLATE = """\
 
 
 def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> None:
-  """Copies what tokenizes, and when generation stops if the source says so.
+  """Copies the tokenizer, and when generation stops if the source says so.
 
   Raises:
     SophiaError: there is no tokenizer in `source`.
@@ -74,7 +75,7 @@ def copy_code(source: pathlib.Path, work: pathlib.Path) -> None:
 
 
 def source_config(source: pathlib.Path | None) -> dict[str, Any]:
-  """config.json of the directory a model came from; {} if it has none.
+  """Returns config.json of the directory a model came from; {} without one.
 
   Without the modules that `auto_map` names it would break the loader.
   """
@@ -87,7 +88,10 @@ def source_config(source: pathlib.Path | None) -> dict[str, Any]:
 
 
 def special_ids(work: pathlib.Path, chat: bool) -> dict[str, int]:
-  """Ids of bos, eos and pad by the tokenizer; a chat model ends its turn."""
+  """Returns the ids of bos, eos and pad by the tokenizer.
+
+  A chat model's eos is the end of its turn.
+  """
   settings = _settings(work)
   ids, special = added_tokens(work), {}
   for key in ("bos_token", "eos_token", "pad_token"):
@@ -101,34 +105,60 @@ def special_ids(work: pathlib.Path, chat: bool) -> dict[str, int]:
   return special
 
 
+def check_ids(cfg: InternVLConfig, work: pathlib.Path) -> None:
+  """Compares the model with the tokenizer that is written beside it.
+
+  Raises:
+    SophiaError: the image token has another id there, or the tokenizer has
+      ids for which the embedding has no row.
+  """
+  ids = added_tokens(work)
+  own = ids.get(IMAGE_TOKEN, -1)
+  if cfg.vision is not None and len({own, cfg.image_token_id, -1}) == 3:
+    raise SophiaError(
+      f"image_token_id is {cfg.image_token_id}, but {IMAGE_TOKEN} is {own} in "
+      "the tokenizer; take the model's own tokenizer"
+    )
+  token, last = max(ids.items(), key=lambda item: item[1], default=("", -1))
+  if last >= cfg.decoder.vocab:
+    raise SophiaError(
+      f"the tokenizer numbers {token!r:.80} {last}, the embedding ends at "
+      f"{cfg.decoder.vocab - 1}; take the model's own tokenizer"
+    )
+
+
 def write_generation(work: pathlib.Path, special: Mapping[str, int]) -> None:
-  """When generation stops, unless the source has said so."""
+  """Writes when generation stops, unless the source has said so."""
   if special and not (work / GENERATION).is_file():
     write_json(work / GENERATION, special)
 
 
 def write_processor(
-  cfg: InternVLConfig, work: pathlib.Path, format: Format
+  cfg: InternVLConfig, work: pathlib.Path, format: Format, tiling: Tiling
 ) -> None:
-  """How images become tiles; for -hf also how a chat becomes a prompt."""
+  """Writes how images become tiles; for -hf also how a chat becomes a prompt.
+
+  Raises:
+    SophiaError: tile limits that the format cannot express.
+  """
   assert cfg.vision is not None
   side = cfg.vision.image_size
   if format is Format.INTERNVL_CHAT:
-    write_json(work / "preprocessor_config.json", _clip(side))
+    write_json(work / PREPROCESSOR, _clip(side))
     return
-  write_json(work / "preprocessor_config.json", _got_ocr2(side))
+  write_json(work / PREPROCESSOR, _got_ocr2(side, tiling))
   processor = {
     "processor_class": "InternVLProcessor",
     "image_seq_length": cfg.tokens_per_tile,
   }
-  write_json(work / "processor_config.json", processor)
+  write_json(work / PROCESSOR, processor)
   settings = _settings(work)
   if settings:
     _name_image_tokens(work, settings)
 
 
 def _name_image_tokens(work: pathlib.Path, settings: dict[str, Any]) -> None:
-  """What InternVLProcessor asks its tokenizer for, and the template of it."""
+  """Names the tokens that InternVLProcessor asks its tokenizer for."""
   known = added_tokens(work)
   if not {"<img>", "</img>", IMAGE_TOKEN} <= known.keys():
     return
@@ -161,7 +191,7 @@ def _settings(work: pathlib.Path) -> dict[str, Any]:
 
 
 def _clip(side: int) -> dict[str, Any]:
-  """Of the original format; its own code tiles."""
+  """Returns the original format's preprocessor; its own code tiles."""
   return {
     "feature_extractor_type": "CLIPFeatureExtractor",
     "image_processor_type": "CLIPImageProcessor",
@@ -176,13 +206,11 @@ def _clip(side: int) -> dict[str, Any]:
   }
 
 
-def _got_ocr2(side: int) -> dict[str, Any]:
+def _got_ocr2(side: int, tiling: Tiling) -> dict[str, Any]:
   return {
     "image_processor_type": "GotOcr2ImageProcessor",
     "processor_class": "InternVLProcessor",
-    "crop_to_patches": True,
-    "min_patches": 1,
-    "max_patches": MAX_TILES,
+    **tiling.hf(),
     "do_convert_rgb": True,
     "do_resize": True,
     "size": {"height": side, "width": side},

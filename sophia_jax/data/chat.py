@@ -1,8 +1,8 @@
-"""THE renderer: from questions, images and answers to token ids.
+"""The renderer: questions, images and answers as token ids.
 
-The only place that knows the chat template. Turns and images come from the
-template; a question, a caption and an answer are text and stay text, whatever
-special tokens they spell.
+The only module that knows the chat template. Turns and images come from the
+template; a question, a caption or an answer stays text, even where it spells a
+special token.
 
   renderer = Renderer("InternVL3-8B", ImageConfig(), tokens_per_tile=256)
   prompt = renderer.prompt("How many apples?", images=("17.jpg",))
@@ -32,10 +32,10 @@ DEFAULT_SYSTEM = (
   "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及"
   "多家合作单位联合开发的多模态大语言模型。"
 )
-"""The system sentence InternVL2.5 and InternVL3 were trained with."""
+"""System prompt that InternVL2.5 and InternVL3 were trained with."""
 
 PLACEHOLDER = "<image>"
-"""Where a question shows an image; counted against its images."""
+"""Position of an image in a question."""
 
 # Slots of a template: private-use characters, which no template alters.
 _SYSTEM, _QUESTION = "\ue000system\ue001", "\ue000question\ue001"
@@ -48,11 +48,10 @@ Piece = str | Ids
 
 
 class Renderer:
-  """Renders for one tokenizer. Thread-safe and picklable.
+  """Renders text and images for one tokenizer; thread-safe and picklable.
 
-  A vocabulary with image tokens is rendered with InternVL's template; a
-  text-only one with its own chat template, or with the same turns as InternVL
-  where it has none.
+  With image tokens in the vocabulary it uses InternVL's template; without them
+  the tokenizer's chat template, or InternVL's turns where there is none.
   """
 
   def __init__(
@@ -66,47 +65,49 @@ class Renderer:
 
     Args:
       tokenizer_dir: a checkpoint directory with tokenizer files.
-      image: how images are cut; None for InternVL's defaults.
+      image: settings of tiling; None: InternVL's defaults.
       tokens_per_tile: image tokens P of a tile.
-      default_system: what a prompt with `system=None` gets. None for
-        DEFAULT_SYSTEM, or in a text-only vocabulary for no system text of ours.
+      default_system: system prompt where a prompt has `system=None`. None:
+        DEFAULT_SYSTEM; in a text-only vocabulary, the template's.
 
     Raises:
-      SophiaError: no usable tokenizer there.
+      SophiaError: the directory has no usable tokenizer.
     """
     loaded = open_tokenizer(tokenizer_dir)
-    words = self.vocabulary = Vocabulary(loaded, tokenizer_dir)
+    vocabulary = self.vocabulary = Vocabulary(loaded, tokenizer_dir)
     self.image = image or ImageConfig()
     self.tokens_per_tile = tokens_per_tile
-    self.has_images = words.has_images
+    self.has_images = vocabulary.has_images
     self.default_system = default_system
-    if words.has_images and default_system is None:
+    if vocabulary.has_images and default_system is None:
       self.default_system = DEFAULT_SYSTEM
-    self.end_id = words.end_id
-    """Ends a turn; the last token of a finished response."""
-    self.pad_id = words.pad_id
-    self.image_id = words.marks.get(IMAGE_MARKS[1])
-    """Takes a vision embedding; None in a text-only vocabulary."""
-    self.banned_ids = tuple(sorted({*words.marks.values()} - {words.end_id}))
-    """Never to be sampled: every special token but the end of a turn."""
-    self.vocab_size = len(words)
-    """Ids the tokenizer knows; a model's embedding may have more rows."""
-    own = not words.has_images and getattr(loaded, "chat_template", None)
+    self.end_id = vocabulary.end_id
+    """Id of the end of a turn, the last token of a finished response."""
+    self.pad_id = vocabulary.pad_id
+    self.image_id = vocabulary.marks.get(IMAGE_MARKS[1])
+    """Id that image embeddings replace; None in a text-only vocabulary."""
+    self.banned_ids = tuple(
+      sorted({*vocabulary.marks.values()} - {vocabulary.end_id})
+    )
+    """Ids that must not be sampled: all special tokens except `end_id`."""
+    self.vocab_size = len(vocabulary)
+    """Number of ids; a model's embedding may have more rows."""
+    own = not vocabulary.has_images and getattr(loaded, "chat_template", None)
     if own:
       bare, with_system = _own_template(loaded, tokenizer_dir)
       bos: list[Piece] = []
-    elif words.has_turns:
+    elif vocabulary.has_turns:
       bare, with_system = _QUESTION_TURN, _SYSTEM_TURN + _QUESTION_TURN
-      bos = [np.array(words.bos_ids, np.int32)]
+      bos = [np.array(vocabulary.bos_ids, np.int32)]
     else:
       raise SophiaError(
         f"{tokenizer_dir}: no chat template, and no <|im_start|> and <|im_end|> "
         "in the vocabulary; use the tokenizer of a chat model"
       )
-    # A template of its own may fill in a system text where it is given none.
+    # A tokenizer's template may add a system prompt where there is none.
     self._empty_is_bare = not own
-    self._bare = bos + _parse(bare, words)
-    self._with_system = bos + _parse(with_system, words)
+    self._bare = bos + _parse(bare, vocabulary)
+    self._with_system = bos + _parse(with_system, vocabulary)
 
   # ------------------------------------------------------------------- prompts
   def prompt(
@@ -115,23 +116,23 @@ class Renderer:
     images: Sequence[str] = (),
     system: str | None = None,
   ) -> Prompt:
-    """Renders one question; its exact length takes image headers, no pixels.
+    """Renders one question; reads the headers of images, no pixels.
 
     Images come first (`<image>\\n`; several: `Image-1: <image>\\n...`) unless
-    the question says with one `<image>` each where they belong. Without images
-    `<image>` is text like any other.
+    the question places each with an `<image>`. Without images `<image>` is text
+    like any other.
 
     Args:
       question: the user's turn.
-      images: paths, in the order the question shows them.
-      system: None for the default, "" for no system turn.
+      images: paths in the order in which the question shows them.
+      system: system prompt; None: the default; "": no system turn.
 
     Raises:
       SophiaError: placeholders do not match the images, an image cannot be
         opened, or the vocabulary has no image tokens.
     """
-    share = self.image.share(len(images))
-    tiles = tuple(count_tiles(path, share) for path in images)
+    config = self.image.share(len(images))
+    tiles = tuple(count_tiles(path, config) for path in images)
     user = self._user_turn(question, images, tiles)
     if system is None:
       system = self.default_system
@@ -162,12 +163,12 @@ class Renderer:
         f"{images[0]}: this tokenizer is text-only (no <IMG_CONTEXT>); render "
         "images with the policy's tokenizer"
       )
-    found = question.count(PLACEHOLDER)
-    if found == 0:
+    places = question.count(PLACEHOLDER)
+    if places == 0:
       question = _placeholders(len(images)) + question
-    elif found != len(images):
+    elif places != len(images):
       raise SophiaError(
-        f"question {question[:60]!r} has {found} <image> for {len(images)} "
+        f"question {question[:60]!r} has {places} <image> for {len(images)} "
         "image(s); write one for each image, or none at all"
       )
     first, *rest = question.split(PLACEHOLDER)
@@ -183,7 +184,7 @@ class Renderer:
     return block
 
   def _join(self, pieces: Sequence[Piece]) -> Ids:
-    """Encodes each run of text between special tokens as a whole."""
+    """Joins pieces; each run of text between special tokens is encoded whole."""
     out: list[Ids] = []
     text = ""
     for piece in pieces:
@@ -200,7 +201,7 @@ class Renderer:
 
   # ----------------------------------------------------------------- sequences
   def response_ids(self, text: str) -> Ids:
-    """Ids of a finished response: the text and the end of the turn."""
+    """Returns the ids of a finished response: text and end of turn."""
     return np.append(self.vocabulary.encode(text), np.int32(self.end_id))
 
   def sequence(
@@ -214,15 +215,14 @@ class Renderer:
     """Appends a response to a prompt.
 
     Args:
-      prompt: what was asked.
-      response: text, which gets the end of the turn; or the ids a policy
-        sampled, kept as they are (a response cut off by length has no end).
-      id: names the sequence in errors.
+      response: text, which gets the end of the turn; or the ids that a policy
+        sampled, unchanged (a truncated response has no end of turn).
+      id: the sequence's name in errors.
       streams: name -> one number for all response tokens, or one for each
         (end of turn included). Prompt and image tokens get 0.
 
     Raises:
-      SophiaError: a stream has not one value per response token.
+      SophiaError: a stream has not one value for each response token.
     """
     if isinstance(response, str):
       ids = self.response_ids(response)
@@ -244,19 +244,19 @@ class Renderer:
 
   # ---------------------------------------------------------------------- text
   def encode(self, text: str) -> Ids:
-    """Ids of plain text, without turns and without end."""
+    """Encodes plain text, without turns and without an end."""
     return self.vocabulary.encode(text)
 
   def count(self, text: str) -> int:
-    """Tokens of a text in this vocabulary, end of turn not counted."""
+    """Counts the tokens of a text, end of turn excluded."""
     return len(self.vocabulary.encode(text))
 
   def counts(self, texts: Iterable[str]) -> list[int]:
-    """`count` of many texts at once, on all cores."""
+    """Counts the tokens of many texts at once, on all cores."""
     return self.vocabulary.counts(texts)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text up to the end of the turn, special tokens left out."""
+    """Decodes up to the end of the turn; leaves special tokens out."""
     return self.vocabulary.decode(ids)
 
 
@@ -280,18 +280,19 @@ def _spread(
   return out
 
 
-def _parse(template: str, words: Vocabulary) -> list[Piece]:
+def _parse(template: str, vocabulary: Vocabulary) -> list[Piece]:
   """Splits constant template text into text, special ids and slots."""
   pieces: list[Piece] = []
   for text in re.split(f"({_SYSTEM}|{_QUESTION})", template):
-    for part in words.split_marks(text):
-      mark = words.marks.get(part)
+    for part in vocabulary.split_marks(text):
+      mark = vocabulary.marks.get(part)
       pieces.append(part if mark is None else np.array([mark], np.int32))
   return pieces
 
 
 def _own_template(loaded: Any, where: str) -> tuple[str, str]:
-  """The tokenizer's chat template with slots, without and with a system turn."""
+  """Returns the tokenizer's template with slots, without and with a system
+  turn."""
   user = {"role": "user", "content": _QUESTION}
   system = {"role": "system", "content": _SYSTEM}
   out = []

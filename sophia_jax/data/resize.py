@@ -1,8 +1,8 @@
-"""Two ways to resize an image: Pillow's, and one that is three times as fast.
+"""Resizing of images: Pillow's, and an implementation three times as fast.
 
 Both are bicubic (a = -0.5) with antialiasing, in two passes with 8 bits between
 them. `fast` is fast_image_resize's vector code: single bytes differ from
-Pillow's by rounding, at most 2 levels (BUILD_NOTES.md has the histogram).
+Pillow's by rounding, at most 2 levels.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from sophia_jax.types import SophiaError
 RESIZES = ("pil", "fast")
 
 Resize = Callable[[int, int], UInt8[np.ndarray, "H W 3"]]
-"""(width, height) -> the image at this size."""
+"""Function from (width, height) to the image at this size."""
 
 _ROWS_CAN_BE_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 
 def resizer(image: Image.Image, how: str) -> Resize:
-  """Prepares an RGB image for being resized several times.
+  """Prepares an RGB image for several resizes.
 
   Args:
-    image: RGB.
     how: one of RESIZES.
 
   Raises:
@@ -47,17 +46,17 @@ def _pil(
 
 
 def rows_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
-  """Whether Pillow shrinks the height before it changes the width.
+  """Returns whether Pillow shrinks the height before it changes the width.
 
-  The first pass clips to 8 bits, so the order shows at sharp edges, by up to 29
-  levels. Pillow 11 and 12 always begin with the width; the rule of 13 was found
-  by comparing both orders with it, and a test compares on.
+  The first pass clips to 8 bits, so the order changes sharp edges, by up to 29
+  levels. Pillow 11 and 12 always begin with the width; the rule of Pillow 13 was
+  found by comparison, and a test repeats it.
   """
   (w, h), (to_w, to_h) = source, target
   return _ROWS_CAN_BE_FIRST and to_h < h and h - to_h > 2 * (w - to_w)
 
 
-# A resizer keeps scratch memory and must not be shared between threads.
+# A resizer has scratch memory and must not be shared between threads.
 _of_thread = threading.local()
 
 
@@ -83,17 +82,17 @@ def _fast(image: Image.Image) -> Resize:
   source = rust.ImageData(*image.size, kind, image.tobytes())
 
   def resize(width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
-    # One pass after the other, since the library has an order of its own.
+    # Two calls, one a pass: in one call the library chooses another order.
     size = (width, height)
     between = (width, image.height)
     if rows_first(image.size, size):
       between = (image.width, height)
-    now = source
+    image_data = source
     for w, h in (between, size):
-      if (w, h) != (now.width, now.height):
-        before, now = now, rust.ImageData(w, h, kind)
-        _resize_rust(before, now)
-    pixels = np.frombuffer(now.get_buffer(), np.uint8)
+      if (w, h) != (image_data.width, image_data.height):
+        before, image_data = image_data, rust.ImageData(w, h, kind)
+        _resize_rust(before, image_data)
+    pixels = np.frombuffer(image_data.get_buffer(), np.uint8)
     return pixels.reshape(height, width, 3)
 
   return resize

@@ -1,8 +1,8 @@
 """Reads `tokenizer.model`: InternLM2's SentencePiece BPE as a fast tokenizer.
 
 OpenGVLab publishes the InternLM2-based checkpoints (InternVL2.5 2B, 8B, 26B)
-with this file and Python code that loads it. We run no code of a checkpoint, so
-the few fields that matter are read from the file itself: a protocol buffer
+with this file and Python code that loads it. Code of a checkpoint is never run
+here, so the few fields that matter are read from the file: a protocol buffer
 `ModelProto` of pieces (1), trainer spec (2) and normaliser spec (3).
 """
 
@@ -32,7 +32,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-  """(number, value) of each field of one protocol buffer message."""
+  """Yields (number, value) of each field of a protocol buffer message."""
   at = 0
   while at < len(data):
     key, at = _varint(data, at)
@@ -54,7 +54,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _read(path: str) -> tuple[list[tuple[str, float]], bool]:
-  """Pieces with their scores, and whether text gets a space in front."""
+  """Returns pieces with their scores, and whether text gets a space in front."""
   with open(path, "rb") as file:
     data = file.read()
   pieces: list[tuple[str, float]] = []
@@ -76,7 +76,7 @@ def _read(path: str) -> tuple[list[tuple[str, float]], bool]:
 def _merges(
   pieces: Sequence[tuple[str, float]], vocab: Mapping[str, int]
 ) -> list[tuple[str, str]]:
-  """All pairs that make a piece, the best-scored piece first."""
+  """Returns all pairs that form a piece, the best-scored piece first."""
   merges = []
   for piece, score in pieces:
     for cut in range(1, len(piece)):
@@ -87,15 +87,14 @@ def _merges(
 
 
 def load(path: str, added: Mapping[int, str]) -> Tokenizer:
-  """Builds the tokenizer.
+  """Builds a tokenizer from a `tokenizer.model`.
 
   Args:
-    path: a `tokenizer.model`.
-    added: id -> text of special tokens; they rename unused pieces or follow the
+    added: id -> text of special tokens, which rename unused pieces or follow the
       last one.
 
   Raises:
-    SophiaError: not a SentencePiece BPE model.
+    SophiaError: the file is no SentencePiece BPE model, or an id is taken.
   """
   try:
     pieces, prefix = _read(path)

@@ -1,7 +1,7 @@
-"""THE tokenizer: text to ids and back, special tokens kept apart from text.
+"""The tokenizer: text to ids and back, special tokens kept apart from text.
 
-The only place that imports transformers, and of it only tokenizers. No code of
-a checkpoint is run.
+The only module that imports transformers, and only for tokenizers. No code of a
+checkpoint is run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ IMAGE_MARKS = ("<img>", "<IMG_CONTEXT>", "</img>")
 TURN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 _CACHED = 1024
+"""Most texts in the cache of encoded ones."""
 
 Ids = Int32[np.ndarray, "n"]
 
@@ -31,13 +32,20 @@ class Vocabulary:
   """Text to ids and back, with special tokens kept apart from text."""
 
   def __init__(self, loaded: Any, where: str):
-    """Takes what is needed from the Hugging Face tokenizer `loaded`."""
+    """Takes ids and settings from a Hugging Face tokenizer.
+
+    Args:
+      where: its directory, for errors.
+
+    Raises:
+      SophiaError: it has no token that ends a turn.
+    """
     tokenizer: Tokenizer = loaded.backend_tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()
     self.bos_ids = _bos_ids(loaded)
     self.marks = _marks(tokenizer)
-    """Special tokens: text -> id."""
+    """Special tokens, text -> id."""
     self.has_images = all(mark in self.marks for mark in IMAGE_MARKS)
     self.has_turns = all(mark in self.marks for mark in TURN_MARKS)
     eos = self.marks["<|im_end|>"] if self.has_turns else loaded.eos_token_id
@@ -49,11 +57,11 @@ class Vocabulary:
     self.end_id = int(eos)
     pad = loaded.pad_token_id
     self.pad_id = self.end_id if pad is None else int(pad)
-    # What the tokenizer does not know becomes <unk>, which is no smuggling.
+    # <unk> is allowed: text becomes it only where the tokenizer knows no other.
     self._forbidden = set(self.marks.values()) - {loaded.unk_token_id}
     longest_first = sorted(self.marks, key=len, reverse=True)
     self._mark = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-    # Not their number: a vocabulary may have gaps.
+    # The largest id and not the number of ids: a vocabulary may have gaps.
     self._size = 1 + max(tokenizer.get_vocab().values())
     self._cache: dict[str, Ids] = {}
     self._tokenizer = tokenizer
@@ -64,28 +72,28 @@ class Vocabulary:
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
-    # The one setting that a pickled tokenizer forgets.
+    # The only setting that pickling a tokenizer loses.
     self._tokenizer.encode_special_tokens = True
 
   def __len__(self) -> int:
     return self._size
 
   def encode(self, text: str) -> Ids:
-    """Ids of `text`; a special token spelt in it is encoded as characters."""
+    """Encodes text; a special token that it spells is encoded as characters."""
     try:
       ids = self._tokenizer.encode(text, add_special_tokens=False).ids
     except (TypeError, UnicodeEncodeError):
-      # A lone surrogate, which JSON can carry but no tokenizer takes.
+      # A lone surrogate: JSON can hold one, no tokenizer accepts it.
       text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
       ids = self._tokenizer.encode(text, add_special_tokens=False).ids
     if not self._forbidden.isdisjoint(ids):
-      ids = [i for part in self._broken_up(text) for i in self._plain(part)]
+      ids = [i for part in self._without_marks(text) for i in self._plain(part)]
     return np.asarray(ids, np.int32)
 
-  def _broken_up(self, text: str) -> Iterator[str]:
-    """Cuts after the first character of each mark, so that none is spelt.
+  def _without_marks(self, text: str) -> Iterator[str]:
+    """Cuts after the first character of each mark, so that no part spells one.
 
-    For marks that the tokenizer matches though they are not flagged special.
+    For marks that the tokenizer matches although they are not flagged special.
     """
     start = 0
     for match in self._mark.finditer(text):
@@ -98,7 +106,7 @@ class Vocabulary:
     return [i for i in ids if i not in self._forbidden]
 
   def encode_cached(self, text: str) -> Ids:
-    """`encode` for text that comes again and again."""
+    """Encodes text that repeats, with a cache."""
     ids = self._cache.get(text)
     if ids is None:
       if len(self._cache) >= _CACHED:
@@ -107,7 +115,7 @@ class Vocabulary:
     return ids
 
   def counts(self, texts: Iterable[str]) -> list[int]:
-    """Tokens of each text; threads of the tokenizer share the work."""
+    """Counts the tokens of each text, in threads of the tokenizer."""
     texts = list(texts)
     try:
       batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -119,7 +127,7 @@ class Vocabulary:
     ]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text up to the end of the turn, special tokens left out."""
+    """Decodes up to the end of the turn; leaves special tokens out."""
     special = self._forbidden
     kept = []
     for i in map(int, ids):
@@ -130,40 +138,42 @@ class Vocabulary:
     return self._tokenizer.decode(kept, skip_special_tokens=True)
 
   def split_marks(self, text: str) -> list[str]:
-    """Splits text at special tokens, which are parts of their own."""
+    """Splits text at special tokens, which become separate parts."""
     return [p for p in re.split(f"({self._mark.pattern})", text) if p]
 
 
 def open_tokenizer(where: str) -> Any:
-  """Loads the tokenizer of a checkpoint directory, of any published layout.
+  """Loads the tokenizer of a checkpoint directory of any published layout.
 
   Raises:
-    SophiaError: no tokenizer there, or none that can be used.
+    SophiaError: the directory has no tokenizer, or none that can be used.
   """
   files = ("tokenizer.json", "tokenizer.model", "vocab.json")
-  found = [f for f in files if os.path.isfile(os.path.join(where, f))]
-  if not found:
+  present = [f for f in files if os.path.isfile(os.path.join(where, f))]
+  if not present:
     raise SophiaError(
       f"{where}: no tokenizer here (none of {', '.join(files)}); give a "
       "checkpoint directory"
     )
-  # Imported here: it takes seconds, and workers unpickle a Renderer without it.
+  # Imported here: it takes seconds, and a worker unpickles a Renderer without it.
   import transformers
 
-  # It would warn that it does not know the model, whose code is not needed.
+  # Silences the warning about an unknown model, whose code is not needed.
   verbosity = transformers.logging.get_verbosity()
   transformers.logging.set_verbosity_error()
   try:
-    if found[0] == "tokenizer.json":
-      # AutoTokenizer builds what the class named in the config would build:
-      # for InternLM2 as a Llama tokenizer, with a space in front of all text.
-      # The file itself says what the model was trained with.
-      # Nor may it name special tokens anew: in a form that only the version of
-      # transformers that wrote it reads. They are flagged in the file.
+    if present[0] == "tokenizer.json":
+      # AutoTokenizer would build the class that the config names: for InternLM2
+      # a Llama tokenizer, with a space before all text. The file describes the
+      # tokenizer that the model was trained with. Extra special tokens of the
+      # config are ignored: other versions of transformers cannot read their
+      # form, and the file flags the same tokens.
       return transformers.PreTrainedTokenizerFast.from_pretrained(
         where, local_files_only=True, extra_special_tokens={}
       )
-    if found[0] == "tokenizer.model" and _class_of(where).startswith("Intern"):
+    if present[0] == "tokenizer.model" and _class_of(where).startswith(
+      "Intern"
+    ):
       return _internlm2(where)
     return transformers.AutoTokenizer.from_pretrained(
       where, local_files_only=True, trust_remote_code=False, use_fast=True
@@ -191,7 +201,8 @@ def _class_of(where: str) -> str:
 
 
 def _internlm2(where: str) -> Any:
-  """The tokenizer of the original InternLM2 checkpoints, without their code."""
+  """Builds the tokenizer of the original InternLM2 checkpoints, without their
+  code."""
   import transformers
 
   config = _json(where, "tokenizer_config.json")
@@ -220,7 +231,7 @@ def _internlm2(where: str) -> Any:
 
 
 def _bos_ids(loaded: Any) -> tuple[int, ...]:
-  """What the tokenizer itself puts in front: `<s>` for InternLM2, or nothing."""
+  """Returns the ids before all text: `<s>` for InternLM2, or none."""
   bos = loaded.bos_token_id
   if bos is None:
     return ()
@@ -229,7 +240,7 @@ def _bos_ids(loaded: Any) -> tuple[int, ...]:
 
 
 def _marks(tokenizer: Tokenizer) -> dict[str, int]:
-  """Special tokens, and those of images and turns however they are flagged."""
+  """Returns special tokens, and those of images and turns, flagged or not."""
   marks = {
     token.content: i
     for i, token in tokenizer.get_added_tokens_decoder().items()

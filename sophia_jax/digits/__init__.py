@@ -1,4 +1,4 @@
-"""The quickstart's world: real handwriting, composed into scenes to reason on.
+"""The quickstart's world: handwritten digits, composed into scenes.
 
 scans (UCI digits) -> scenes -> questions, captions, worked examples -> problem
 files and two small models that start from random weights.

@@ -1,11 +1,11 @@
-"""Writes the quickstart's files: scenes as images, problems, examples.
+"""The quickstart's files: images of scenes, problems, examples.
 
 problems.jsonl   what is sampled for             (training scans)
 solutions.jsonl  worked solutions of those       (the same images)
 heldout.jsonl    what the policy is measured on  (held-out scans)
 scenes.jsonl     the digits of every problem     (for exact measures)
 warmup.jsonl     captions and reading questions  (training scans)
-reasoner.jsonl   worked examples, text only      (no image at all)
+reasoner.jsonl   worked examples, text only      (no images)
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from sophia_jax.digits import language, scenes
 from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.prompts import Prompts
 
-DRILLS = 0.3  # of the reasoner's examples
+DRILLS = 0.3
+"""Share of drills among the reasoner's examples."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What is said about a scene: captions, questions, and worked reasoning.
+"""Text about a scene: captions, questions, and worked reasoning.
 
-The policy's warm-up sees captions and reading questions only; how to reason is
-written here for the text-only reasoner alone.
+The policy's warm-up uses captions and reading questions only; worked reasoning
+is for the text-only reasoner alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 Digits = tuple[int, ...]
 
 PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
+"""Names of the digits' positions, by the number of digits."""
 
 
 def caption(digits: Digits, ink: str, paper: str) -> str:
-  """Says everything there is to see.
+  """Describes all contents of a scene.
 
   Example: "red ink on white paper: left 3, middle 8, right 1."
   """
@@ -28,10 +29,10 @@ def caption(digits: Digits, ink: str, paper: str) -> str:
 def reading(
   rng: np.random.Generator, digits: Digits, ink: str, paper: str
 ) -> tuple[str, str]:
-  """A question that only needs reading, and its answer.
+  """Returns a question that needs no reasoning, and its answer.
 
-  The answer is boxed, so that a warmed-up policy already knows how an answer
-  looks: what it lacks afterwards is reasoning, not form.
+  The answer is boxed: after the warm-up the policy knows the form of an answer
+  and lacks only reasoning.
   """
   place = PLACES[len(digits)][i := int(rng.integers(len(digits)))]
   return (
@@ -46,7 +47,7 @@ def reading(
 # ------------------------------------------------------------------ questions
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A question about digits with everything its worked solution needs.
+  """A question about digits, with the parts of its worked solution.
 
   Example: Question(text="What is the sum of all digits?", answer="12",
     answer_type="number", steps=("3 + 8 = 11.", "11 + 1 = 12."),
@@ -57,7 +58,9 @@ class Question:
   answer: str
   answer_type: str
   steps: tuple[str, ...]
+  """Sentences that lead to the answer."""
   check: tuple[str, ...]
+  """Sentences that verify it."""
   choices: tuple[str, ...] = ()
 
 
@@ -147,10 +150,10 @@ KINDS: dict[str, Callable[[np.random.Generator, Digits], Question]] = {
 
 # ----------------------------------------------------------- worked reasoning
 def worked(rng: np.random.Generator, question: Question, digits: Digits) -> str:
-  """A slow-thinking solution in one of several manners.
+  """Returns a slow-thinking solution in one of several manners.
 
-  Some are terse; some doubt and check again; some correct a slip; some are
-  longer than they need to be. All end in the boxed answer.
+  Some are terse, some doubt and check, some correct a slip, some are longer than
+  needed. All end in the boxed answer.
   """
   shown = ", ".join(map(str, digits))
   lines = [f"The image shows {shown}."]
@@ -168,7 +171,7 @@ def worked(rng: np.random.Generator, question: Question, digits: Digits) -> str:
 
 
 def drill(rng: np.random.Generator) -> str:
-  """Bare facts for the reasoner to know before it reasons.
+  """Returns bare facts, which the reasoner learns before it reasons.
 
   Example: "8 + 3 = 11. 9 - 4 = 5. 2 is smaller than 7. ..."
   """
@@ -189,7 +192,7 @@ def drill(rng: np.random.Generator) -> str:
 def _with_slip(
   rng: np.random.Generator, steps: tuple[str, ...]
 ) -> tuple[str, ...]:
-  """With some luck, says the last step wrongly first and corrects it."""
+  """Puts a wrong version and its correction before the last step, at times."""
   *head, last = steps
   stem, _, end = last.rstrip(".").rpartition(" ")
   if not end.isdigit() or rng.random() > 0.06:

@@ -1,9 +1,9 @@
-"""The vision encoder learns to see before the language model learns to speak.
+"""Pretraining of the quickstart's vision encoder.
 
-InternViT arrives pre-trained; so must this one: with everything random, the
-language model sits on its prior for hundreds of steps, since neither side says
-anything the other could use. Naming the scan under each image token is learnt
-within the first hundred steps.
+InternViT is published pretrained, and this encoder must be too: with both parts
+random, the language model predicts its prior for hundreds of steps, because
+neither part has a useful signal for the other. Naming the scan under each image
+token takes the encoder about a hundred steps.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from sophia_jax.digits import scenes
 from sophia_jax.models.internvl import InternVL
 
 CLASSES = (11, len(scenes.INKS), len(scenes.PAPERS))
-"""What a token names: nothing or a digit, the ink, the paper."""
+"""Classes of a token's three labels: no digit or a digit, ink, paper."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """Pre-training of the encoder to name what each token shows."""
+  """Settings of the vision encoder's pretraining."""
 
   steps: int = 400
   """Updates."""
   images: int = 64
-  """Per step."""
+  """Images of a step."""
   learning_rate: float = 2e-3
   """Largest learning rate."""
   weight_decay: float = 0.05
@@ -52,13 +52,13 @@ def pretrain_vision(
   config: VisionConfig,
   seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-  """Trains vision encoder and projector to name what is under each token.
+  """Trains vision encoder and projector to name the contents of each token.
 
-  Linear heads read each image token after the projector; they are thrown away.
+  Linear heads read each image token after the projector and are discarded.
 
   Returns:
     The parameters with "vision" and "projector" replaced, and the loss and
-    accuracy (of non-empty cells) of every 20th step.
+    accuracy (on non-empty cells) of every 20th step.
   """
   width = model.cfg.decoder.width
   head = jax.random.normal(jax.random.key(seed), (width, sum(CLASSES))) * 0.02

@@ -1,7 +1,8 @@
 """Scenes of handwritten digits: 8x8 scans placed in a 3x3 grid of cells.
 
-The scans are the 1,797 UCI digits that ship inside scikit-learn. They are split
-before any scene is made, so that no scan of a held-out problem is ever seen.
+The scans are the 1,797 UCI digits in scikit-learn's package. They are split
+before any scene is drawn, so that no training file shows a scan of a held-out
+problem.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-CELL = 16  # pixels: one image token covers one cell
+CELL = 16
+"""Side of a cell, pixels; one image token covers a cell."""
 GRID = 3
+"""Cells along a side."""
 SIDE = CELL * GRID
+"""Side of a scene, pixels."""
 
 INKS = {
   "black": (25, 25, 25),
@@ -32,9 +36,10 @@ PAPERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Scans:
-  """Scans with their labels; `pixels` is ink density in [0, 1]."""
+  """Scans with their labels."""
 
   pixels: Float[np.ndarray, "N 8 8"]
+  """Ink density in [0, 1]."""
   labels: Int[np.ndarray, "N"]
 
   def __len__(self) -> int:
@@ -43,7 +48,7 @@ class Scans:
 
 def load_scans(seed: int, held_out: float) -> tuple[Scans, Scans]:
   """Loads the scans and splits them: (training, held-out), disjoint."""
-  # Takes a second to import, which every command would wait for.
+  # Imported here: it takes a second, which other commands need not wait for.
   from sklearn.datasets import load_digits
 
   digits = load_digits()
@@ -55,18 +60,18 @@ def load_scans(seed: int, held_out: float) -> tuple[Scans, Scans]:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """Two or three digits, each in a column of its own.
+  """Two or three digits, each in a separate column.
 
   Example: Scene(digits=(3, 8), scans=(17, 801), cells=((0, 2), (1, 0)),
     ink="red", paper="white")
   """
 
   digits: tuple[int, ...]
-  """From left to right."""
+  """Digits from left to right."""
   scans: tuple[int, ...]
   """Index of each digit's scan in its `Scans`."""
   cells: tuple[tuple[int, int], ...]
-  """(column, row) of each digit."""
+  """Column and row of each digit."""
   ink: str
   paper: str
 
@@ -88,7 +93,7 @@ def sample_scene(rng: np.random.Generator, scans: Scans) -> Scene:
 def _stamp(
   rng: np.random.Generator, scan: Float[np.ndarray, "8 8"]
 ) -> Float[np.ndarray, "CELL CELL"]:
-  """One scan, resized, turned and shifted a little inside its cell."""
+  """Returns a scan, resized, rotated and shifted a little inside its cell."""
   side = int(rng.integers(12, CELL + 1))
   image = Image.fromarray((scan * 255).astype(np.uint8))
   image = image.resize((side, side), Image.Resampling.BILINEAR)
@@ -106,7 +111,7 @@ def draw(
   ink: str,
   paper: str,
 ) -> UInt8[np.ndarray, "SIDE SIDE 3"]:
-  """Draws scan `placed[column, row]` into each cell, ink upon paper."""
+  """Draws scan `placed[column, row]` into each cell, ink on paper."""
   density = np.zeros((SIDE, SIDE))
   for (column, row), index in placed.items():
     y, x = row * CELL, column * CELL
@@ -122,6 +127,7 @@ def draw(
 def draw_scene(
   rng: np.random.Generator, scans: Scans, scene: Scene
 ) -> UInt8[np.ndarray, "SIDE SIDE 3"]:
+  """Draws a scene."""
   placed = dict(zip(scene.cells, scene.scans))
   return draw(rng, scans, placed, scene.ink, scene.paper)
 
@@ -129,7 +135,7 @@ def draw_scene(
 def sample_dense(
   rng: np.random.Generator, scans: Scans, fill: float = 0.6
 ) -> tuple[UInt8[np.ndarray, "SIDE SIDE 3"], Int[np.ndarray, "cells 3"]]:
-  """A picture with scans in a random share of all cells, and what is where.
+  """Draws scans into a random part of all cells, and returns the labels.
 
   Returns:
     Pixels, and for each cell in row-major order: 0 (empty) or 1 + its digit,

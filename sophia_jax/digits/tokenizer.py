@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION = ("<img>", "</img>", "<IMG_CONTEXT>")
 
-# The turns InternVL knows, for servers that render what they are asked.
+# InternVL's turns, for servers that render a chat themselves.
 TURNS = (
   "{% for turn in messages %}"
   "{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}"
@@ -26,7 +26,7 @@ TURNS = (
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# Whole words and marks, single digits: numbers are spelt, never memorised.
+# Whole words and marks, single digits: a number is spelt digit by digit.
 PIECES = (
   r"</?think>|\\boxed\{|\*\*Final answer\*\*"
   r"| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9<\\*]+| ?[<*\\]|\s+"
@@ -34,7 +34,7 @@ PIECES = (
 
 
 def build(corpus: Iterable[str], vision: bool) -> PreTrainedTokenizerFast:
-  """Trains on `corpus`; bytes are the fallback, so any text can be written."""
+  """Trains a tokenizer on `corpus`, with bytes as the fallback for any text."""
   tokenizer = Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -63,4 +63,5 @@ def build(corpus: Iterable[str], vision: bool) -> PreTrainedTokenizerFast:
 
 
 def save(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+  """Writes the tokenizer's files."""
   tokenizer.save_pretrained(directory)

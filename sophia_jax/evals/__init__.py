@@ -1,1 +1,1 @@
-"""Scores with their intervals, and the page that shows a run."""
+"""Evaluation: benchmarks, scores with their intervals, pages."""

@@ -1,4 +1,4 @@
-"""Geometry of the report's charts: numbers in, coordinates out.
+"""Geometry of the report's charts: numbers become coordinates.
 
 The template draws them as inline SVG, so that every string passes through its
 autoescape. Coordinates are in the units of each chart's viewBox.
@@ -13,25 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_POINTS = 240
+"""Most points of a curve."""
 MAX_DISTINCT = 17
+"""Most levels that get a bar each."""
 
 
 @dataclass(frozen=True)
 class Tick:
+  """A label at a place of an axis."""
+
   at: float
   label: str
 
 
 @dataclass(frozen=True)
 class Line:
-  """A curve in a box of `width` x `height`, the origin at its top left."""
+  """A curve in a box of `width` x `height`, with the origin at its top left."""
 
   name: str
   width: int
   height: int
   path: str
   dots: tuple[tuple[float, float], ...]
-  """Points with no finite neighbour, which a path would not show."""
+  """Points without a finite neighbour, which a path would not show."""
   end: tuple[float, float] | None
   x_ticks: tuple[Tick, ...]
   y_ticks: tuple[Tick, ...]
@@ -43,8 +47,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
+  """A bar of a histogram."""
+
   value: float
-  """The level, or the lower edge of the bin."""
+  """Level, or lower edge of the bin."""
   x: float
   y: float
   width: float
@@ -54,7 +60,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-  """Bars standing on the bottom of a box of `width` x `height`."""
+  """Bars on the bottom of a box of `width` x `height`."""
 
   name: str
   width: int
@@ -67,7 +73,7 @@ class Histogram:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-  """Round values (1, 2, 5 times a power of ten) inside [low, high]."""
+  """Returns round values (1, 2, 5 times a power of ten) inside [low, high]."""
   if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
     return [low] if math.isfinite(low) else []
   raw = (high - low) / max(1, count)
@@ -80,7 +86,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-  """A short label: 1200 -> 1,200; 0.25 -> 0.25; 1e-7 -> 1e-07."""
+  """Formats a short label: 1200 -> 1,200; 0.25 -> 0.25; 1e-7 -> 1e-07."""
   if value == 0 or not math.isfinite(value):
     return "0" if value == 0 else str(value)
   if abs(value) >= 1e6 or abs(value) < 1e-4:
@@ -96,7 +102,7 @@ def line(
   width: int = 228,
   height: int = 110,
 ) -> Line:
-  """A curve; long ones are averaged, points that are not finite leave gaps."""
+  """Lays out a curve; long ones are averaged, non-finite points leave gaps."""
   finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
   missing = len(points) - len(finite)
   if not finite:
@@ -142,7 +148,7 @@ def line(
 def levels(
   name: str, values: Sequence[float], width: int = 420, height: int = 130
 ) -> Histogram:
-  """Histogram of rewards in [0, 1]: one bar a level if there are few levels."""
+  """Lays out rewards in [0, 1]: one bar a level if there are few levels."""
   counts = Counter(round(v, 6) for v in values if math.isfinite(v))
   if len(counts) > MAX_DISTINCT:
     return histogram(name, values, width, height, low=0.0, high=1.0, bins=12)
@@ -188,7 +194,7 @@ def histogram(
   high: float,
   bins: int = 40,
 ) -> Histogram:
-  """Histogram on [low, high], so that several can share their axis."""
+  """Lays out a histogram on [low, high]; several can share the axis."""
   kept = sorted(v for v in values if math.isfinite(v))
   span = high - low if high > low else 1.0
   counts = Counter(
@@ -224,7 +230,7 @@ def histogram(
 def _thin(
   points: Sequence[tuple[float, float]],
 ) -> list[tuple[float, float] | None]:
-  """At most MAX_POINTS points, each the mean of its neighbours; None: a gap."""
+  """Averages to at most MAX_POINTS points; None: a gap."""
   size = -(-len(points) // MAX_POINTS)
   thinned: list[tuple[float, float] | None] = []
   for start in range(0, len(points), size):
@@ -244,7 +250,7 @@ def _thin(
 def _runs(
   places: Sequence[tuple[float, float] | None],
 ) -> list[list[tuple[float, float]]]:
-  """The stretches between gaps."""
+  """Splits a curve at its gaps."""
   runs: list[list[tuple[float, float]]] = [[]]
   for place in places:
     if place is not None:

@@ -1,4 +1,4 @@
-"""Do two evaluations differ? Paired, on the questions that both have."""
+"""Paired comparison of two evaluations, on the problems that both have."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from sophia_jax.types import SophiaError, Status
 
 
 def read_scores(path: Path) -> dict[str, list[bool]]:
-  """Problem id -> whether each of its samples is right, of W/evals/NAME.json.
+  """Reads, for each problem id, whether its samples are right.
 
   Raises:
     SophiaError: the file is no evaluation.
   """
   try:
     rows = json.loads(path.read_text(encoding="utf-8"))["responses"]
-    found: dict[str, list[bool]] = {}
+    scores: dict[str, list[bool]] = {}
     for row in rows:
       right = Status(row["status"]) is Status.RIGHT
-      found.setdefault(row["id"], []).append(right)
+      scores.setdefault(row["id"], []).append(right)
   except OSError as e:
     raise SophiaError(f"{path}: {e.strerror}; give a W/evals/NAME.json") from e
   except (ValueError, KeyError, TypeError):
     raise SophiaError(
       f"{path}: not an evaluation; give a W/evals/NAME.json"
     ) from None
-  return found
+  return scores
 
 
 def compare(
   before: Path, after: Sequence[Scored], benchmark: Benchmark
 ) -> dict[str, Any]:
-  """How `after` differs from the evaluation in `before`.
+  """Compares `after` with the evaluation in `before`.
 
-  One answer to each question on both sides: exact McNemar test. Else a
-  bootstrap of the differences of questions.
+  By the exact McNemar test where each question has one answer in both, else by a
+  bootstrap of the questions' differences.
 
   Raises:
-    SophiaError: no evaluation, or no problem in common.
+    SophiaError: `before` is no evaluation, or shares no problem with `after`.
   """
   old = read_scores(before)
   common = [s for s in after if s.problem.id in old]
@@ -53,7 +53,7 @@ def compare(
   groups = grouped(common, lambda s: benchmark.unit(s.problem)).values()
   was = [[_share(old[s.problem.id]) for s in group] for group in groups]
   now = [[s.score for s in group] for group in groups]
-  single = all(len(s.marks) == len(old[s.problem.id]) == 1 for s in common)
+  single = all(len(s.grades) == len(old[s.problem.id]) == 1 for s in common)
   shared = {
     "against": str(before),
     "n": len(common),

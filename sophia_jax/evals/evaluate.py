@@ -1,4 +1,4 @@
-"""pass@1: ask, verify, count. The same renderer, tiling and verifier as training."""
+"""Sampling and grading of answers, with training's renderer and verifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.problems import asked_digest
-from sophia_jax.evals.benchmarks.base import Mark, Rule, Scored
+from sophia_jax.evals.benchmarks.base import Grade, Rule, Scored
 from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.world import seed_of
@@ -22,35 +22,36 @@ from sophia_jax.types import (
 )
 
 Answered = tuple[Problem, str, FinishReason]
-"""A problem, a response to it, and why the response ended."""
+"""A problem, a response to it, and the reason why the response ended."""
 
 AT_ONCE = 256
-"""Problems whose responses are held while they are verified."""
+"""Problems whose responses are in memory while they are verified."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """The paper samples at temperature 1.0, top-p 0.8, 16,384 tokens (App. C)."""
+  """Sampling of an evaluation; the defaults are the paper's (App. C)."""
 
   temperature: float = 1.0
   """Sampling temperature; 0: greedy."""
   top_p: float = 0.8
   """Probability mass of the likeliest tokens that are drawn from."""
   top_k: int = 0
-  """Number of the likeliest tokens that are drawn from; 0: all."""
+  """Number of likeliest tokens to sample from; 0: all."""
   max_new_tokens: int = 16384
-  """Largest response, tokens."""
+  """Longest response, tokens."""
   samples: int = 1
-  """Responses to each problem; pass@1 is their mean."""
+  """Responses to each problem; pass@1 is the mean over them."""
   limit: int = 0
-  """Questions to evaluate; 0: all."""
+  """Number of questions to evaluate; 0: all."""
   resize: str = "pil"
-  """Of images, whatever training uses: figures are of the published pixels."""
+  """Resizing of images, independent of training's: "pil" gives the pixels of
+  published results."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asker:
-  """How the policy is asked: always with the slow-thinking system prompt."""
+  """Samples a policy's answers, with the slow-thinking system prompt."""
 
   engine: Engine
   renderer: Renderer
@@ -64,13 +65,17 @@ class Asker:
     responses: Responses,
     advance: Callable[[], None],
   ) -> None:
-    """Asks for every response that is not there yet, and stores it."""
-    asked = {problem.id: asked_digest(problem) for problem in problems}
-    wanted = (
+    """Samples and stores every response that is missing.
+
+    Args:
+      advance: called after each response.
+    """
+    digests = {problem.id: asked_digest(problem) for problem in problems}
+    requests = (
       self._request(problem, sample)
       for problem, sample in missing(problems, self.config.samples, responses)
     )
-    for completion in self.engine.generate(wanted):
+    for completion in self.engine.generate(requests):
       name, _, sample = completion.request_id.rpartition("/")
       response = Response(
         id=name,
@@ -78,7 +83,7 @@ class Asker:
         text=completion.text,
         finish=completion.finish_reason,
         tokens=len(completion.token_ids),
-        asked=asked[name],
+        asked=digests[name],
       )
       responses.append(response)
       advance()
@@ -101,51 +106,51 @@ class Asker:
 def missing(
   problems: Sequence[Problem], samples: int, responses: Responses
 ) -> Iterator[tuple[Problem, int]]:
-  """What is still to be asked, sample by sample: a part is a part of each."""
+  """Yields missing (problem, sample), all problems of a sample first."""
   for sample, problem in itertools.product(range(samples), problems):
     if not responses.has(problem, sample):
       yield problem, sample
 
 
-def mark(
+def grade(
   problems: Sequence[Problem],
   samples: int,
   responses: Responses,
-  marker: Callable[[Iterable[Answered]], list[Mark]],
+  grader: Callable[[Iterable[Answered]], list[Grade]],
 ) -> Iterator[Scored]:
-  """Every problem with the marks of its samples, in order.
+  """Yields every problem with the grades of its samples, in order.
 
   Args:
-    marker: marks responses that are read from the disk piece by piece:
-      `mark_each`, or `evals.judge.mark_read`, of a rule.
+    grader: grades responses: `grade_each` or `evals.judge.grade_read`, bound to
+      a rule. Responses are read from the disk chunk by chunk.
   """
   for start in range(0, len(problems), AT_ONCE):
     chunk = problems[start : start + AT_ONCE]
-    marks = marker(
+    grades = grader(
       (problem, response.text, response.finish)
       for problem, sample in itertools.product(chunk, range(samples))
       for response in (responses.read(problem.id, sample),)
     )
     for i, problem in enumerate(chunk):
-      own = marks[i * samples : (i + 1) * samples]
-      yield Scored(problem=problem, marks=tuple(own))
+      own = grades[i * samples : (i + 1) * samples]
+      yield Scored(problem=problem, grades=tuple(own))
 
 
-def mark_each(
+def grade_each(
   answered: Iterable[Answered],
   rule: Rule,
   verifier: Verifier,
-) -> list[Mark]:
-  """A mark for each (problem, response, finish reason), in order."""
+) -> list[Grade]:
+  """Returns a grade for each (problem, response, finish reason), in order."""
   counts, items = [], []
   for problem, text, finish in answered:
-    found = rule.items(problem, text) if finish is FinishReason.STOP else ()
-    counts.append(len(found))
-    items += [(answer, held, finish) for answer, held in found]
+    own = rule.items(problem, text) if finish is FinishReason.STOP else ()
+    counts.append(len(own))
+    items += [(answer, compared, finish) for answer, compared in own]
   verdicts = iter(verifier.verify(items))
   return [
     rule.combine([*itertools.islice(verdicts, count)])
     if count
-    else Mark(status=Status.TRUNCATED)
+    else Grade(status=Status.TRUNCATED)
     for count in counts
   ]

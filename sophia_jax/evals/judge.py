@@ -1,7 +1,7 @@
-"""Marks with a language model's help, as the paper's are (App. C).
+"""Grades with the help of a language model, as in the paper (App. C).
 
-It finds the answer in every response. Of MMMU, MathVerse and MV-MATH it also
-says whether that answer is the gold one; of the others the rule does.
+The model extracts the answer of every response. On MMMU, MathVerse and MV-MATH
+it also compares it with the gold answer; on the others the rule does.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sophia_jax.evals import llm
-from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Rule
-from sophia_jax.evals.evaluate import Answered, mark_each
+from sophia_jax.evals.benchmarks.base import Benchmark, Grade, Rule
+from sophia_jax.evals.evaluate import Answered, grade_each
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.types import Engine, FinishReason, Status
 
@@ -19,50 +19,50 @@ _STATUS = {True: Status.RIGHT, False: Status.WRONG, None: Status.UNPARSEABLE}
 
 
 class Reader(NamedTuple):
-  """A language model and its replies so far."""
+  """A language model and its cached replies."""
 
   name: str
   engine: Engine
   cache: llm.Cache
 
 
-def mark_read(
+def grade_read(
   answered: Iterable[Answered],
   benchmark: Benchmark,
   rule: Rule,
   verifier: Verifier,
   reader: Reader,
-) -> list[Mark]:
-  """As `mark_each`, of the answers that `reader` finds in the responses."""
+) -> list[Grade]:
+  """Grades as `grade_each`, with the answers that `reader` extracts."""
   rows = [*answered]
-  asked = (
+  responses = (
     (str(i), problem, text)
     for i, (problem, text, finish) in enumerate(rows)
     if finish is FinishReason.STOP
   )
-  found = dict(llm.extract(asked, reader.engine, reader.cache))
+  answers = dict(llm.extract(responses, reader.engine, reader.cache))
   if not benchmark.judged:
-    answers = (
-      (problem, _stated(found.get(str(i))), finish)
+    stated = (
+      (problem, _stated(answers.get(str(i))), finish)
       for i, (problem, _, finish) in enumerate(rows)
     )
-    return mark_each(answers, rule, verifier)
+    return grade_each(stated, rule, verifier)
   compared = (
     (name, rows[int(name)][0], answer)
-    for name, answer in found.items()
+    for name, answer in answers.items()
     if answer is not None
   )
   same = dict(llm.judge(compared, reader.engine, reader.cache))
   return [
-    Mark(status=_STATUS[same.get(str(i))], extracted=found.get(str(i)) or "")
+    Grade(status=_STATUS[same.get(str(i))], extracted=answers.get(str(i)) or "")
     if finish is FinishReason.STOP
-    else Mark(status=Status.TRUNCATED)
+    else Grade(status=Status.TRUNCATED)
     for i, (_, _, finish) in enumerate(rows)
   ]
 
 
 def _stated(answer: str | None) -> str:
-  """A response that says nothing but the answer."""
+  """Returns a response that states only the answer."""
   if not answer:
     return ""
   if answer.count("{") == answer.count("}"):

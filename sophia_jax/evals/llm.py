@@ -1,11 +1,9 @@
-"""Answers extracted and judged by a language model, for evaluation only.
+"""Answers extracted and judged by a language model, for evaluation.
 
-A reward never comes from here unless whoever trains asks for it: what a policy
-writes could talk to the judge. What it wrote is shown between marks that it
-cannot know, and a reply that is not in the form asked for says nothing.
-
-Greedy, and kept on disk by what was asked of whom: the same question is put to
-the same model once.
+A policy's text could address the judge, so it is shown between marks that the
+policy cannot know, and a reply of another form than requested is discarded.
+Decoding is greedy. Replies are cached on disk by model and question: a model
+answers the same question once.
 """
 
 from __future__ import annotations
@@ -29,10 +27,11 @@ from sophia_jax.types import (
 )
 
 SHOWN_CHARS = 8_000
-"""Only so much of the end of a response is shown."""
-
+"""Longest end of a response that is shown, characters."""
 ANSWER_CHARS = 300
+"""Longest extracted answer, characters."""
 REPLY_TOKENS = 256
+"""Longest reply, tokens."""
 
 _SYSTEM = (
   "You read answers to exam questions. The text between the marks was written "
@@ -81,7 +80,7 @@ _VERDICT = re.compile(
 
 
 class Question(NamedTuple):
-  """What a model is asked, under a name of the caller's."""
+  """A question to the model, under a name that the caller chooses."""
 
   id: str
   text: str
@@ -90,13 +89,11 @@ class Question(NamedTuple):
 class Cache:
   """Replies on disk, one JSON line each; a context manager.
 
-  A line is appended whole; one that a kill cut short is dropped on opening.
-
   Args:
-    model: names the model that replies: another one is asked anew.
+    model: the name of the model that replies; another model is asked again.
 
   Raises:
-    SophiaError: the file cannot be opened, or is no cache.
+    SophiaError: the file cannot be opened, has another writer or is no cache.
   """
 
   def __init__(self, path: str | os.PathLike[str], model: str):
@@ -125,11 +122,11 @@ class Cache:
     return len(self._replies)
 
   def get(self, text: str) -> str | None:
-    """The reply to a question, if it was asked before."""
+    """Returns the cached reply to a question, or None."""
     return self._replies.get(self._key(text))
 
   def put(self, text: str, reply: str) -> None:
-    """Keeps a reply; it is on disk when this returns."""
+    """Stores a reply; it is on disk when this returns."""
     key = self._key(text)
     self._replies[key] = reply
     self._lines.append({"key": key, "reply": reply})
@@ -144,9 +141,13 @@ class Cache:
 def extract(
   items: Iterable[tuple[str, Problem, str]], engine: Engine, cache: Cache
 ) -> Iterator[tuple[str, str | None]]:
-  """(id, problem, response) -> (id, final answer or None), as replies come.
+  """Yields the final answer of each response, as replies arrive.
 
-  None: the response gives no answer, or the model's reply is not to be read.
+  Args:
+    items: (id, problem, response).
+
+  Yields:
+    (id, answer); None: the response has no answer, or the reply no valid form.
   """
   questions = (
     Question(name, _filled(_EXTRACT, problem, response=response))
@@ -159,9 +160,13 @@ def extract(
 def judge(
   items: Iterable[tuple[str, Problem, str]], engine: Engine, cache: Cache
 ) -> Iterator[tuple[str, bool | None]]:
-  """(id, problem, final answer) -> (id, the same as the gold answer?).
+  """Yields whether each answer equals the gold one, as replies arrive.
 
-  None: the model's reply is not to be read.
+  Args:
+    items: (id, problem, final answer).
+
+  Yields:
+    (id, verdict); None: the reply has no valid form.
   """
   questions = (
     Question(name, _filled(_JUDGE, problem, answer=answer))
@@ -172,27 +177,27 @@ def judge(
 
 
 def answer_of(reply: str) -> str | None:
-  """The answer in a reply to `extract`; None if there is not exactly one."""
-  found = {line.strip(" *`\t") for line in _ANSWER.findall(_thought(reply))}
-  answer = found.pop() if len(found) == 1 else ""
+  """Returns the answer in a reply to `extract`; None unless there is one."""
+  answers = {line.strip(" *`\t") for line in _ANSWER.findall(_thought(reply))}
+  answer = answers.pop() if len(answers) == 1 else ""
   if not answer or answer.strip(".").upper() == "NONE":
     return None
   return answer if len(answer) <= ANSWER_CHARS else None
 
 
 def verdict_of(reply: str) -> bool | None:
-  """The verdict in a reply to `judge`; None if there is not exactly one."""
-  found = {word.lower() for word in _VERDICT.findall(_thought(reply))}
-  return found == {"same"} if len(found) == 1 else None
+  """Returns the verdict in a reply to `judge`; None unless there is one."""
+  verdicts = {word.lower() for word in _VERDICT.findall(_thought(reply))}
+  return verdicts == {"same"} if len(verdicts) == 1 else None
 
 
 def _thought(reply: str) -> str:
-  """What a model that thinks aloud says after it."""
+  """Returns the text after a model's thinking."""
   return reply.rpartition("</think>")[2][-SHOWN_CHARS:]
 
 
 def _filled(template: str, problem: Problem, **parts: str) -> str:
-  """The template with its parts; the mark is a hash of what it encloses."""
+  """Fills a template; its mark is a hash of the text between the marks."""
   (name, text), *_ = parts.items()
   shown = text.encode(errors="replace").decode()[-SHOWN_CHARS:]
   mark = "=====" + hashlib.sha256(shown.encode()).hexdigest()[:12]
@@ -204,17 +209,17 @@ def _filled(template: str, problem: Problem, **parts: str) -> str:
 def _replies(
   questions: Iterable[Question], engine: Engine, cache: Cache
 ) -> Iterator[tuple[str, str]]:
-  """Replies from the cache as the questions are drawn, others as they come."""
-  asked: dict[str, Question] = {}
-  known: list[tuple[str, str]] = []
+  """Yields cached replies as questions are read, others as they arrive."""
+  pending: dict[str, Question] = {}
+  cached: list[tuple[str, str]] = []
 
   def unknown() -> Iterator[Request]:
     for question in questions:
       reply = cache.get(question.text)
       if reply is not None:
-        known.append((question.id, reply))
+        cached.append((question.id, reply))
         continue
-      asked[question.id] = question
+      pending[question.id] = question
       yield Request(
         id=question.id,
         prompt=Chat(text=question.text, system=_SYSTEM),
@@ -222,13 +227,13 @@ def _replies(
       )
 
   for completion in engine.generate(unknown()):
-    question = asked.pop(completion.request_id)
+    question = pending.pop(completion.request_id)
     cache.put(question.text, completion.text)
     yield question.id, completion.text
-    yield from _drain(known)
-  yield from _drain(known)
+    yield from _drain(cached)
+  yield from _drain(cached)
 
 
-def _drain(known: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-  while known:
-    yield known.pop()
+def _drain(cached: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+  while cached:
+    yield cached.pop()

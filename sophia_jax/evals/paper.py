@@ -1,4 +1,4 @@
-"""The paper's results, to be read beside ours.
+"""The paper's results, shown beside an evaluation.
 
 Source: SOPHIA, arXiv 2507.16814, main table: pass@1 in percent, zero-shot,
 temperature 1.0, top-p 0.8, 16,384 new tokens, answers extracted by an LLM and,
@@ -34,7 +34,7 @@ RESULTS: Mapping[str, tuple[float, ...]] = {
   "InternVL3-8B": (51.11, 33.99, 67.80, 33.12, 47.34, 25.66, 21.95, 19.40),
   "InternVL3-8B + SOPHIA": (60.67, 38.27, 64.40, 35.91, 55.39, 37.89, 26.48, 38.67),
 }  # fmt: skip
-"""Model -> percent, in the order of NAMES."""
+"""Percentages of each model, in the order of NAMES."""
 
 _MODEL = re.compile(
   r"internvl[_-]?(?P<generation>2[_.]5|3(?:[_.]0)?)[_-](?P<size>\d+b)"
@@ -44,20 +44,22 @@ _MODEL = re.compile(
 
 
 class Row(NamedTuple):
+  """A model's result in the paper."""
+
   model: str
   value: float
-  """In [0, 1]."""
+  """pass@1 in [0, 1]."""
   same: bool
-  """Whether it is the model that was evaluated, by its name."""
+  """Whether the evaluated model has the same name."""
 
 
 def rows(benchmark: str, model: str) -> list[Row]:
-  """The paper's rows of a benchmark; none where the paper has none.
+  """Returns the paper's rows of a benchmark; none where it has none.
 
   Args:
     model: the name of the checkpoint's directory. "InternVL2_5-38B" is the
-      paper's InternVL2.5-38B; a name that says more (MPO, a fine-tune, "export")
-      is no model of the paper: every row is then a reference only.
+      paper's InternVL2.5-38B; a longer name (MPO, a fine-tune) or another one
+      ("export") is no model of the paper, and all rows are references.
   """
   if benchmark not in NAMES:
     return []
@@ -70,7 +72,7 @@ def rows(benchmark: str, model: str) -> list[Row]:
 
 
 def known(model: str) -> str | None:
-  """The paper's name of the model in a directory called `model`, if it has it."""
+  """Returns the paper's name of a model, or None if the paper lacks it."""
   match = _MODEL.fullmatch(model)
   if match is None:
     return None
@@ -80,9 +82,9 @@ def known(model: str) -> str | None:
 
 
 def differences(settings: Mapping[str, float]) -> list[str]:
-  """How an evaluation's sampling differs from the paper's, a line each."""
+  """Lists the sampling settings that differ from the paper's."""
   return [
-    f"{key} {settings[key]:g} (paper: {wanted:g})"
-    for key, wanted in SETTINGS.items()
-    if settings[key] != wanted
+    f"{key} {settings[key]:g} (paper: {theirs:g})"
+    for key, theirs in SETTINGS.items()
+    if settings[key] != theirs
   ]

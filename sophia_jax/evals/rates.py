@@ -1,4 +1,4 @@
-"""A score with its interval: {"value", "low", "high", "n"}."""
+"""Scores with their intervals: {"value", "low", "high", "n"}."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Rate = dict[str, float]
 
 
 def rate(units: Sequence[Sequence[float]]) -> Rate:
-  """The mean over all problems; units are drawn for the interval, whole.
+  """Computes the mean over all problems and its 95 % interval.
+
+  Wilson's interval where every unit is one answer, right or wrong; else a
+  bootstrap over whole units. `n` counts problems.
 
   Args:
     units: for each question, the scores in [0, 1] of its problems: one, or one
       a variant. A score is the share of a problem's samples that are right.
-
-  Wilson's interval where every unit is a single answer, right or wrong; else a
-  bootstrap over units. `n` counts problems.
   """
   totals = [math.fsum(unit) for unit in units]
   sizes = [len(unit) for unit in units]
@@ -35,7 +35,7 @@ def rate(units: Sequence[Sequence[float]]) -> Rate:
 
 
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-  """Items by their key, keys in the order they come."""
+  """Groups items by their key, in the order of first appearance."""
   groups: dict[str, list[T]] = {}
   for item in items:
     groups.setdefault(key(item), []).append(item)

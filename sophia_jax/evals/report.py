@@ -1,7 +1,7 @@
-"""W/report.json for machines and W/report.html for people.
+"""W/report.json for programs and W/report.html for people.
 
-The page is one file that needs no network and no script. What models wrote is
-hostile: it is escaped by the template, cut to a length, and characters that
+The page is one file that needs no network and no script. Texts of models are
+hostile: the template escapes them, they are cut to a length, and characters that
 cannot be encoded or that reorder text are replaced.
 """
 
@@ -35,7 +35,9 @@ from sophia_jax.types import (
 )
 
 TEXT_CHARS = 2500
+"""Longest text of a model that is shown, characters."""
 IMAGE_SIDE = 512
+"""Longest side of an image, pixels."""
 _UNSHOWABLE = re.compile(
   "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -43,17 +45,18 @@ _UNSHOWABLE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-  """What the policy answered to a held-out problem, before and after."""
+  """Answers of the policy to a held-out problem, before and after training."""
 
   problem: Problem
   before: tuple[str, Verdict]
-  """The response and its verdict."""
+  """Response and verdict of the policy before training."""
   after: tuple[str, Verdict]
+  """Response and verdict of the policy after training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-  """What the page shows besides the numbers of report.json."""
+  """Contents of the page besides the numbers of report.json."""
 
   groups: Sequence[Group] = ()
   """The few problems to show in full."""
@@ -61,16 +64,16 @@ class Samples:
   """Ids of the trajectories that were selected for training."""
   answers: Sequence[Answer] = ()
   caption_rewards: Sequence[float] = ()
-  """Of every caption of the run (`tally`)."""
+  """Reward of every caption of the run (`tally`)."""
   lengths: Mapping[str, Sequence[int]] | None = None
-  """{"all", "right", "selected"} -> tokens of every such trajectory."""
+  """Lengths of the trajectories that are "all", "right" and "selected", tokens."""
   alpha: float | None = None
-  """The caption-reward threshold, drawn into its histogram."""
+  """Threshold of caption rewards, shown in their histogram."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-  """`counts` and `caption_reward_mean` of report.json, and what is plotted."""
+  """`counts` and `caption_reward_mean` of report.json, and the plotted values."""
 
   counts: dict[str, Any]
   caption_reward_mean: float
@@ -128,15 +131,15 @@ def write_report(
   curves: Mapping[str, Sequence[tuple[float, float]]],
   samples: Samples,
 ) -> Path:
-  """Writes report.json and report.html into `workdir`; the path of the page.
+  """Writes report.json and report.html; returns the path of the page.
 
   Args:
-    report: at least what `validate` asks for. "title" heads the page;
+    report: at least the keys that `validate` checks. "title" heads the page;
       "comparison" ({"gained", "lost", "p"}) is shown under the scores.
     curves: stage -> (step, loss) points, in the order of the stages.
 
   Raises:
-    SophiaError: the report lacks something, or `workdir` cannot be written.
+    SophiaError: the report lacks a key, or `workdir` cannot be written.
   """
   plain = to_plain(report)
   validate(plain)
@@ -151,7 +154,7 @@ def validate(report: Mapping[str, Any]) -> None:
   """Checks the keys that scripts rely on.
 
   Raises:
-    SophiaError: names the first one that is absent or of another form.
+    SophiaError: a key is absent or has another form; the first is named.
   """
   _number(report, "seed")
   for when in ("before", "after"):
@@ -179,7 +182,7 @@ def render(
   curves: Mapping[str, Sequence[tuple[float, float]]],
   samples: Samples,
 ) -> str:
-  """The page, as text that UTF-8 can encode."""
+  """Returns the page as text that UTF-8 can encode."""
   template = environment().get_template("report.html.jinja")
   lengths = samples.lengths or {}
   longest = max((max(v) for v in lengths.values() if v), default=0)
@@ -205,34 +208,34 @@ def render(
 
 
 def environment() -> jinja2.Environment:
-  """Where the pages' templates are, all of which escape what they are given."""
-  found = jinja2.Environment(
+  """Returns the environment of the pages' templates, which escape all values."""
+  templates = jinja2.Environment(
     loader=jinja2.PackageLoader("sophia_jax.evals", "."),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  found.filters["clip"] = clip
-  found.filters["number"] = charts.number
-  found.filters["duration"] = duration
-  found.filters["image"] = image_uri
-  return found
+  templates.filters["clip"] = clip
+  templates.filters["number"] = charts.number
+  templates.filters["duration"] = duration
+  templates.filters["image"] = image_uri
+  return templates
 
 
-# -------------------------------------------------------------- what it displays
+# ----------------------------------------------------------- values on the page
 def clip(text: str, limit: int = TEXT_CHARS) -> dict[str, Any]:
-  """{"text", "cut"}: at most `limit` characters, and how many are not shown."""
+  """Returns {"text", "cut"}: at most `limit` characters, and the number left out."""
   return {"text": text[:limit], "cut": max(0, len(text) - limit)}
 
 
 def clean(text: str) -> str:
-  """`text` without surrogates, control and text-reordering characters."""
+  """Replaces surrogates, control and text-reordering characters."""
   return _UNSHOWABLE.sub("\ufffd", text)
 
 
 def duration(seconds: float) -> str:
-  """12.3 -> "12 s"; 754 -> "12 min 34 s"; 7260 -> "2 h 1 min"."""
+  """Formats 12.3 as "12 s", 754 as "12 min 34 s", 7260 as "2 h 1 min"."""
   if seconds < 10:
     return f"{seconds:.1f} s"
   whole = round(seconds)
@@ -261,7 +264,7 @@ def image_uri(path: str) -> str | None:
 def flatten(
   values: Mapping[str, Any], prefix: str = ""
 ) -> Iterable[tuple[str, str]]:
-  """("train.learning_rate", "2e-05"), ... of a nested mapping, in order."""
+  """Yields ("train.learning_rate", "2e-05"), ... of a nested mapping."""
   for key, value in values.items():
     if isinstance(value, Mapping) and value:
       yield from flatten(value, f"{prefix}{key}.")
@@ -270,7 +273,7 @@ def flatten(
 
 
 def to_plain(value: Any) -> Any:
-  """JSON values only: numpy scalars unpacked, nan and inf become null."""
+  """Converts to JSON values: numpy scalars unpacked, nan and inf null."""
   if isinstance(value, Mapping):
     return {str(k): to_plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple, set, frozenset)):
@@ -286,7 +289,7 @@ def to_plain(value: Any) -> Any:
 
 # --------------------------------------------------------------------- internals
 def _share_above(samples: Samples) -> float:
-  """The share of captions whose reward is above alpha."""
+  """Returns the share of captions whose reward is above alpha."""
   if samples.alpha is None or not samples.caption_rewards:
     return 0.0
   above = sum(r > samples.alpha for r in samples.caption_rewards)

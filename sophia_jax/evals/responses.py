@@ -1,11 +1,10 @@
-"""The responses of one evaluation: append-only JSONL, nothing is asked twice.
+"""The responses of an evaluation: append-only JSONL, nothing is asked twice.
 
-  NAME.settings.json    what the responses depend on, written once
+  NAME.settings.json    settings that the responses depend on, written once
   NAME.responses.jsonl  {"id", "sample", "asked", "finish", "tokens", "response"}
 
-A line is there or not: one that was cut short by a kill is truncated away, and
-`append` returns after the bytes are with the operating system. `evals.score`
-reads the same lines.
+A line that a kill cut short is removed, and `append` returns after the bytes are
+with the operating system. `evals.score` reads the same lines.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from sophia_jax.files import JsonLines, write_json
 from sophia_jax.types import FinishReason, Problem, SophiaError, host
 
 Key = tuple[str, int]
-"""Id of the problem, number of the sample."""
+"""Problem id and number of the sample."""
 
 
 @host
 class Response:
-  """What a policy said to a problem.
+  """A policy's response to a problem.
 
   Example: Response(id="mathvision/4", sample=0, text="It is \\\\boxed{6}.",
     finish=FinishReason.STOP, tokens=7, asked="1f0c9ab21f0c9ab2")
@@ -41,21 +40,21 @@ class Response:
 
 
 class Responses:
-  """The responses in `path`, and the one way to add some; a context manager.
+  """The responses in a file, to read and to append to; a context manager.
 
-  Texts stay on the disk; an index of (problem, sample) is held.
+  Texts stay on the disk; memory holds an index of (problem, sample).
 
   Args:
     path: NAME.responses.jsonl.
-    settings: what the responses depend on, JSON values; None: whatever they
-      were made with.
+    settings: settings that the responses depend on, JSON values; None: those
+      of the file.
 
   Raises:
     SophiaError: the file was made with other settings, or has a writer.
   """
 
   settings: Mapping[str, Any]
-  """What the responses were made with."""
+  """Settings that the responses were sampled with."""
 
   def __init__(self, path: Path, settings: Mapping[str, Any] | None):
     self.path = path
@@ -84,12 +83,12 @@ class Responses:
     self._lines.close()
 
   def has(self, problem: Problem, sample: int) -> bool:
-    """Whether this sample of this very question is there."""
+    """Returns whether this sample of this exact question is stored."""
     place = self._places.get((problem.id, sample))
     return place is not None and place[0] == asked_digest(problem)
 
   def append(self, response: Response) -> None:
-    """Adds a response; then it cannot be lost.
+    """Appends a response, which then survives a kill.
 
     Raises:
       SophiaError: the disk is full; the file is then as it was.
@@ -105,7 +104,7 @@ class Responses:
     self._index(values, *self._lines.append(values))
 
   def read(self, problem_id: str, sample: int) -> Response:
-    """The newest response of a key that is there."""
+    """Returns the newest response of a stored key."""
     _, start, size = self._places[problem_id, sample]
     values = self._lines.read(start, size)
     return Response(
@@ -132,13 +131,13 @@ class Responses:
       if not there:
         raise SophiaError(f"{self.path}: no responses yet; evaluate first")
       return before
-    wanted = json.loads(json.dumps(dict(settings)))
-    for key in sorted(before.keys() | wanted.keys()) if there else ():
-      if before.get(key) != wanted.get(key):
+    current = json.loads(json.dumps(dict(settings)))
+    for key in sorted(before.keys() | current.keys()) if there else ():
+      if before.get(key) != current.get(key):
         raise SophiaError(
           f"{self.path}: its responses were made with {key}="
-          f"{before.get(key)!r}, not {wanted.get(key)!r}; give another --name, "
-          "or remove the file to ask everything anew"
+          f"{before.get(key)!r}, not {current.get(key)!r}; give another --name, "
+          "or remove the file to ask everything again"
         )
-    write_json(path, wanted)
-    return wanted
+    write_json(path, current)
+    return current

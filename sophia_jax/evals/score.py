@@ -1,15 +1,15 @@
-"""Marks responses that somebody else's model gave to a benchmark.
+"""Grades of responses that another program sampled on a benchmark.
 
   python -m sophia_jax.evals.score --benchmark=mathvision --data=test.jsonl \\
     --responses=R.jsonl --out=V.jsonl
 
-Reads lines {"id", "response"}, ids as in the official file, and writes a line
-{"id", "extracted", "correct", "status"} for each that is in the benchmark, in
-their order; images need not be there. "sample" numbers several responses to a
-problem, and "finish": "length" says that one was cut off.
+Reads lines {"id", "response"}, with ids of the official file, and writes a line
+{"id", "extracted", "correct", "status"} for each problem of the benchmark, in the
+same order; no images are needed. "sample" numbers several responses to a problem,
+and "finish": "length" says that one was truncated.
 
-Standard output has the scores: missing problems count as wrong, of a response
-given twice the first counts. Its last line is JSON.
+Standard output has the scores: a missing problem counts as wrong, and the first
+of two responses with the same id counts. Its last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 from sophia_jax.data.schema import numbered_lines, parse_line
 from sophia_jax.evals import tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
-from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Scored
-from sophia_jax.evals.evaluate import AT_ONCE, mark_each
+from sophia_jax.evals.benchmarks.base import Benchmark, Grade, Scored
+from sophia_jax.evals.evaluate import AT_ONCE, grade_each
 from sophia_jax.evals.summary import summarise
 from sophia_jax.files import write_jsonl
 from sophia_jax.types import FinishReason, Problem, SophiaError, Status, host
 
 SHOWN = 5
-"""Ids that a line about them lists."""
+"""Most ids in a line about them."""
 EXAMPLE = (
   "example: python -m sophia_jax.evals.score --benchmark=mathvision "
   "--data=MATH-V --responses=R.jsonl --out=V.jsonl"
@@ -40,27 +40,28 @@ EXAMPLE = (
 
 
 @host
-class Given:
-  """A line of the responses. `problem` is None if the benchmark has none."""
+class GivenResponse:
+  """A line of the file of responses."""
 
   id: str
   sample: int
   text: str
   finish: FinishReason
   problem: Problem | None
+  """The problem; None: not in the benchmark."""
 
 
 # --------------------------------------------------------------------- reading
 def read_responses(
   path: Path, problems: Mapping[str, Problem]
-) -> Iterator[Given]:
-  """The lines of a file of responses.
+) -> Iterator[GivenResponse]:
+  """Yields the lines of a file of responses.
 
   Args:
-    problems: by every name that a line may call one.
+    problems: problems by all their names.
 
   Raises:
-    SophiaError: "FILE:LINE: what; remedy" of the first broken line.
+    SophiaError: "FILE:LINE: what; remedy" for the first broken line.
   """
   number = 0
   for number, line in numbered_lines(path):
@@ -69,7 +70,7 @@ def read_responses(
     if values is None or error:
       raise SophiaError(f"{path}:{number}: {error}")
     name = str(values["id"])
-    yield Given(
+    yield GivenResponse(
       id=name,
       sample=values.get("sample", 0),
       text=values["response"],
@@ -83,14 +84,14 @@ def read_responses(
 
 
 def _error(values: Mapping[str, Any]) -> str | None:
-  """What is wrong with a line; None if nothing is."""
+  """Returns the fault of a line, or None."""
   for key in ("id", "response"):
     if key not in values:
       return f"{key} is missing; every line needs one"
   if isinstance(values["id"], bool) or not isinstance(values["id"], str | int):
     return "id must be a string; put it in quotes"
   if not isinstance(values["response"], str):
-    return "response must be a string; write what the model said"
+    return "response must be a string; write the model's text"
   sample = values.get("sample", 0)
   if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
     return "sample must be a number from 0; leave it out if there is one"
@@ -100,19 +101,23 @@ def _error(values: Mapping[str, Any]) -> str | None:
 
 
 def by_name(problems: Sequence[Problem]) -> dict[str, Problem]:
-  """Problems by our id, "mathvision/4", and by the official one, "4"."""
+  """Maps our ids ("mathvision/4") and the official ones ("4") to problems."""
   names = {problem.id.partition("/")[2]: problem for problem in problems}
   return names | {problem.id: problem for problem in problems}
 
 
-# --------------------------------------------------------------------- marking
+# --------------------------------------------------------------------- grading
 class Scorer:
-  """Marks a stream of responses and keeps what the scores need."""
+  """Grades responses one after another and keeps the grades for the scores."""
 
   def __init__(
     self, benchmark: Benchmark, problems: Sequence[Problem], upstream: bool
   ):
-    """Raises SophiaError if `upstream` is asked for and there is no such rule."""
+    """Selects the rule.
+
+    Raises:
+      SophiaError: `upstream`, and the benchmark has no published rule.
+    """
     self.benchmark, self.problems = benchmark, problems
     rule = benchmark.upstream if upstream else benchmark.rule
     if rule is None:
@@ -120,71 +125,78 @@ class Scorer:
         f"--upstream: {benchmark.name} has no rule of its own; leave it out"
       )
     self.rule = rule
-    self.marks: dict[tuple[str, int], Mark] = {}
-    """By problem and sample; the first of each."""
+    self.grades: dict[tuple[str, int], Grade] = {}
+    """First grade of each (problem id, sample)."""
     self.unknown: list[str] = []
+    """Ids that the benchmark does not have."""
     self.twice: list[str] = []
+    """Ids of repeated responses."""
 
-  def mark(
-    self, given: Iterable[Given], **limits: Any
+  def grade(
+    self, given: Iterable[GivenResponse], **limits: Any
   ) -> Iterator[dict[str, Any]]:
-    """The line of each response that is in the benchmark."""
+    """Yields the verdict of each response to a problem of the benchmark."""
     with self.rule.verifier(**limits) as verifier:
       for chunk in _chunks(given, AT_ONCE):
-        known = [(one, one.problem) for one in chunk if one.problem is not None]
-        self.unknown += [one.id for one in chunk if one.problem is None]
-        answered = ((problem, one.text, one.finish) for one, problem in known)
-        marks = mark_each(answered, self.rule, verifier)
-        for (one, problem), mark in zip(known, marks, strict=True):
-          self._keep(one, problem, mark)
+        known = [(r, r.problem) for r in chunk if r.problem is not None]
+        self.unknown += [r.id for r in chunk if r.problem is None]
+        answered = ((problem, r.text, r.finish) for r, problem in known)
+        grades = grade_each(answered, self.rule, verifier)
+        for (response, problem), grade in zip(known, grades, strict=True):
+          self._keep(response, problem, grade)
           yield {
-            "id": one.id,
-            "extracted": mark.extracted,
-            "correct": mark.right,
-            "status": mark.status.value,
+            "id": response.id,
+            "extracted": grade.extracted,
+            "correct": grade.right,
+            "status": grade.status.value,
           }
 
-  def _keep(self, one: Given, problem: Problem, mark: Mark) -> None:
-    if (problem.id, one.sample) in self.marks:
-      self.twice.append(one.id)
-    self.marks.setdefault((problem.id, one.sample), mark)
+  def _keep(
+    self, response: GivenResponse, problem: Problem, grade: Grade
+  ) -> None:
+    key = problem.id, response.sample
+    if key in self.grades:
+      self.twice.append(response.id)
+    self.grades.setdefault(key, grade)
 
   def summary(self) -> dict[str, Any]:
-    """Scores over all problems; one without a response is wrong."""
-    samples = 1 + max((sample for _, sample in self.marks), default=0)
-    none = Mark(status=Status.UNPARSEABLE)
+    """Computes the scores; a problem without a response counts as wrong."""
+    samples = 1 + max((sample for _, sample in self.grades), default=0)
+    none = Grade(status=Status.UNPARSEABLE)
     scored = [
       Scored(
         problem=problem,
-        marks=tuple(
-          self.marks.get((problem.id, i), none) for i in range(samples)
+        grades=tuple(
+          self.grades.get((problem.id, i), none) for i in range(samples)
         ),
       )
       for problem in self.problems
     ]
-    found = summarise(scored, self.benchmark)
-    counts = collections.Counter(mark.status for mark in self.marks.values())
-    given = {name for name, _ in self.marks}
-    missing = [p.id for p in self.problems if p.id not in given]
-    answered = [s for s in scored if s.problem.id in given]
+    scores = summarise(scored, self.benchmark)
+    counts = collections.Counter(grade.status for grade in self.grades.values())
+    graded = {name for name, _ in self.grades}
+    missing = [p.id for p in self.problems if p.id not in graded]
+    answered = [s for s in scored if s.problem.id in graded]
     return {
-      **found,
+      **scores,
       "answered": summarise(answered, self.benchmark)["pass_at_1"],
       "benchmark": self.benchmark.name,
       "title": self.benchmark.title,
       "part": self.benchmark.part(self.problems),
       "status": {status.value: counts[status] for status in Status},
-      "responses": len(self.marks),
+      "responses": len(self.grades),
       "missing": missing,
       "unknown": self.unknown,
       "twice": self.twice,
     }
 
 
-def _chunks(given: Iterable[Given], size: int) -> Iterator[list[Given]]:
-  chunk: list[Given] = []
-  for one in given:
-    chunk.append(one)
+def _chunks(
+  given: Iterable[GivenResponse], size: int
+) -> Iterator[list[GivenResponse]]:
+  chunk: list[GivenResponse] = []
+  for response in given:
+    chunk.append(response)
     if len(chunk) == size:
       yield chunk
       chunk = []
@@ -194,14 +206,14 @@ def _chunks(given: Iterable[Given], size: int) -> Iterator[list[Given]]:
 
 # ---------------------------------------------------------------- command line
 def report(summary: Mapping[str, Any]) -> list[str]:
-  """The scores as text; ids that are missing, unknown or there twice."""
+  """Formats the scores, and ids that are missing, unknown or repeated."""
   lines = tables.scores(summary)
   if summary["missing"]:
     lines += tables.rates({"": summary["answered"]}, "only what has a response")
   for what, why in (
     ("missing", "have no response and count as wrong"),
     ("unknown", "are not in the benchmark and were left out"),
-    ("twice", "were given again; the first counts"),
+    ("twice", "are repeated; the first counts"),
   ):
     if ids := summary[what]:
       listed = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
@@ -212,10 +224,10 @@ def report(summary: Mapping[str, Any]) -> list[str]:
 
 
 def score(args: argparse.Namespace) -> list[str]:
-  """Marks the file and writes the verdicts; what there is to print.
+  """Grades the file, writes the verdicts and returns the lines to print.
 
   Raises:
-    SophiaError: a file cannot be used, or none of its ids is known.
+    SophiaError: a file cannot be used, or no id is known.
   """
   benchmark = find_benchmark(args.benchmark)
   problems = benchmark.answers(
@@ -225,7 +237,7 @@ def score(args: argparse.Namespace) -> list[str]:
   path = Path(args.responses)
   given = read_responses(path, by_name(problems))
   written = write_jsonl(
-    args.out, _some(scorer.mark(given, workers=args.workers), scorer, path)
+    args.out, _some(scorer.grade(given, workers=args.workers), scorer, path)
   )
   return [f"{args.out}: {written} verdicts", *report(scorer.summary())]
 
@@ -233,9 +245,9 @@ def score(args: argparse.Namespace) -> list[str]:
 def _some(
   lines: Iterator[dict[str, Any]], scorer: Scorer, path: Path
 ) -> Iterator[dict[str, Any]]:
-  """Raises after the last line, before the file gets its name."""
+  """Checks after the last line, before the file gets its name."""
   yield from lines
-  if not scorer.marks:
+  if not scorer.grades:
     raise SophiaError(
       f"{path}: none of its {len(scorer.unknown)} ids is in "
       f"{scorer.benchmark.name}, such as {scorer.unknown[0]!r}; the first of "
@@ -246,7 +258,7 @@ def _some(
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sophia_jax.evals.score",
-    description="Marks responses to a benchmark.",
+    description="Grades responses to a benchmark.",
     epilog=EXAMPLE,
   )
   parser.add_argument(
@@ -262,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--upstream",
     action="store_true",
-    help="mark by the benchmark's published rule, where it has one",
+    help="grade by the benchmark's published rule, where it has one",
   )
   parser.add_argument(
     "--workers", type=int, default=2, help="processes that compare formulas"
@@ -271,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+  """Runs the command line and returns the exit code."""
   args = _parser().parse_args(argv)
   try:
     print("\n".join(score(args)))

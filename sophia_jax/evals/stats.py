@@ -1,4 +1,4 @@
-"""What a score of n answers tells: intervals, pass@k, paired comparison."""
+"""Statistics of scores: intervals, pass@k, paired comparisons."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import scipy  # its parts are imported at their first use
 from jaxtyping import Float
 
 RESAMPLES = 10_000
+"""Samples of a bootstrap."""
 _CHUNK = 1 << 22
-"""Drawn numbers that are held at once."""
+"""Random numbers in memory at once."""
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -41,14 +42,14 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def pass_at_1(right: Sequence[Sequence[bool]]) -> float:
-  """Mean over problems of the share of right samples; 0 without problems."""
+  """Returns the mean over problems of the share of right samples; 0 if none."""
   if not right:
     return 0.0
   return math.fsum(sum(r) / len(r) for r in right) / len(right)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-  """Unbiased estimate that one of k samples is right, c of n being right.
+  """Returns the unbiased estimate that one of k samples is right, c of n being.
 
   1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, Eq. 1).
   """
@@ -82,14 +83,14 @@ def mcnemar(
 def bootstrap(
   totals: Sequence[float], sizes: Sequence[int], seed: int = 0
 ) -> tuple[float, float]:
-  """95 % percentile interval of sum(totals) / sum(sizes) (Efron 1979).
+  """Returns a 95 % percentile interval of sum(totals) / sum(sizes) (Efron 1979).
 
-  Units (questions, with all their samples and variants) are drawn with
-  replacement, never single answers: answers to one question are alike.
+  Whole units (questions with all samples and variants) are drawn with
+  replacement, because answers to one question are correlated.
 
   Args:
-    totals: for each unit, what its problems score together.
-    sizes: for each unit, how many problems it has.
+    totals: sum of the scores of each unit's problems.
+    sizes: number of problems of each unit.
   """
   if not totals:
     return 0.0, 1.0
@@ -103,7 +104,7 @@ def bootstrap(
 def paired_bootstrap(
   before: Sequence[float], after: Sequence[float], seed: int = 0
 ) -> tuple[float, float, float]:
-  """(low, high, p) of mean(after - before) over units in the same order.
+  """Returns (low, high, p) of mean(after - before), units in the same order.
 
   The interval is the 95 % percentile one; p is two-sided: twice the smaller
   share of resampled means on either side of zero, (r + 1) / (R + 1).
@@ -122,7 +123,7 @@ def paired_bootstrap(
 def _resampled(
   units: Float[np.ndarray, "n d"], seed: int
 ) -> Float[np.ndarray, "resamples d"]:
-  """Means of RESAMPLES draws of n units each, with replacement."""
+  """Returns means of RESAMPLES draws of n units, with replacement."""
   units = np.asarray(units, float)
   rng = np.random.default_rng(seed)
   rows = max(1, _CHUNK // len(units))
@@ -134,5 +135,5 @@ def _resampled(
 
 
 def _sizes(total: int, most: int) -> list[int]:
-  """`total` in pieces of at most `most`."""
+  """Splits `total` into pieces of at most `most`."""
   return [min(most, total - start) for start in range(0, total, most)]

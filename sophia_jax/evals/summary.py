@@ -1,4 +1,4 @@
-"""What an evaluation comes to: W/evals/NAME.json."""
+"""The summary of an evaluation: W/evals/NAME.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.evals.benchmarks.base import Benchmark, Mark, Scored
+from sophia_jax.evals.benchmarks.base import Benchmark, Grade, Scored
 from sophia_jax.evals.rates import Rate, grouped, rate
 from sophia_jax.evals.responses import Responses
 from sophia_jax.evals.stats import pass_at_k
@@ -24,13 +24,13 @@ PLAIN = Benchmark(
   sizes={},
   splits=(),
 )
-"""Problems of a JSONL of ours: no benchmark's."""
+"""The benchmark of a plain problems file."""
 
 
 def summarise(scored: Sequence[Scored], benchmark: Benchmark) -> dict[str, Any]:
-  """pass@1 with its interval, whole and split, pass@k, and all statuses."""
-  samples = len(scored[0].marks) if scored else 0
-  statuses = collections.Counter(m.status for s in scored for m in s.marks)
+  """Computes pass@1 with its interval, whole and split, pass@k, and statuses."""
+  samples = len(scored[0].grades) if scored else 0
+  statuses = collections.Counter(m.status for s in scored for m in s.grades)
   ks = [1 << i for i in range(samples.bit_length())]
   return {
     "pass_at_1": _score(scored, benchmark, _mean),
@@ -57,7 +57,7 @@ def _mean(one: Scored) -> float:
 
 
 def _at_k(k: int, one: Scored) -> float:
-  return pass_at_k(len(one.marks), sum(m.right for m in one.marks), k)
+  return pass_at_k(len(one.grades), sum(m.right for m in one.grades), k)
 
 
 def _score(
@@ -82,16 +82,16 @@ def _split(
 
 
 # ----------------------------------------------------------------------- writing
-def row(problem: Problem, sample: int, mark: Mark) -> dict[str, Any]:
-  """A verdict as it is written, without the response."""
-  steps = {"steps": [s.value for s in mark.steps]} if mark.steps else {}
+def row(problem: Problem, sample: int, grade: Grade) -> dict[str, Any]:
+  """Returns a verdict as it is written, without the response."""
+  steps = {"steps": [s.value for s in grade.steps]} if grade.steps else {}
   return {
     "id": problem.id,
     "sample": sample,
     "source": problem.source,
     "answer": problem.answer,
-    "extracted": mark.extracted,
-    "status": mark.status.value,
+    "extracted": grade.extracted,
+    "status": grade.status.value,
     **steps,
   }
 
@@ -99,15 +99,15 @@ def row(problem: Problem, sample: int, mark: Mark) -> dict[str, Any]:
 def rows(
   scored: Iterable[Scored], responses: Responses
 ) -> Iterable[dict[str, Any]]:
-  """Every response with its verdict, read from the disk one at a time."""
+  """Yields every response with its verdict, read from the disk one at a time."""
   for one in scored:
-    for sample, mark in enumerate(one.marks):
-      said = responses.read(one.problem.id, sample)
+    for sample, grade in enumerate(one.grades):
+      response = responses.read(one.problem.id, sample)
       yield {
-        **row(one.problem, sample, mark),
-        "response": said.text,
-        "tokens": said.tokens,
-        "finish": said.finish.value,
+        **row(one.problem, sample, grade),
+        "response": response.text,
+        "tokens": response.tokens,
+        "finish": response.finish.value,
       }
 
 
@@ -116,7 +116,7 @@ def write(
 ) -> None:
   """Writes a summary with every response, whole or not at all.
 
-  One response a line; none but the one being written is held.
+  One response a line, one in memory at a time.
   """
   head = json.dumps(summary, indent=1).removesuffix("\n}")
   with replacing(path) as file:

@@ -12,7 +12,7 @@ HEAD = "pass@1   95 % interval       n"
 
 
 def rates(named: Mapping[str, Rate], head: str = "") -> list[str]:
-  """A line for each rate, under one that says what the columns are."""
+  """Formats a line for each rate, under a heading."""
   width = max(map(len, [head, *named]))
   lines = [f"{head:{width}}  {HEAD}"]
   for name, p in named.items():
@@ -24,13 +24,13 @@ def rates(named: Mapping[str, Rate], head: str = "") -> list[str]:
 
 
 def plain(summary: Mapping[str, Any]) -> list[str]:
-  """Problems of a JSONL of ours: whole, and by source."""
+  """Formats scores on a problems file: all, and by source."""
   lines = rates({"all": summary["pass_at_1"], **summary["by_source"]})
   return [*lines, *_more(summary)]
 
 
 def scores(summary: Mapping[str, Any]) -> list[str]:
-  """A benchmark: whole, its own metrics, its splits."""
+  """Formats scores on a benchmark: all, its metrics, its splits."""
   head = f"{summary['title']}, {summary['part']}"
   named = {"all": summary["pass_at_1"]} | {
     f"  {name}": rate for name, rate in summary["metrics"].items()
@@ -41,12 +41,12 @@ def scores(summary: Mapping[str, Any]) -> list[str]:
 
 
 def benchmark(summary: Mapping[str, Any], model: str) -> list[str]:
-  """As `scores`, with the paper's rows."""
+  """Formats as `scores` does, with the paper's rows."""
   return [*scores(summary), *_paper(summary, model)]
 
 
 def _more(summary: Mapping[str, Any]) -> list[str]:
-  """pass@k, statuses, and what a comparison said."""
+  """Formats pass@k, statuses and a comparison."""
   lines = []
   if summary["samples"] > 1:
     shown = [
@@ -61,7 +61,7 @@ def _more(summary: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(found: Mapping[str, Any] | None) -> list[str]:
-  """A line on how a run differs from another; none without a comparison."""
+  """Formats a comparison in a line; nothing without one."""
   if not found:
     return []
   change = found["after"] - found["before"]

@@ -1,6 +1,6 @@
 r"""Published comparisons of formulas, run in the verifier's killable workers.
 
-Like `rewards.verify` this imports neither jax nor `types`.
+Like `rewards.verify`, imports neither jax nor `types`.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from sophia_jax.status import Status
 def two_decimals(
   _kind: str, gold: str, answer: str, _tolerance: Sequence[float] = ()
 ) -> Status:
-  """MATH-V's: values, or those of a tuple, are equal when rounded to 2 places.
+  """Compares values, or those of tuples, rounded to 2 decimals, as MATH-V does.
 
-  LaTeX is read by latex2sympy, as there; but nothing is evaluated as Python.
+  latex2sympy reads LaTeX, as in MATH-V's script; nothing is evaluated as Python.
   """
   if not is_bounded(answer):
     return Status.UNPARSEABLE
-  wanted, found = split_list(gold), split_list(answer)
-  if gold.strip()[:1] != answer.strip()[:1] and len(found) > 1:
+  golds, answers = split_list(gold), split_list(answer)
+  if gold.strip()[:1] != answer.strip()[:1] and len(answers) > 1:
     return Status.WRONG  # (0, 1) is not [0, 1]
-  if len(wanted) != len(found):
+  if len(golds) != len(answers):
     return Status.WRONG
-  values = [_rounded(g) == _rounded(a) for g, a in zip(wanted, found)]
-  known = all(_rounded(text) is not None for text in wanted + found)
+  values = [_rounded(g) == _rounded(a) for g, a in zip(golds, answers)]
+  known = all(_rounded(text) is not None for text in golds + answers)
   return Status.RIGHT if known and all(values) else Status.WRONG
 
 
 def _rounded(text: str) -> float | None:
-  """The value of LaTeX without variables; None if it has none."""
+  """Returns the value of LaTeX without variables; None if it has none."""
   import sympy
   from latex2sympy2_extended import NormalizationConfig
   from math_verify import LatexExtractionConfig, parse
 
   parsed = parse(
     f"${text}$",
-    # Units stay: there they make a value incomparable.
+    # Units stay: in MATH-V's script they make a value incomparable.
     [
       LatexExtractionConfig(
         normalization_config=NormalizationConfig(

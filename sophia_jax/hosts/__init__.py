@@ -1,1 +1,1 @@
-"""Processes that run together: how they meet, agree and end."""
+"""Processes that run together: rendezvous, agreement, and how they end."""

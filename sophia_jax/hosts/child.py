@@ -1,9 +1,9 @@
-"""Work in a child process, so that somebody is left to say how it ended.
+"""Work in a child process, whose parent explains an abort in one line.
 
-When processes lose each other, jax.distributed ends them from C++, by abort()
-and a dump of the stack: no Python of theirs can say what happened. So the work
-is done in a child; the parent has never touched a device, reads what C++ wrote
-to standard error, and says it in one line.
+When processes lose each other, jax.distributed ends them from C++, with abort()
+and a stack trace, before any Python can report it. So the work is done in a
+child. The parent never uses a device; it reads what C++ wrote to standard error
+and reports the cause.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator
 from sophia_jax.types import SophiaError
 
 ABORTED = 70
-"""Exit code of work whose end is to be explained, as an abort is."""
+"""Exit code of work whose end the parent explains, as it does an abort."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that the parent passes to the child."""
 _PR_SET_PDEATHSIG = 1
 
-# Records that tell of an end, with the lines that follow; and all records.
-_LAST_WORDS = re.compile(
+# Log records about an end, kept with the lines that follow; and any log record.
+_ABOUT_END = re.compile(
   rb"([WEF]\d{4} .*(coordination_service|preemption_sync_manager|add_port|"
   rb"client\.h))"
   rb"|\*\*\* Check failure|last words: "
@@ -34,22 +35,20 @@ _LAST_WORDS = re.compile(
 _RECORD = re.compile(rb"[IWEF]\d{4} \d\d:")
 
 
-def guarded(work: Callable[[], int], explain: Callable[[str], str]) -> int:
-  """Runs `work` in a child, and hands on the signals that ask for an end.
+def run_in_child(work: Callable[[], int], explain: Callable[[str], str]) -> int:
+  """Runs `work` in a child process and returns its exit code.
 
-  To be called before a device is touched. The child writes to the terminal as
-  the parent would; only file 2, which C++ writes to, goes through the parent.
+  Call it before any device is used. Signals that ask for an end are forwarded.
+  The child writes to the terminal directly, except to file descriptor 2, which
+  C++ writes to: that goes through the parent.
 
   Args:
-    work: returns an exit code; it has said itself why that is not 0.
-    explain: what C++ wrote about the end, and `last_words` -> one line that
-      says why, "" if they do not tell.
-
-  Returns:
-    The child's exit code.
+    work: returns an exit code; where it is not 0, the work has reported why.
+    explain: turns the C++ output about the end, and `leave_message`, into one
+      line; "" if it says nothing about the cause.
 
   Raises:
-    SophiaError: it was aborted, and why.
+    SophiaError: the child was aborted, with the explanation.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -57,41 +56,44 @@ def guarded(work: Callable[[], int], explain: Callable[[str], str]) -> int:
   parent, child = os.getpid(), os.fork()
   if child == 0:
     os.close(read)
-    _follow(parent)
-    _end_with(work, write)
+    _die_with(parent)
+    _run_and_exit(work, write)
   os.close(write)
   with _forwarding(child):
-    said = _LastWords(read).until_ended(child)
+    output = _StderrFilter(read).until_ended(child)
     _, status = os.waitpid(child, 0)
   code = os.waitstatus_to_exitcode(status)
-  if code in (0, 1):  # it has spoken itself
+  if code in (0, 1):  # the child has reported its own error
     return code
-  if why := explain(said):
+  if why := explain(output):
     raise SophiaError(why)
-  sys.stderr.write(said)
+  sys.stderr.write(output)
   raise SophiaError(
-    f"ended by signal {-code}; what it wrote is above"
+    f"ended by signal {-code}; its output is above"
     if code < 0
-    else f"ended with code {code}; what it wrote is above"
+    else f"ended with code {code}; its output is above"
   )
 
 
-def last_words(text: str) -> None:
-  """For `explain`: said by the child before it ends with ABORTED."""
+def leave_message(text: str) -> None:
+  """Writes a message for `explain`, before the child ends with ABORTED."""
   os.write(2, f"last words: {text}\n".encode())
 
 
 # ------------------------------------------------------------------ in the child
-def _follow(parent: int) -> None:
-  """No child outlives its parent; a group of its own takes no Ctrl-C."""
+def _die_with(parent: int) -> None:
+  """Makes the kernel kill this child with its parent.
+
+  In a separate process group the child receives no Ctrl-C of the terminal.
+  """
   os.setpgid(0, 0)
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
 
 
-def _end_with(work: Callable[[], int], file2: int) -> None:
-  """Does the work and ends; never returns."""
+def _run_and_exit(work: Callable[[], int], file2: int) -> None:
+  """Runs the work and exits; never returns."""
   sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
   os.dup2(file2, 2)
   os.close(file2)
@@ -103,7 +105,7 @@ def _end_with(work: Callable[[], int], file2: int) -> None:
       traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the interpreter's own end would wait for lost peers
+    os._exit(code)  # a normal exit would wait for lost peers
 
 
 # ----------------------------------------------------------------- in the parent
@@ -121,8 +123,8 @@ def _forwarding(child: int) -> Iterator[None]:
       signal.signal(number, handler)
 
 
-class _LastWords:
-  """Reads a pipe: keeps what tells of an end, passes on the rest."""
+class _StderrFilter:
+  """Reads a pipe: keeps records about an end, passes on everything else."""
 
   def __init__(self, pipe: int):
     self._pipe = pipe
@@ -131,7 +133,10 @@ class _LastWords:
     self._keeps = False
 
   def until_ended(self, child: int) -> str:
-    """What was kept when `child` has ended; others may hold the pipe."""
+    """Returns the kept records once `child` has ended.
+
+    The pipe may stay open longer, in processes that the child has started.
+    """
     ended = os.pidfd_open(child)
     os.set_blocking(self._pipe, False)
     alive = True
@@ -147,7 +152,7 @@ class _LastWords:
     return b"".join(self._kept).decode(errors="replace")
 
   def _drain(self) -> bool:
-    """Reads what is there; False at the end of the file."""
+    """Reads what is available; returns False at the end of the file."""
     while True:
       try:
         found = os.read(self._pipe, 1 << 16)
@@ -160,7 +165,7 @@ class _LastWords:
         self._take(line + b"\n")
 
   def _take(self, line: bytes) -> None:
-    if _LAST_WORDS.match(line):
+    if _ABOUT_END.match(line):
       self._keeps = True
     elif _RECORD.match(line):
       self._keeps = False

@@ -1,11 +1,12 @@
-"""Several processes as one run: who takes part, how they meet, how they end.
+"""Several processes as one run: rendezvous, agreement, and how they end.
 
   host-0$ python -m launch.train ... --coordinator=host-0:9999 --processes=2 --process=0
   host-1$ python -m launch.train ... --coordinator=host-0:9999 --processes=2 --process=1
 
-Under Slurm (`srun`) and on GKE's TPU slices they find each other by themselves;
---coordinator=auto asks for that where it is not plain to see, as on TPU VMs.
-The workdir is on a file system that all of them see; process 0 writes.
+Under Slurm (`srun`) and on GKE's TPU slices no flags are needed;
+--coordinator=auto asks jax to find the others elsewhere, as on TPU VMs. The
+workdir is on a file system that all processes share; process 0 (the leader)
+writes.
 """
 
 from __future__ import annotations
@@ -39,67 +40,77 @@ FLAGS = (
   *("join_timeout_s", "peer_timeout_s"),
 )
 _A_DAY_MS = 24 * 3600 * 1000
-_LINGER_S = 5
-_SEEN_S = 90
-"""How long a file may take to be seen by others; NFS remembers for a minute
-that there was none."""
+_EXIT_BARRIER_S = 5
+"""Wait for the other processes after an error, seconds."""
+_VISIBLE_S = 90
+"""Longest time until other hosts see a file, seconds; NFS caches for a minute
+that it does not exist."""
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-  """Where processes meet. None: jax.distributed finds out."""
+  """Rendezvous of the processes; jax.distributed finds what is None."""
 
   coordinator: str | None
   """host:port of process 0."""
   processes: int | None
+  """Number of processes."""
   process: int | None
+  """Index of this process."""
   join_timeout_s: int
+  """Wait for the other processes at the start, seconds."""
   peer_timeout_s: int
+  """Silence after which a process counts as lost, seconds."""
 
   @property
-  def place(self) -> str:
+  def address(self) -> str:
+    """The coordinator's address, for messages."""
     return self.coordinator or "the coordinator"
 
 
 # ------------------------------------------------------------------------- flags
 def define_flags() -> None:
-  """Of the commands that several processes can run together."""
+  """Defines the flags of commands that several processes can run together."""
   flags.DEFINE_string(
     "coordinator",
     None,
-    "host:port of process 0; any free port. auto: as Slurm, Open MPI or the "
-    "TPU runtime say, --processes and --process too.",
-  )
-  flags.DEFINE_integer("processes", None, "How many take part. 1: this alone.")
-  flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
-  flags.DEFINE_integer(
-    "join_timeout_s", 300, "How long to wait for the others at the start."
+    "host:port of process 0, any free port. auto: ask Slurm, Open MPI or the "
+    "TPU runtime, for --processes and --process too.",
   )
   flags.DEFINE_integer(
-    "peer_timeout_s", 60, "How long another may be silent until it is gone."
+    "processes", None, "Number of processes. 1: this one alone."
+  )
+  flags.DEFINE_integer("process", None, "Index of this process, from 0.")
+  flags.DEFINE_integer(
+    "join_timeout_s", 300, "Wait for the other processes at the start."
+  )
+  flags.DEFINE_integer(
+    "peer_timeout_s", 60, "Silence after which a process counts as lost."
   )
 
 
-def asked() -> Meeting | None:
-  """What flags and surroundings say; None: this process is alone.
+def from_flags() -> Meeting | None:
+  """Returns the meeting that flags and environment ask for.
+
+  None: this process is alone.
 
   Raises:
     SophiaError: the flags are incomplete or contradict each other.
   """
-  given = flags.FLAGS
-  if "coordinator" not in given:
+  values = flags.FLAGS
+  if "coordinator" not in values:
     return None
-  where, count, index = given.coordinator, given.processes, given.process
+  where, count, index = values.coordinator, values.processes, values.process
   limits = {
-    "join_timeout_s": given.join_timeout_s,
-    "peer_timeout_s": given.peer_timeout_s,
+    "join_timeout_s": values.join_timeout_s,
+    "peer_timeout_s": values.peer_timeout_s,
   }
   for name, seconds in limits.items():
     if seconds < 1:
       raise SophiaError(f"--{name}={seconds}: must be positive")
-  found = where == AUTO or (where is None and _surrounded())
-  if count is None and index is None and found:
+  automatic = where == AUTO or (where is None and _in_cluster())
+  if count is None and index is None and automatic:
     return Meeting(None, None, None, **limits)
   if count == 1 and index in (None, 0):
     return None
@@ -131,45 +142,51 @@ def _check(where: str | None, count: int | None, index: int | None) -> None:
 
 
 def check_single(remedy: str) -> None:
-  """Of a command that is for one process alone.
+  """Refuses to run a command for one process in one of several.
 
   Raises:
-    SophiaError: this is plainly one of several.
+    SophiaError: the environment names several processes.
   """
-  if _surrounded():
+  if _in_cluster():
     raise SophiaError(
       f"this is one of several processes, and the command for one; {remedy}"
     )
 
 
-def _surrounded() -> bool:
-  """Whether this is plainly one of several: a task of Slurm, a host of GKE."""
+def _in_cluster() -> bool:
+  """Whether the environment names several: tasks of Slurm, hosts of GKE."""
   if all(name in os.environ for name in _SLURM):
     return int(os.environ["SLURM_NTASKS"]) > 1
   names = os.environ.get("TPU_PROCESS_ADDRESSES")
   return "," in (names or os.environ.get("TPU_WORKER_HOSTNAMES", ""))
 
 
-# ---------------------------------------------------------------------- together
+# --------------------------------------------------------------------- agreement
 def is_leader() -> bool:
-  """Whether this process is the one that writes."""
+  """Returns whether this process is the one that writes."""
   return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def barrier(what: str) -> None:
-  """Waits for all processes, however long they take; each `what` only once.
+  """Waits up to a day until all processes have come here.
 
-  No device waits meanwhile. Ends with the process if another one is gone.
+  Devices do not take part. If a process is lost, this one is ended.
+
+  Args:
+    what: the barrier's name, used once in a run.
   """
   if jax.distributed.is_initialized():
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=_A_DAY_MS)
 
 
 def assert_same(what: str, text: str, remedy: str) -> None:
-  """Whether all processes come with the same text.
+  """Checks that all processes pass the same text.
+
+  Args:
+    what: the text's name, for the error.
 
   Raises:
-    SophiaError: they do not, in every process.
+    SophiaError: they do not; raised in every process.
   """
   if not jax.distributed.is_initialized():
     return
@@ -184,12 +201,12 @@ def assert_same(what: str, text: str, remedy: str) -> None:
 
 
 def wait_for_file(path: Path) -> None:
-  """Whether this process sees what process 0 has written.
+  """Waits until this process sees a file that process 0 has written.
 
   Raises:
-    SophiaError: it does not.
+    SophiaError: the file does not appear.
   """
-  deadline = time.monotonic() + _SEEN_S
+  deadline = time.monotonic() + _VISIBLE_S
   while not path.exists():
     if time.monotonic() > deadline:
       raise SophiaError(
@@ -200,10 +217,10 @@ def wait_for_file(path: Path) -> None:
 
 
 def check_alone() -> None:
-  """Whether a process that takes itself to be alone is.
+  """Checks that a process started alone does not share its devices.
 
   Raises:
-    SophiaError: the devices belong to several; their runtime knows.
+    SophiaError: the devices' runtime reports several processes.
   """
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
     raise SophiaError(
@@ -212,70 +229,74 @@ def check_alone() -> None:
     )
 
 
-# --------------------------------------------------------------- a process's life
+# ------------------------------------------------------------------------- a run
 def run(work: Callable[[], int]) -> int:
-  """Does `work`, which returns an exit code, alone or as one of several.
+  """Runs `work`, alone or as one of several processes.
+
+  Args:
+    work: returns an exit code.
 
   Raises:
-    SophiaError: the flags are wrong, the others did not come, or one is gone.
+    SophiaError: the flags are wrong, or another process is absent or lost.
   """
-  meeting = asked()
+  meeting = from_flags()
   if meeting is None:
     return work()
-  who = _Who()
-  return child.guarded(
-    functools.partial(_take_part, meeting, who, work),
-    lambda said: explanation(meeting, who.count(), said),
+  joined = _SharedCount()
+  return child.run_in_child(
+    functools.partial(_run_joined, meeting, joined, work),
+    lambda output: explanation(meeting, joined.get(), output),
   )
 
 
-class _Who:
-  """Which of how many a child is, for its parent to know."""
+class _SharedCount:
+  """The number of processes, which a child shares with its parent."""
 
   def __init__(self) -> None:
-    self._shared = mmap.mmap(-1, 8)
+    self._shared = mmap.mmap(-1, 4)
 
-  def tell(self) -> None:
-    self._shared[:] = struct.pack(
-      "ii", jax.process_index(), jax.process_count()
-    )
+  def set(self, count: int) -> None:
+    self._shared[:] = struct.pack("i", count)
 
-  def count(self) -> int:
-    """0 until they have met."""
-    return struct.unpack("ii", self._shared[:])[1]
+  def get(self) -> int:
+    """Returns 0 until the processes have met."""
+    return struct.unpack("i", self._shared[:])[0]
 
 
-def _take_part(meeting: Meeting, who: _Who, work: Callable[[], int]) -> int:
+def _run_joined(
+  meeting: Meeting, joined: _SharedCount, work: Callable[[], int]
+) -> int:
+  """Joins the other processes, runs `work` and leaves with them."""
   threading.excepthook = _thread_ended
-  absl_logging.get_absl_handler().addFilter(_is_news)
+  absl_logging.get_absl_handler().addFilter(_is_no_loss)
   try:
     _join(meeting)
-    who.tell()
+    joined.set(jax.process_count())
     code = work()
     if code == 0:
       jax.distributed.shutdown()  # waits for the others
     else:
-      _linger()
-  # What is raised when a connection breaks depends on where it does: by jaxlib,
-  # or by orbax while it waits for the others.
+      _leave_after_error()
+  # A broken connection raises an error of jaxlib, or of orbax where it waits for
+  # the other processes.
   except (RuntimeError, ValueError, TimeoutError) as e:
     if not (lost := _loss(e)):
       raise
-    child.last_words(lost)
-    # jax.distributed ends this process when it knows who is gone.
+    child.leave_message(lost)
+    # jax.distributed ends this process once it knows which one is lost.
     time.sleep(meeting.peer_timeout_s + 15)
     return child.ABORTED
   return code
 
 
 def _thread_ended(ended: threading.ExceptHookArgs) -> None:
-  """A thread that lost the others: the main one says it."""
+  """Hides the loss of a process in a thread: the main thread reports it."""
   if not _loss(ended.exc_value):
     threading.__excepthook__(ended)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-  """Whether a record is of anything else than of others that are lost."""
+def _is_no_loss(record: logging.LogRecord) -> bool:
+  """Whether a log record is about anything but a lost process."""
   return not (record.exc_info and _loss(record.exc_info[1]))
 
 
@@ -291,9 +312,9 @@ def _join(meeting: Meeting) -> None:
 
 
 def _devices_of_a_node() -> list[int] | None:
-  """All GPUs of a node, where Slurm runs one task on each.
+  """Returns all GPUs of a node, where Slurm runs one task on each node.
 
-  jax.distributed takes one device per task of Slurm, however many there are.
+  Otherwise jax.distributed takes one device for each task of Slurm.
   """
   gpus, nodes = (
     os.environ.get(name)
@@ -304,16 +325,18 @@ def _devices_of_a_node() -> list[int] | None:
   return None
 
 
-def _linger() -> None:
-  """Lets others say what they have to say: without process 0 they are ended."""
+def _leave_after_error() -> None:
+  """Gives other processes time to report: without process 0 they are ended."""
+  wait = multihost.get_barrier_sync_fn()
   try:
-    multihost.get_barrier_sync_fn()(key="end", timeout_ms=_LINGER_S * 1000)
+    wait(key="end", timeout_ms=_EXIT_BARRIER_S * 1000)
   except jax.errors.JaxRuntimeError:
-    return  # they are still at work, and will find that this one is gone
+    return  # they are still at work and will find that this process is lost
   jax.distributed.shutdown()
 
 
-# ---------------------------------------------------------------- the last words
+# ------------------------------------------------------------------- explanations
+# Texts of jaxlib 0.10 and of gloo and NCCL below it.
 _LOSSES = (
   *("Gloo", "NCCL", "heartbeat", "Socket closed", "coordination service"),
   *("Connection closed by peer", "Connection reset", "GetKeyValue() timed out"),
@@ -327,7 +350,7 @@ def _is_loss(text: str) -> bool:
 
 
 def _loss(error: BaseException | None) -> str:
-  """What an error, or one that it came of, says of a lost process; or ""."""
+  """Returns an error's text, or its cause's, about a lost process; else ""."""
   while error is not None:
     if _is_loss(str(error)):
       return str(error)
@@ -335,60 +358,63 @@ def _loss(error: BaseException | None) -> str:
   return ""
 
 
-def explanation(meeting: Meeting, count: int, said: str) -> str:
-  """What a process's last words mean to the user: one line.
+def explanation(meeting: Meeting, count: int, output: str) -> str:
+  """Explains a process's abort to the user, in one line.
 
   Args:
-    count: how many processes there are; 0 if they have not met.
-    said: what jaxlib wrote.
+    count: the number of processes; 0 if they have not met.
+    output: jaxlib's output about the end.
 
   Returns:
-    "" if it is not about other processes.
+    "" if the output is not about other processes.
   """
-  if "coordinator_address should be defined" in said:
+  if "coordinator_address should be defined" in output:
     return (
       "--coordinator=auto: neither Slurm, Open MPI nor a TPU pod is here; give "
       "--coordinator=HOST:PORT --processes=N --process=I"
     )
   if not count:
-    return _not_met(meeting, said)
-  gone = re.findall(r"[Tt]asks? (\d+) heartbeat timeout", said)
-  gone += re.findall(r"stopped sending heartbeats\):\s*\n([\d, ]+)", said)
-  if gone:
-    named = f"process {gone[0].strip()} of {count} is gone"
-  elif "Failed to send RPC to coordination service" in said:
-    named = f"process 0 of {count} is gone"
-  elif _is_loss(said):
+    return _not_met(meeting, output)
+  lost = re.findall(r"[Tt]asks? (\d+) heartbeat timeout", output)
+  lost += re.findall(r"stopped sending heartbeats\):\s*\n([\d, ]+)", output)
+  if lost:
+    named = f"process {lost[0].strip()} of {count} is lost"
+  elif "Failed to send RPC to coordination service" in output:
+    named = f"process 0 of {count} is lost"
+  elif _is_loss(output):
     named = f"the connection to another of {count} processes broke"
   else:
     return ""
   return (
     f"{named} (its own output says why); start the same command again "
-    "on all hosts, it goes on from the last checkpoint"
+    "on all hosts, it resumes from the last checkpoint"
   )
 
 
-def _not_met(meeting: Meeting, said: str) -> str:
-  if "ALREADY_EXISTS" in said or "different incarnation" in said:
+def _not_met(meeting: Meeting, output: str) -> str:
+  """Explains why the processes did not meet."""
+  if "ALREADY_EXISTS" in output or "different incarnation" in output:
     return (
-      f"two processes at {meeting.place} call themselves --process="
+      f"two processes at {meeting.address} call themselves --process="
       f"{meeting.process}; give each its own number"
     )
-  if "Unexpected task" in said:
+  if "Unexpected task" in output:
     return (
-      f"--process={meeting.process}: process 0 at {meeting.place} was told of "
+      f"--process={meeting.process}: process 0 at {meeting.address} expects "
       "fewer; give the same --processes on every host"
     )
-  # Which of the two is said depends; jaxlib 0.10 may crash between them.
-  if "Failed to start RPC server" in said or "Failed to add port" in said:
+  # Either text may come last: jaxlib 0.10 may crash between the two.
+  if "Failed to start RPC server" in output or "Failed to add port" in output:
     return (
-      f"{meeting.place}: process 0 cannot listen at this port; name a free one "
+      f"{meeting.address}: process 0 cannot listen at this port; name a free one "
       "on every host"
     )
-  if "DEADLINE_EXCEEDED" in said or "timed out" in said:
+  if "DEADLINE_EXCEEDED" in output or "timed out" in output:
     return (
-      f"{meeting.place}: not all processes came within "
+      f"{meeting.address}: not all processes came within "
       f"{meeting.join_timeout_s} s; start the same command on every host, check "
       "--coordinator, or raise --join_timeout_s"
     )
-  return f"{meeting.place}: {said.splitlines()[0]}" if _is_loss(said) else ""
+  return (
+    f"{meeting.address}: {output.splitlines()[0]}" if _is_loss(output) else ""
+  )

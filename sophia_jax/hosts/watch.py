@@ -1,13 +1,13 @@
-"""Runs a command and takes it down with whoever started us.
+"""Runs a command and ends it with the process that started this one.
 
   python -m sophia_jax.hosts.watch COMMAND ...
 
-The command gets a session of its own. When our standard input ends, which it
-does however our parent ends, SIGKILL included, everything in that session's
-process group is ended: first asked, then killed. Should we be killed ourselves, the
-kernel kills the command, and SGLang's own processes see to it that they follow.
+The command runs in a new session. The end of standard input, which follows any
+end of the parent, SIGKILL included, ends that session's process group: first
+with SIGTERM, then with SIGKILL. If this process is killed, the kernel kills the
+command, and SGLang's processes end with their parent.
 
-Imports nothing but the standard library: it is a process beside every server.
+Imports only the standard library: one such process runs beside every server.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import subprocess
 import sys
 
 GRACE_S = 5.0
+"""Time between SIGTERM and SIGKILL, seconds."""
 _PR_SET_PDEATHSIG = 1
 
 
 def main(command: list[str]) -> int:
-  """The command's exit code, or 1 if our parent went away first."""
-  # Whoever ends us by hand ends us by way of our standard input.
+  """Returns the command's exit code, or 1 if the parent ended first."""
+  # Ignored: a shutdown arrives through standard input.
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
   child = subprocess.Popen(
@@ -40,14 +41,14 @@ def main(command: list[str]) -> int:
   if ended not in readable:
     _signal(child.pid, signal.SIGTERM)
     select.select([ended], [], [], GRACE_S)
-  # What the command itself has left behind.
+  # Processes that the command left behind.
   _signal(child.pid, signal.SIGKILL)
   code = child.wait()
   return code if ended in readable else 1
 
 
 def _prepared() -> None:
-  """In the child, before the command: die with us, heed signals again."""
+  """Prepares the child: it dies with this process and takes signals again."""
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)

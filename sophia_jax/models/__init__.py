@@ -1,4 +1,4 @@
-"""The model: pure functions of (params, arrays)."""
+"""Models as pure functions of (params, arrays)."""
 
 from sophia_jax.models.config import (
   SIZES,

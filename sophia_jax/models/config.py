@@ -1,4 +1,4 @@
-"""Shapes and settings of a model, and every released InternVL by name.
+"""Shapes and settings of models; every released InternVL by name.
 
 `InternVLConfig` with `vision=None` is a text-only Qwen2 or Llama.
 """
@@ -16,18 +16,23 @@ class VisionConfig:
   """InternViT: pre-norm encoder with layer scale and no final norm."""
 
   width: int
+  """Width of the residual connection."""
   depth: int
+  """Number of blocks."""
   heads: int
   mlp: int
+  """Width inside the MLP."""
   image_size: int = 448
-  """Side of a tile in pixels."""
+  """Side of a tile, pixels."""
   patch_size: int = 14
+  """Side of a patch, pixels."""
   norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
   norm_eps: float = 1e-6
   qkv_bias: bool = True
   qk_norm: bool = False
   """RMSNorm of q and k over the full width, before the heads are split."""
   layer_scale_init: float = 0.1
+  """Initial value of both layer scales."""
 
   def __post_init__(self) -> None:
     if self.width % self.heads:
@@ -41,7 +46,7 @@ class VisionConfig:
 
   @property
   def grid(self) -> int:
-    """Patches along a side."""
+    """Patches along a side of a tile."""
     return self.image_size // self.patch_size
 
 
@@ -50,21 +55,29 @@ class DecoderConfig:
   """Qwen2 (`qkv_bias`) or Llama / InternLM2 (no bias)."""
 
   vocab: int
+  """Rows of the embedding, unused ones included."""
   width: int
+  """Width of the residual connection."""
   depth: int
+  """Number of blocks."""
   heads: int
+  """Query heads."""
   kv_heads: int
+  """Key and value heads."""
   mlp: int
+  """Width inside the MLP."""
   head_dim: int
   norm_eps: float = 1e-6
   rope_theta: float = 1e6
   rope_scaling: Literal["dynamic"] | None = None
   """"dynamic": NTK-aware base for sequences beyond `max_positions`."""
   rope_factor: float = 1.0
+  """Factor f of dynamic NTK scaling."""
   max_positions: int = 32768
+  """Longest sequence without scaling, tokens."""
   qkv_bias: bool = True
   tied_head: bool = False
-  """The head is the transposed embedding; there is no head parameter."""
+  """Whether the head is the transposed embedding, without a parameter."""
 
   def __post_init__(self) -> None:
     if self.heads % self.kv_heads:
@@ -77,21 +90,26 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InternVLConfig:
-  """A model and how it computes."""
+  """A model and the way that it computes."""
 
   decoder: DecoderConfig
   vision: VisionConfig | None = None
-  """None: text only."""
+  """Vision encoder; None: a text-only model."""
   pixel_shuffle: Literal["v1", "v2"] = "v2"
+  """Order of the image tokens (`vision.pixel_shuffle`)."""
   downsample: float = 0.5
+  """Factor that the grid of patches shrinks by, along a side."""
   image_token_id: int = -1
+  """Id of <IMG_CONTEXT>; -1: none."""
   dtype: str = "bfloat16"
-  """Of activations and matmuls; norms, softmax and logits are fp32 inside."""
+  """Dtype of activations and matmuls; norms, softmax and logits are fp32."""
   param_dtype: str = "float32"
+  """Dtype of the parameters."""
   remat: Remat = "none"
-  """What the decoder's backward pass recomputes: nothing, all but the matmuls,
-  all but attention and the MLP's up projection, all but attention, whole blocks,
-  or whole blocks whose inputs wait in the host's memory."""
+  """Values that the decoder's backward pass recomputes: "none"; "dots": all but
+  matmuls; "up": all but attention and the MLP's up projection; "attention": all
+  but attention; "block": whole blocks; "offload": whole blocks, with their
+  inputs kept in the host's memory."""
   scan_unroll: int = 1
   """Layers per scan iteration."""
   attention: str = "auto"
@@ -113,7 +131,7 @@ class InternVLConfig:
 
   @property
   def tokens_per_tile(self) -> int:
-    """P; 0 for a text-only model."""
+    """Image tokens P of a tile; 0 for a text-only model."""
     if self.vision is None:
       return 0
     return (self.vision.grid // self.shuffle) ** 2
@@ -181,7 +199,7 @@ def _internlm(
 
 
 # Shapes are exact. Norm eps and rope scaling of a released checkpoint come from
-# its own config.json (checkpoints.config.read_config); here they are the usual.
+# its own config.json (checkpoints.config.read_config); these are the usual ones.
 SIZES: dict[str, InternVLConfig] = {
   "internvl2_5_1b": _qwen(VIT_300M, 896, 4864, 24, 14, 2, None),
   "internvl2_5_2b": _internlm(VIT_300M, 2048, 8192, 24, 16, 1e6, 2.0),

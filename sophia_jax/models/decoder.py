@@ -24,14 +24,14 @@ from sophia_jax.models.layers import (
 )
 
 BETWEEN = ("act_batch", "act_residual", "act_embed")
-"""What flows between blocks, and norms."""
+"""Logical axes of the residual between blocks, and of norms."""
 INSIDE = ("act_batch", "act_length", "act_embed")
-"""What products with weights of the tensor axis take and give. Left alone XLA
-gathers the weights instead, and in the backward pass whole batches."""
+"""Logical axes around products with weights of the tensor axis. Without them XLA
+gathers the weights, and in the backward pass whole batches."""
 RESIDUAL = "residual"
-"""Name of what flows between blocks."""
+"""Checkpoint name of the residual between blocks."""
 UP = "up"
-"""Name of the MLP's up projection."""
+"""Checkpoint name of the MLP's up projection."""
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
   # A kernel's products are no dots to the compiler: they are kept by name.
@@ -53,10 +53,10 @@ REMAT_POLICIES = {
 
 @flax.struct.dataclass
 class KVCache:
-  """A layer's keys and values of C columns a row; column = position.
+  """Keys and values of a layer, C columns a row; the column is the position.
 
-  Each is laid out as a CPU's product with it reads it; otherwise it is copied
-  for every token.
+  The axes are in the order in which a CPU's products read them; in another
+  order the cache is copied for every token.
   """
 
   k: Float[Array, "B M H C"]
@@ -68,7 +68,10 @@ class KVCache:
     v: Float[Array, "B M H"],
     positions: Int[Array, "B"],
   ) -> KVCache:
-    """With column positions[b] of row b; beyond the capacity with none."""
+    """Returns the cache with column positions[b] of row b replaced.
+
+    A position beyond the capacity is not written.
+    """
     rows = jnp.arange(len(positions))
     return KVCache(
       k=self.k.at[rows, :, :, positions].set(k),
@@ -78,7 +81,7 @@ class KVCache:
 
 @flax.struct.dataclass
 class Rows:
-  """What every block of a pass over packed rows shares."""
+  """Inputs that all blocks share in a pass over packed rows."""
 
   cos: Float[Array, "B T H/2"]
   sin: Float[Array, "B T H/2"]
@@ -89,13 +92,14 @@ class Rows:
 
 @flax.struct.dataclass
 class Step:
-  """What every block of a decoding step shares: T = 1."""
+  """Inputs that all blocks share in a decoding step: T = 1."""
 
   cos: Float[Array, "B T H/2"]
   sin: Float[Array, "B T H/2"]
   positions: Int[Array, "B"]
-  """The column of the cache that each row's token fills."""
+  """Cache column that each row's token fills."""
   keep_kv: bool = flax.struct.field(pytree_node=False, default=True)
+  """Whether blocks return their caches."""
 
 
 class Attention(nn.Module):
@@ -123,8 +127,8 @@ class Attention(nn.Module):
       cache = KVCache(k=jnp.moveaxis(k, 1, 3), v=v.swapaxes(1, 2))
     else:
       assert cache is not None
-      # Written before it is read: a cache that is still to be read would be
-      # copied to be written.
+      # The write comes before the read: a cache that is read later still would
+      # be copied first.
       cache = cache.write(k[:, 0], v[:, 0], ctx.positions)
       y = attend_cached(q[:, 0], cache.k, cache.v, ctx.positions + 1)
     y = y.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)
@@ -205,12 +209,14 @@ class Decoder(nn.Module):
       )
 
   def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Looks tokens up, in the compute dtype."""
     return jnp.asarray(self.embedding)[tokens].astype(self.cfg.dtype)
 
   def __call__(
     self, x: Float[Array, "B T D"], ctx: Rows
   ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...] | None]:
-    """Hidden states after the final norm; each layer's keys, values if kept."""
+    """Returns hidden states after the final norm, and each layer's keys and
+    values if `ctx` keeps them."""
     x, kv = self.layers(x, ctx, None)
     caches = None if kv is None else _unstacked(kv, self.cfg.decoder.depth)
     return self.norm(x), caches
@@ -218,10 +224,10 @@ class Decoder(nn.Module):
   def step(
     self, x: Float[Array, "B 1 D"], ctx: Step, caches: tuple[KVCache, ...]
   ) -> tuple[Float[Array, "B 1 D"], tuple[KVCache, ...]]:
-    """One token a row, and the caches with its column.
+    """Decodes one token a row and fills its column of the caches.
 
-    Not a scan: for every token a CPU would copy each layer's weights and its
-    part of a stacked cache.
+    The layers are unrolled: in a scan a CPU would copy each layer's weights and
+    its part of a stacked cache for every token.
     """
     apply: Any = Block(self.cfg, parent=None).apply
     weights = _unstacked(self.layers.variables["params"], len(caches))
@@ -232,15 +238,16 @@ class Decoder(nn.Module):
     return self.norm(x), tuple(written)
 
   def head_kernel(self) -> Float[Array, "D V"]:
-    """The output projection in the compute dtype."""
+    """Returns the output projection in the compute dtype."""
     kernel = self.embedding.T if self.cfg.decoder.tied_head else self.head
     return kernel.astype(self.cfg.dtype)
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+    """Applies the head, in fp32."""
     kernel = self.head_kernel()
     return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
 
 
 def _unstacked(tree: Any, layers: int) -> tuple[Any, ...]:
-  """Of leaves with a leading axis of layers, the tree of each layer."""
+  """Splits leaves with a leading axis of layers into a tree for each layer."""
   return tuple(jax.tree.map(itemgetter(i), tree) for i in range(layers))

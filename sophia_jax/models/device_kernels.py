@@ -1,11 +1,11 @@
-"""Attention kernels of accelerators, each on its device's part of the mesh.
+"""Attention kernels of accelerators, run on each device's part of the mesh.
 
   splash   jax's splash attention; TPU
-  tokamax  the same kernel as tokamax develops it: tiles of scores that lie
-           between different segments are left out; TPU, Python 3.12
+  tokamax  tokamax's version of that kernel, which skips tiles of scores
+           between different segments; TPU, Python 3.12
   pallas   jax's fused attention in Triton; NVIDIA GPU
 
-On a CPU they are interpreted: slow, and the same numbers.
+On a CPU they are interpreted: slow, with the same numbers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 LANES = 128
-"""Tokens and head widths that TPU and GPU kernels count in."""
+"""Unit of tokens and head widths in TPU and GPU kernels."""
 KERNEL_BLOCK = 1024
-"""Queries, and keys, that a TPU kernel holds at a time, at most."""
+"""Most queries, and most keys, that a TPU kernel holds at a time."""
 GRADIENT_KEYS = 2048
-"""Keys that its backward pass holds, at most. For every so many it writes a part
-of the queries' gradient of the whole size: few are little memory."""
+"""Most keys that its backward pass holds at a time. Each such block writes a
+partial gradient of all queries: fewer blocks need less memory."""
 RESIDUALS = "attention"
-"""Name of what a rematerialisation policy may keep of attention."""
+"""Checkpoint name of attention's output."""
 
 Q = Float[Array, "B T N H"]
 KV = Float[Array, "B T M H"]
@@ -40,7 +40,7 @@ Segments = Int[Array, "B T"]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Logical axes of what is attended to: all of it, or the past, is seen."""
+  """Logical axes of an attention, and whether it is causal."""
 
   batch: str
   length: str | None
@@ -49,7 +49,7 @@ class Layout:
 
   @property
   def specs(self) -> tuple[PartitionSpec, ...]:
-    """Of q, k, v and their segments."""
+    """Specs of q, k, v and the segment ids."""
     tokens = _spec(self.batch, self.length, self.heads, None)
     return tokens, tokens, tokens, _spec(self.batch, self.length)
 
@@ -61,44 +61,45 @@ TILES = Layout("act_tiles", None, None, causal=False)
 def splash(
   q: Q, k: KV, v: KV, segment_ids: Segments, layout: Layout = ROWS
 ) -> Q:
-  """jax.experimental.pallas.ops.tpu.splash_attention."""
-  return _shared(_splash(q, layout), q, k, v, segment_ids, layout)
+  """Runs jax.experimental.pallas.ops.tpu.splash_attention."""
+  return _sharded(_splash(q, layout), q, k, v, segment_ids, layout)
 
 
 def tokamax(
   q: Q, k: KV, v: KV, segment_ids: Segments, layout: Layout = ROWS
 ) -> Q:
-  """tokamax._src.ops.experimental.tpu.splash_attention, which may move."""
-  return _shared(_tokamax(q, layout), q, k, v, segment_ids, layout)
+  """Runs tokamax._src.ops.experimental.tpu.splash_attention."""
+  return _sharded(_tokamax(q, layout), q, k, v, segment_ids, layout)
 
 
 class _Kernel(NamedTuple):
   """A splash kernel, made for the shape of its queries."""
 
   run: Any
-  """A pytree: it knows which queries every device works on."""
+  """The kernel, a pytree that holds which queries each device computes."""
   axes: tuple[str | None, ...]
-  """Logical axes of what it knows."""
+  """Logical axes of the kernel's arrays."""
   segments: Callable[..., Any]
+  """Type of its segment ids."""
 
 
-def _shared(
+def _sharded(
   kernel: _Kernel, q: Q, k: KV, v: KV, segment_ids: Segments, layout: Layout
 ) -> Q:
-  """Runs it on every device's rows and heads.
+  """Runs a kernel on every device's rows and heads.
 
   With a context axis every device gathers all keys and values of its rows and
-  works on a share of the queries that is as much work as any other's.
+  computes queries that are as much work as any other device's.
   """
-  h, share = q.shape[3], Share.of(layout.length)
+  h, split = q.shape[3], ContextSplit.of(layout.length)
 
   def local(run, q, k, v, ids):
-    k, v, seen = (share.whole(x) for x in (k, v, ids))
-    q, ids = share.given(q), share.given(ids)
+    k, v, seen = (split.gather(x) for x in (k, v, ids))
+    q, ids = split.balance(q), split.balance(ids)
     q, k, v = (x.swapaxes(1, 2) for x in (q * h**-0.5, k, v))
     one = lambda q, k, v, a, b: run(q, k, v, kernel.segments(q=a, kv=b))
     out = jax.vmap(one)(q, k, v, ids, seen).swapaxes(1, 2)
-    return share.returned(out)
+    return split.restore(out)
 
   args = q, k, v, segment_ids
   mesh = current_mesh()
@@ -118,12 +119,12 @@ def _splash(q: Q, layout: Layout) -> _Kernel:
     splash_attention_mask as masks,
   )
 
-  share = Share.of(layout.length)
+  split = ContextSplit.of(layout.length)
   run = kernels.make_splash_mha(
     masks.MultiHeadMask([_mask(masks, q, layout)] * q.shape[2]),
-    block_sizes=kernels.BlockSizes(**_blocks(q, share)),
+    block_sizes=kernels.BlockSizes(**_blocks(q, split)),
     head_shards=shards(layout.heads),
-    q_seq_shards=share.devices,
+    q_seq_shards=split.devices,
     residual_checkpoint_name=RESIDUALS,
     interpret=platform() == "cpu",
   )
@@ -138,33 +139,33 @@ def _tokamax(q: Q, layout: Layout) -> _Kernel:
     splash_attention_mask as masks,
   )
 
-  share = Share.of(layout.length)
+  split = ContextSplit.of(layout.length)
   run = kernels.make_splash_mha(
     _mask(masks, q, layout),
     config=kernels.SplashConfig(
-      **_blocks(q, share),
+      **_blocks(q, split),
       residual_checkpoint_name=RESIDUALS,
       interpret=platform() == "cpu",
     ),
-    q_seq_shards=share.devices,
+    q_seq_shards=split.devices,
   )
   return _Kernel(run, (layout.length,), kernels.SegmentIds)
 
 
 def _mask(masks: Any, q: Q, layout: Layout) -> Any:
-  """What a head sees, of the queries in the order in which they are shared."""
+  """Returns a head's mask, queries in the order of their devices."""
   t = q.shape[1]
   if not layout.causal:
     return masks.FullMask((t, t))
   mask = masks.CausalMask((t, t))
-  mask.q_sequence = Share.of(layout.length).order(t)
+  mask.q_sequence = ContextSplit.of(layout.length).order(t)
   return mask
 
 
-def _blocks(q: Q, share: Share) -> dict[str, Any]:
-  """Tokens that a kernel holds at a time, forward and backward."""
+def _blocks(q: Q, split: ContextSplit) -> dict[str, Any]:
+  """Returns the tokens that a kernel holds at a time, forward and backward."""
   t = q.shape[1]
-  queries = math.gcd(t // share.stretches, KERNEL_BLOCK)
+  queries = math.gcd(t // split.pieces, KERNEL_BLOCK)
   keys = math.gcd(t, KERNEL_BLOCK)
   return {
     "block_q": queries,
@@ -178,51 +179,54 @@ def _blocks(q: Q, share: Share) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """Which queries of a row each of its devices works on.
+class ContextSplit:
+  """How the queries of a row are divided among its devices.
 
-  A row lies on c devices as 2 c stretches, two neighbours on each. Causality
-  makes late ones more work than early ones, so device i works on stretches i
-  and 2 c - 1 - i. One of the two is even and one odd: what every device holds
-  first, and what it holds second, is a permutation of devices each.
+  A row lies on c devices as 2 c pieces, two neighbours on each. Causality makes
+  late pieces more work than early ones, so device i computes pieces i and
+  2 c - 1 - i. One of the two is even and one odd: the first pieces of all
+  devices are a permutation of devices, and so are the second. `balance`,
+  `restore` and `gather` run on a device, inside `shard_map`.
   """
 
   axes: tuple[str, ...]
-  """Of the mesh; the methods `given`, `returned`, `whole` run on a device."""
+  """Mesh axes that divide a row."""
   devices: int
+  """Devices of a row."""
 
   @property
-  def stretches(self) -> int:
+  def pieces(self) -> int:
+    """Pieces of a row."""
     return 2 * self.devices if self.devices > 1 else 1
 
   def order(self, length: int) -> np.ndarray:
-    """Index in the row of every query, device by device."""
+    """Returns the index in the row of every query, device by device."""
     index = np.arange(length, dtype=np.int32)
     if self.devices == 1:
       return index
-    last = self.stretches - 1
+    last = self.pieces - 1
     pairs = (
-      sorted((i, last - i), key=lambda stretch: stretch % 2)
+      sorted((i, last - i), key=lambda piece: piece % 2)
       for i in range(self.devices)
     )
-    stretches = list(itertools.chain.from_iterable(pairs))
-    return index.reshape(self.stretches, -1)[stretches].reshape(-1)
+    pieces = list(itertools.chain.from_iterable(pairs))
+    return index.reshape(self.pieces, -1)[pieces].reshape(-1)
 
   @classmethod
-  def of(cls, length: str | None) -> Share:
-    """Of a logical axis on the current mesh."""
+  def of(cls, length: str | None) -> ContextSplit:
+    """Returns the split of a logical axis on the current mesh."""
     return cls(_axes(length), shards(length))
 
-  def given(self, x: Array) -> Array:
-    """[B, T/c, ...] as the row lies -> as it is worked on."""
+  def balance(self, x: Array) -> Array:
+    """Exchanges [B, T/c, ...] in the row's order for pieces of equal work."""
     return self._exchanged(x, lambda here, there: (here, there))
 
-  def returned(self, x: Array) -> Array:
-    """Undoes `given`."""
+  def restore(self, x: Array) -> Array:
+    """Undoes `balance`."""
     return self._exchanged(x, lambda here, there: (there, here))
 
-  def whole(self, x: Array) -> Array:
-    """[B, T/c, ...] -> [B, T, ...]; its gradient is summed in shares."""
+  def gather(self, x: Array) -> Array:
+    """Gathers [B, T/c, ...] to [B, T, ...]; the gradient is scattered."""
     if self.devices == 1:
       return x
     return jax.lax.all_gather(x, self.axes, axis=1, tiled=True)
@@ -232,7 +236,7 @@ class Share:
   ) -> Array:
     if self.devices == 1:
       return x
-    last = self.stretches - 1
+    last = self.pieces - 1
     parts = []
     for half, part in enumerate(jnp.split(x, 2, axis=1)):
       held = [2 * i + half for i in range(self.devices)]
@@ -244,7 +248,10 @@ class Share:
 def pallas(
   q: Q, k: KV, v: KV, segment_ids: Segments, layout: Layout = ROWS
 ) -> Q:
-  """jax.experimental.pallas.ops.gpu.attention: one head of keys per query head."""
+  """Runs jax.experimental.pallas.ops.gpu.attention.
+
+  Key and value heads are repeated: the kernel has as many as query heads.
+  """
   from jax.experimental.pallas.ops.gpu import attention
 
   def local(q, k, v, ids):
@@ -279,7 +286,8 @@ def pallas(
 def _per_device(
   local: Callable[..., Q], mesh: Any, layout: Layout
 ) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Q]:
-  """Runs a kernel on each device's part: (specs of its own, all arguments)."""
+  """Returns a function of (the kernel's specs, all arguments) that runs a kernel
+  on each device's part."""
 
   def run(own: tuple[Any, ...], args: tuple[Any, ...]) -> Q:
     return jax.shard_map(
@@ -298,23 +306,23 @@ def _spec(*names: str | None) -> PartitionSpec:
 
 
 def current_mesh() -> Any:
-  """The mesh of `jax.set_mesh`, or None."""
+  """Returns the mesh of `jax.set_mesh`, or None."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty else mesh
 
 
 def platform() -> str:
-  """Of the devices that are computed for; they need not be attached."""
+  """Returns the platform of the target devices, which may be absent."""
   mesh = current_mesh()
   return mesh.abstract_device.platform if mesh else jax.default_backend()
 
 
 def shards(name: str | None) -> int:
-  """How many devices share an activation axis."""
+  """Returns the number of devices that share an activation axis."""
   return math.prod(current_mesh().shape[axis] for axis in _axes(name))
 
 
 def _axes(name: str | None) -> tuple[str, ...]:
-  """The mesh axes that share an activation axis."""
+  """Returns the mesh axes that share an activation axis."""
   axes = None if current_mesh() is None or name is None else _spec(name)[0]
   return (axes,) if isinstance(axes, str) else axes or ()

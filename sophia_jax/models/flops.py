@@ -1,8 +1,8 @@
-"""Model FLOPs: what the mathematics needs, whatever is computed again or masked.
+"""Model FLOPs: the operations of the mathematics, without recomputation.
 
-Two per multiply-add. Norms, activations and rotary positions are left out; so
-is every query-key pair that causality or a segment's border excludes, which is
-why packed rows are counted by their pairs and never by their length.
+Two per multiply-add. Norms, activations and rotary positions are left out. So
+is every query-key pair that causality or a segment's border excludes: packed
+rows count by their pairs, never by their length.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from sophia_jax.models.config import DecoderConfig, InternVLConfig, VisionConfig
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What a pass has to do.
+  """Input of a pass, as far as its cost depends on it.
 
   Example: one row of 32,768 tokens in two segments that shows 13 tiles:
     Work(tokens=32768, pairs=2 * 16384 * 16385 // 2, tiles=13)
   """
 
   tokens: float
+  """Tokens, padding excluded."""
   pairs: float
   """Query-key pairs: the sum of n (n + 1) / 2 over segments of n tokens."""
   tiles: float
+  """Distinct image tiles."""
 
 
 def forward(cfg: InternVLConfig, work: Work) -> dict[str, float]:
-  """FLOPs of one forward pass by top-level part; the head is the language's."""
+  """Counts FLOPs of a forward pass by top-level part.
+
+  The head belongs to "language".
+  """
   parts = {"language": _decoder(cfg.decoder, work)}
   if cfg.vision is not None:
     width = cfg.vision.width * cfg.shuffle**2
@@ -39,15 +44,15 @@ def forward(cfg: InternVLConfig, work: Work) -> dict[str, float]:
 
 
 def update(cfg: InternVLConfig, work: Work, trained: tuple[str, ...]) -> float:
-  """FLOPs of one forward and backward pass that trains the parts `trained`.
+  """Counts FLOPs of a forward and backward pass that trains the parts `trained`.
 
-  A trained part costs its forward pass thrice, with the gradients of its input
-  and of its weights (of its input even where nobody asks for it: 6 N per token
-  is how the field counts). A frozen part between a trained one and the loss
-  costs it twice, any other frozen part once.
+  A trained part costs three times its forward pass: the gradients of its
+  weights and of its input (even where no other part needs the latter, as in the
+  usual 6 N per token). A frozen part between a trained one and the loss costs
+  twice its forward pass, any other frozen part once.
   """
   costs, total, below = forward(cfg, work), 0.0, False
-  for part in ("vision", "projector", "language"):  # the way of the data
+  for part in ("vision", "projector", "language"):  # in the order of the data
     times = 3 if part in trained else 2 if below else 1
     below |= part in trained
     total += times * costs.get(part, 0.0)

@@ -1,20 +1,20 @@
-"""Grouped-query attention behind three entry points, by implementation.
+"""Grouped-query attention: three entry points, several implementations.
 
-  attend         causal over packed rows
-  attend_all     every token of a tile to every other
-  attend_cached  one new token of each row to its cache
+  attend         causal attention over packed rows
+  attend_all     attention of every token of a tile to every other
+  attend_cached  attention of one new token of each row to its cache
 
-Scores and softmax are fp32; the weights return to the compute dtype before they
-meet the values. Key and value heads are never repeated in memory: the query
-heads that share one are an axis of their own. Implementations of `attend`:
+Scores and softmax are fp32; the weights are cast to the compute dtype before
+they multiply the values. Key and value heads are never repeated in memory: the
+query heads that share one are a separate axis. Implementations of `attend`:
 
-  xla        scores of the whole row at once; anywhere, any shape
-  blockwise  skips what causality and segments exclude; what a CPU is fast with
+  xla        all scores of a row at once; any device, any shape
+  blockwise  skips what causality and segments exclude; fast on a CPU
   splash, tokamax, pallas: models/device_kernels.py; TPU, TPU, NVIDIA GPU
 
-All are the same function of (q, k, v, segment_ids). "auto" is what suits the
-platform that the program is traced for; what does not fit a shape, or is not
-installed, gives way to another, with one line in the log.
+All compute the same function of (q, k, v, segment_ids). "auto" selects by the
+platform that the program is traced for. An implementation that does not support
+a shape, or is not installed, is replaced by another, with one line in the log.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from sophia_jax.models.device_kernels import (
 
 MASKED = -1e30
 QUERIES = 256
-"""Queries of a tile whose scores exist at the same time without a kernel."""
+"""Queries of a tile whose scores exist at the same time, without a kernel."""
 
 BY_PLATFORM = {"cpu": "blockwise", "tpu": "splash", "gpu": "pallas"}
-INSTEAD = {"tokamax": "splash"}
-"""What takes the place of one that does not fit, if not "xla"."""
+FALLBACK = {"tokamax": "splash"}
+"""Replacement of an implementation that does not fit, if not "xla"."""
 SPLASH = ("splash", "tokamax")
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,10 @@ _log = logging.getLogger(__name__)
 def attend(
   name: str, q: Q, k: KV, v: KV, segment_ids: Segments
 ) -> Float[Array, "B T N H"]:
-  """A token attends to itself and to earlier tokens of its own segment.
+  """Attends from each token to itself and earlier tokens of its segment.
+
+  Args:
+    name: implementation, or "auto".
 
   Raises:
     ValueError: there is no such implementation.
@@ -66,16 +69,16 @@ def attend(
       f"attention {name!r}: known: auto, {', '.join(IMPLEMENTATIONS)}"
     )
   while obstacle := _obstacle(name, q, k):
-    other = INSTEAD.get(name, "xla")
-    _say_once(f"attention: {other} instead of {name}: {obstacle}")
+    other = FALLBACK.get(name, "xla")
+    _log_once(f"attention: {other} instead of {name}: {obstacle}")
     name = other
   out = IMPLEMENTATIONS[name](q, k, v, segment_ids)
-  # splash names its own, as it lays them out; named twice they are kept twice.
+  # splash names its residuals itself; named twice they would be kept twice.
   return out if name in SPLASH else checkpoint_name(out, RESIDUALS)
 
 
 def _obstacle(name: str, q: Q, k: KV) -> str:
-  """Why the implementation cannot compute this shape; "" if it can."""
+  """Returns why an implementation cannot compute this shape; "" if it can."""
   _, t, n, h = q.shape
   m, sharded = k.shape[2], device.shards("act_length")
   kernel = name in (*SPLASH, "pallas")
@@ -85,7 +88,7 @@ def _obstacle(name: str, q: Q, k: KV) -> str:
     return "rows are sharded over the context axis"
   if kernel and device.current_mesh() is None and jax.device_count() > 1:
     return "there are several devices and no mesh is set"
-  least = LANES * device.Share.of("act_length").stretches
+  least = LANES * device.ContextSplit.of("act_length").pieces
   if kernel and t % least:
     return f"{t} tokens are no multiple of {least}"
   if name == "pallas" and h not in (64, 128):
@@ -99,13 +102,13 @@ def _obstacle(name: str, q: Q, k: KV) -> str:
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def _log_once(line: str) -> None:
   _log.info(line)
 
 
 # -------------------------------------------------------------------- anywhere
 def xla(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
-  """The reference: every score is computed, most are masked."""
+  """Computes every score and masks most: the reference."""
   index = jnp.arange(q.shape[1])
   return dot_product(q, k, v, _visible(segment_ids, index, segment_ids, index))
 
@@ -116,11 +119,14 @@ def dot_product(
   v: Float[Array, "B S M H"],
   mask: Any = None,
 ) -> Float[Array, "B T N H"]:
-  """Softmax attention, scores in fp32; `mask` [B, T, S] or None for all.
+  """Computes softmax attention with scores in fp32.
 
-  The query heads of a key head are rows of one product, beside their token: a
-  CPU multiplies many small matrices slowly. The division by the sum comes last,
-  where there is least to divide.
+  The query heads of a key head become rows of one product, because a CPU is slow
+  at many small products. The division by the sum comes last, where there is
+  least to divide.
+
+  Args:
+    mask: [B, T, S], True where a key is visible; None: everywhere.
   """
   b, t, n, h = q.shape
   m = k.shape[2]
@@ -140,9 +146,11 @@ def dot_product(
   return out.swapaxes(1, 2).reshape(b, t, n, h)
 
 
-def every_pair(q: Q, k: Q, v: Q) -> Q:
-  """Every query sees every key; so few queries at a time that their scores stay
-  in a CPU's cache."""
+def full(q: Q, k: Q, v: Q) -> Q:
+  """Attends from every query to every key, a block of queries at a time.
+
+  A block is small enough that its scores stay in a CPU's cache.
+  """
   parts = [
     dot_product(q[:, first : first + QUERIES], k, v)
     for first in range(0, q.shape[1], QUERIES)
@@ -156,17 +164,17 @@ def _visible(
   k_segments: Int[Array, "B S"],
   k_index: Int[Array, "S"],
 ) -> Any:
-  """Which keys a query may see: earlier ones of its own segment, and itself."""
+  """Returns a mask: earlier keys of a query's segment, and itself."""
   same = q_segments[:, :, None] == k_segments[:, None, :]
   return same & (q_index[:, None] >= k_index[None, :])
 
 
 def blockwise(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
-  """Blocks of queries against no more keys than causality and segments leave.
+  """Attends block by block to the keys that causality and segments allow.
 
   Later keys are cut off statically. How far back a block must look depends on
   where its first segment begins, which is data: a few windows, each half as
-  long as the next, are compiled, and the shortest that reaches is run.
+  long as the next, are compiled, and the shortest sufficient one is run.
   """
   t = q.shape[1]
   size = max(LANES, -(-t // 16))
@@ -177,7 +185,7 @@ def blockwise(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
   def window(
     block: int, blocks: int, q: Q, k: KV, v: KV, segment_ids: Segments
   ) -> Q:
-    """Block number `block` of queries against the last `blocks` of keys."""
+    """Attends from block `block` of queries to the last `blocks` of keys."""
     end = min((block + 1) * size, t)
     rows = slice(block * size, end)
     seen = slice((block + 1 - blocks) * size, end)
@@ -191,8 +199,8 @@ def blockwise(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
     lengths = _windows(block + 1)
     need = block + 1 - jnp.min(begins[:, block * size]) // size
     branches = [functools.partial(window, block, n) for n in lengths]
-    # Only the branch taken is computed again; kept, the residuals of all
-    # branches would be allocated.
+    # Recomputation covers the taken branch only; if residuals were kept, those
+    # of all branches would be allocated.
     run = jax.checkpoint(
       lambda need, *args, branches=branches, lengths=lengths: jax.lax.switch(
         jnp.searchsorted(jnp.asarray(lengths), need), branches, *args
@@ -204,7 +212,10 @@ def blockwise(q: Q, k: KV, v: KV, segment_ids: Segments) -> Q:
 
 
 def _windows(blocks: int, least: int = 4) -> list[int]:
-  """16 -> [4, 8, 16]: shorter windows would save less than their choice costs."""
+  """Returns window lengths: 16 -> [4, 8, 16].
+
+  Shorter windows would save less than the choice among them costs.
+  """
   lengths = [blocks]
   while lengths[0] > least:
     lengths.insert(0, max(least, -(-lengths[0] // 2)))
@@ -221,14 +232,14 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 
 
 def attend_all(q: Q, k: Q, v: Q) -> Q:
-  """Every token of a tile attends to every other.
+  """Attends from every token of a tile to every other.
 
-  A kernel counts in lanes: tokens are padded, and the padding is a segment of
-  its own.
+  For kernels tokens are padded to whole lanes; the padding is a separate
+  segment.
   """
   name, h = BY_PLATFORM.get(device.platform(), "xla"), q.shape[-1]
   if name not in ("splash", "pallas") or h not in (64, 128):
-    return every_pair(q, k, v)
+    return full(q, k, v)
   b, t = q.shape[:2]
   padding = ((0, 0), (0, -t % LANES), (0, 0), (0, 0))
   q, k, v = (jnp.pad(x, padding) for x in (q, k, v))

@@ -6,12 +6,12 @@ Every parameter and every constrained activation carries logical axis names;
   layers                                  stacked per-layer parameters (axis 0)
   vocab, embed, heads, kv_heads, mlp      the decoder's and projector's
   vision_embed, vision_heads, vision_mlp  the vision encoder's
-  None                                    norms, biases of them, positions
-  act_tiles                               activations: tiles,
-  act_batch, act_length, act_heads        and rows, tokens, heads,
+  None                                    norms, their biases, positions
+  act_tiles                               activations: tiles
+  act_batch, act_length, act_heads        rows, tokens, heads
   act_residual, act_embed                 tokens and width between blocks
-  act_replica, act_shard, act_sliced      rows and width where embeddings are
-                                          looked up, sliced as their table is
+  act_replica, act_shard, act_sliced      rows and width at the lookup of
+                                          embeddings, sliced like their table
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ constrain = nn.with_logical_constraint
 def named(
   init: Callable[..., Array], *axes: str | None
 ) -> Callable[..., Array]:
-  """`init` whose parameter carries the logical names `axes`."""
+  """Returns `init` with the logical names `axes` on its parameter."""
   return cast(Callable[..., Array], nn.with_logical_partitioning(init, axes))
 
 
@@ -64,11 +64,11 @@ def named(
 def linear(
   x: Float[Array, "... A"], kernel: Float[Array, "A Z"]
 ) -> Float[Array, "... Z"]:
-  """x W.
+  """Multiplies x W.
 
-  Its derivative is spelt out for the order of the operands of W's gradient:
-  jax's own rule swaps them and transposes the result, for which a CPU first
-  copies the larger operand column by column. That takes as long as the product.
+  The derivative is written out for the operand order of W's gradient: jax's own
+  rule swaps the operands and transposes the result, for which a CPU first
+  copies the larger one column by column. That takes as long as the product.
   """
   return x @ kernel
 
@@ -95,7 +95,7 @@ class Dense(nn.Module):
 
   features: int
   axes: tuple[str | None, str | None]
-  """Logical names of W's two axes; the bias takes the second."""
+  """Logical names of W's two axes; the bias has the second."""
   use_bias: bool
   dtype: str
   param_dtype: str
@@ -167,7 +167,7 @@ def _vector(
   width: int,
   dtype: str,
 ) -> Float[Array, "D"]:
-  """An unsharded parameter of `module`."""
+  """Creates an unsharded parameter of `module`."""
   return module.param(name, named(init, None), (width,), dtype)
 
 
@@ -177,11 +177,11 @@ def rotary_tables(
   cfg: DecoderConfig,
   dtype: str,
 ) -> tuple[Float[Array, "*B H/2"], Float[Array, "*B H/2"]]:
-  """cos and sin of each token's rotary angles, fp32 rounded to `dtype`.
+  """Returns cos and sin of each token's rotary angles, rounded to `dtype`.
 
-  Dynamic NTK: a sequence of length n > M = max_positions turns with the base
-  theta' = theta (f n / M - (f - 1))^(H / (H - 2)). Stateless: the table depends
-  on the token's own sequence only.
+  Dynamic NTK: a sequence of length n > M = max_positions has the base
+  theta' = theta (f n / M - (f - 1))^(H / (H - 2)). The angles of a token depend
+  on its own sequence only.
 
   Args:
     lengths: the length of the sequence each token belongs to.
@@ -207,7 +207,7 @@ def rotate(
   cos: Float[Array, "*B H/2"],
   sin: Float[Array, "*B H/2"],
 ) -> Float[Array, "*B N H"]:
-  """Rotary embedding over half-split pairs (x_i, x_{i + H/2})."""
+  """Applies the rotary embedding to half-split pairs (x_i, x_{i + H/2})."""
   low, high = jnp.split(x, 2, axis=-1)
   cos, sin = cos[..., None, :], sin[..., None, :]
   return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
@@ -216,7 +216,7 @@ def rotate(
 def segment_lengths(
   positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]
 ) -> Int[Array, "B T"]:
-  """For each token, the length of the packed segment it belongs to."""
+  """Returns for each token the length of the packed segment it belongs to."""
   count = positions.shape[1] + 1
 
   def row(position: Int[Array, "T"], segment: Int[Array, "T"]) -> Array:

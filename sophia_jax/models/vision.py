@@ -19,7 +19,7 @@ from sophia_jax.models.layers import (
 )
 
 TILES = ("act_tiles", None, None)
-"""What flows through encoder and projector: tiles, and each whole."""
+"""Logical axes inside encoder and projector: tiles are sharded, each whole."""
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 PROJECTOR_EPS = 1e-5
@@ -27,7 +27,7 @@ QK_NORM_EPS = 1e-6
 
 
 def normalise(tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I S S 3"]:
-  """(x / 255 - mean) / std in fp32, ImageNet statistics."""
+  """Returns (x / 255 - mean) / std in fp32, with ImageNet statistics."""
   mean, std = (np.array(x, np.float32) for x in (IMAGE_MEAN, IMAGE_STD))
   return (tiles.astype(jnp.float32) / 255 - mean) / std
 
@@ -47,8 +47,8 @@ def pixel_shuffle(
 ) -> Float[Array, "I P factor*factor*D"]:
   """Folds each factor x factor square of patches into one image token.
 
-  v2: out[I, J] = concat over (di, dj) of x[f I + di, f J + dj]. v1 is the same
-  with the grid of tokens transposed.
+  v2: out[I, J] = concat over (di, dj) of x[f I + di, f J + dj]. v1 transposes
+  the grid of tokens.
   """
   i, area, d = x.shape
   g = int(area**0.5) // factor

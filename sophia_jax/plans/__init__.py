@@ -1,1 +1,1 @@
-"""What a run would need on devices that are not there."""
+"""Plans: memory and time of an update on devices that are not attached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sophia_jax.algorithms.legacy.losses import Term
+from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.models import (
   InternVL,
   InternVLConfig,
@@ -23,7 +24,7 @@ from sophia_jax.models import (
 )
 from sophia_jax.plans.shape import Shape
 from sophia_jax.train import sharding, state
-from sophia_jax.train.step import jit_train_step, make_train_step
+from sophia_jax.train.step import Step, Sums, scalars
 from sophia_jax.types import Batch, SophiaError
 
 GPUS = ("a100", "h100", "h200")
@@ -80,26 +81,62 @@ class Program:
 
 def compile_step(
   cfg: InternVLConfig,
-  terms: Sequence[Term],
-  streams: Sequence[str],
+  algorithm: Algorithm,
   tx: optax.GradientTransformation,
   trained: tuple[str, ...],
   shape: Shape,
   mesh: Mesh,
   frozen_dtype: str = "bfloat16",
 ) -> Program:
-  """Compiles the train step that `train.loop.fit` runs.
+  """Compiles the programs of an update, `train.step.Step`, and adds them up.
 
   Raises:
-    SophiaError: the step does not fit the devices' memory.
+    SophiaError: a program does not fit the devices' memory.
   """
   params = placed_params(cfg, mesh, trained, frozen_dtype)
   begin = state.abstract(params, tx, trained)
-  batch = abstract_batch(cfg, streams, shape, mesh)
-  where = state.layout(begin)
-  step = make_train_step(InternVL(cfg), terms, tx, where, shape.block)
+  streams = set(algorithm.all_streams) - set(algorithm.numbers)
+  micro = abstract_batch(cfg, sorted(streams), shape, mesh)
+  step = Step(InternVL(cfg), algorithm, tx, state.layout(begin), shape.block)
+  bare = dataclasses.replace(begin, frozen={})
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    return _summary(jit_train_step(step, where).lower(begin, batch))
+    counts, (_, *others) = _everywhere(
+      jax.eval_shape(step.start, begin.params), mesh
+    )
+    sums = Sums(begin.params, *others)
+    numbers = scalars(algorithm, Moment())
+    micros = begin.params, begin.frozen, micro, counts, numbers
+    accumulate = _summary(step.accumulate.lower(sums, *micros))
+    apply = _summary(step.apply.lower(bare, sums, counts))
+  gradient = held(begin.params)
+  return Program(
+    arguments=held(begin) + shape.microbatches * held(micro),
+    temporaries=gradient + max(accumulate.temporaries, apply.temporaries),
+    code=accumulate.code + apply.code,
+    flops=accumulate.flops + apply.flops,
+    seconds=accumulate.seconds + apply.seconds,
+    collectives={
+      kind: shape.microbatches * moved + apply.collectives[kind]
+      for kind, moved in accumulate.collectives.items()
+    },
+  )
+
+
+def held(tree: Any) -> int:
+  """Returns the bytes of arrays, given as shapes with shardings, on a device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+  """Places shapes whole on every device."""
+  where = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+    tree,
+  )
 
 
 def placed_params(
@@ -135,13 +172,11 @@ def abstract_batch(
   cfg: InternVLConfig, streams: Sequence[str], shape: Shape, mesh: Mesh
 ) -> Batch:
   """Returns a batch of shapes with their shardings."""
-  rows = (shape.microbatches, shape.rows, shape.length)
+  rows = (shape.rows, shape.length)
   side = cfg.vision.image_size if cfg.vision else 1
   ids: Any = jax.ShapeDtypeStruct(rows, jnp.int32)
   weights: Any = jax.ShapeDtypeStruct(rows, jnp.float32)
-  pixels: Any = jax.ShapeDtypeStruct(
-    (shape.microbatches, shape.tiles, side, side, 3), jnp.uint8
-  )
+  pixels: Any = jax.ShapeDtypeStruct((shape.tiles, side, side, 3), jnp.uint8)
   batch = Batch(
     tokens=ids,
     targets=ids,

@@ -14,7 +14,7 @@ import dataclasses
 
 import optax
 
-from sophia_jax.algorithms.legacy import sophia
+from sophia_jax.algorithms import sophia
 from sophia_jax.plans import aot, arithmetic
 from sophia_jax.plans.arithmetic import Case, Cost
 from sophia_jax.train.devices import Accelerator
@@ -44,8 +44,7 @@ def cost(case: Case) -> Cost:
 def _step(case: Case, tx: optax.GradientTransformation) -> aot.Program:
   return aot.compile_step(
     case.cfg,
-    sophia.TERMS,
-    sophia.STREAMS,
+    sophia.sophia(sophia.Config()),
     tx,
     case.trained,
     case.shape,

@@ -22,7 +22,7 @@ COSTS: Mapping[Source, Callable[[Case], Cost]] = {
   "compiled": compiled.cost,
   "arithmetic": arithmetic.cost,
 }
-"""How the cost of an update is found."""
+"""Functions that find the cost of an update, by source."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sophia_jax.status import Status
 
 _LABEL = re.compile(
   r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))[ .:、,]*(.*)"
-  r"|([A-Z]) -+ (.+)",
+  r"|([A-Z])(?: -+|,) (.+)",
   re.DOTALL,
 )
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[ .:、,)\]]*")
@@ -23,6 +23,7 @@ _LETTERS = re.compile(
   r"\(?[A-Z][).]?(?:\s*(?:,|、|and\b|or\b|&|和|或|/)\s*\(?[A-Z]\b[).]?)+"
 )
 _HEDGE = re.compile(r"(?:and|or|和|或|&|/)\s*\(?[A-Z]\)?(?![A-Za-z'])")
+_LETTER_ALONE = re.compile(r"(?<![A-Za-z'])[A-H](?![A-Za-z'])")
 _RUN = re.compile(r"[A-Z]{2,}")
 _SEPARATORS = re.compile(r"\s*(?:,|，|、|;|\band\b|&|和|\s)\s*")
 _CHOICE_WORDS = ("option ", "choice ", "answer ", "options ", "选项", "选")
@@ -77,11 +78,19 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   named = _letter(label[1] or label[2] or label[3] or label[5], choices)
   rest = label[4] or label[6] or ""
   other = _by_text(rest, choices) or _by_value(rest, choices)
-  if _HEDGE.search(rest) or (other and not other & named):
+  letters = set(_LETTER_ALONE.findall(rest)) if label[5] else set()
+  if _HEDGE.search(rest) or letters or (other and not other & named):
     return frozenset()
   if not named and not label[5]:
     return _by_value(text, choices)
   return named
+
+
+def option_text(gold: str, choices: Sequence[str]) -> str:
+  """Returns the text of the option that the gold answer names, "" if none."""
+  index = which_choice(gold, choices)
+  known = index is not None and index < len(choices)
+  return choices[index] if index is not None and known else ""
 
 
 def letter_set(text: str) -> frozenset[str]:

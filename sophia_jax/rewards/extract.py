@@ -46,7 +46,7 @@ _HEADING = re.compile(
   r"|^#{1,6} (?:final )?answer$|^#### "
   r"|\b(?:the|my) (?:final |correct |right |best )?"
   r"(?:answer|option|choice) (?:is|would be|must be)\b|\bfinal answer is\b"
-  r"|答案[ \t]{0,4}(?:是|为|[:：])|^答[:：]|正确(?:选项|答案)(?:是|为)"
+  r"|答案[ \t]{0,4}(?:是|为|选|[:：])|^答[:：]|正确(?:选项|答案)(?:是|为)"
   r"|(?:故|应|所以|因此|本题|我)选(?:择)?",
   re.IGNORECASE | re.MULTILINE,
 )
@@ -93,7 +93,7 @@ def extract(
   `\boxed{...}` that is not blank, with those beside it; the text after the last
   final-answer heading; where the problem has `choices`, a letter alone on the
   last line or the only option that it calls correct. Where there are choices,
-  a box that names none of them does not hide a heading behind it that does.
+  a box without a letter does not hide a letter behind it.
   Nothing is ever guessed.
 
   Args:
@@ -132,9 +132,9 @@ def _extract(
   answer = _joined(tail, boxes, parts)
   if answer is None:
     answer = after_heading(tail)
-    if answer is not None and choices:
+    if answer is not None and asks_option:
       answer = chosen_letter(answer) or answer
-  elif asks_option and not _names_option(answer, choices):
+  elif asks_option and not _LETTER.fullmatch(answer):
     answer = _option_behind(tail[boxes[-1].end :], choices) or answer
   if answer is None and tagged and "\n" not in tail.strip():
     answer = tail
@@ -144,6 +144,9 @@ def _extract(
     return None
   answer = answer.strip()
   return answer if 0 < len(answer) <= ANSWER_CHARS else None
+
+
+_LETTER = re.compile(r"\W{0,3}[A-Z]\W{0,3}")
 
 
 def _names_option(answer: str, choices: Sequence[str]) -> bool:

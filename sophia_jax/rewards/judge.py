@@ -25,6 +25,7 @@ from sophia_jax.rewards.number import (
   equal_numbers,
   parse_number,
   slack_of_each,
+  stands_for,
 )
 from sophia_jax.rewards.reading import (
   ORDERS,
@@ -169,7 +170,7 @@ def _rounds_to(exact: str, decimal: str) -> bool:
     return False
   ulp = number.ulp if number.ulp is not None else Fraction(1)
   try:
-    return bool(abs(value.evalf(30) - _rational(number.value)) < _rational(ulp))
+    return stands_for(number.value, Fraction(str(value.evalf(40))), ulp)
   except symbolic.FAILURES:
     return False
 
@@ -281,12 +282,6 @@ def _sign_of_infinity(text: str) -> str:
   return (found[1] or "+") if found else ""
 
 
-def _rational(value: Fraction) -> Expression:
-  import sympy
-
-  return sympy.Rational(value.numerator, value.denominator)
-
-
 # --------------------------------------------------------------------- structures
 def _same_rows(
   gold: list[list[str]] | None, answer: list[list[str]] | None, slack: float
@@ -303,11 +298,18 @@ def _same_rows(
   )
 
 
+_HALF_OF_DAY = re.compile(
+  r"\s*(?:\\text\{)?(?<![A-Za-z])([ap])\.? ?m\.?\}?$", re.IGNORECASE
+)
 _CLOCK = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
 
 
 def _same_ratio(gold: str, answer: str) -> bool:
   """Compares 3:2 with 6:4 or 3/2; times of the clock place by place."""
+  halves = _HALF_OF_DAY.findall(gold), _HALF_OF_DAY.findall(answer)
+  if all(halves) and halves[0] != halves[1]:
+    return False
+  gold, answer = (_HALF_OF_DAY.sub("", text) for text in (gold, answer))
   golds, answers = at_top(gold, (":",)), at_top(answer, (":",))
   clock = any(_CLOCK.fullmatch(text.strip()) for text in (gold, answer))
   if clock and len(golds) == len(answers):

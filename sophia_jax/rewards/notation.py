@@ -116,7 +116,7 @@ _COMMANDS = (
   (
     re.compile(
       rf"\\(?:displaystyle|textstyle|quad|qquad|hspace\{{[^{{}}]*\}}){_END}"
-      r"|\\[,;:> ]|~"
+      r"|(?<!\\)\\[,;:> ]|~"
     ),
     " ",
   ),
@@ -154,9 +154,14 @@ _COMMANDS = (
   (
     re.compile(
       r"\\(?:mathrm|text(?:bf|it|rm|sf|normal|up)?|mbox|hbox|operatorname|rm"
-      r"|bf|emph|mathsf)\s*\{([^{}]*)\}"
+      r"|bf|emph|mathsf)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
     ),
     lambda m: _worded(m[1]),
+  ),
+  (re.compile(r"(?<=\d)\s*(?:\\text\{to\}|\bto\b)\s*(?=\d)"), ":"),
+  (
+    re.compile(r"^\s*(?:approximately|approx\.?|about|roughly|大?约)(?![a-z])"),
+    r"\\approx ",
   ),
   (re.compile(r"(?<![A-Za-z\\{])or(?![A-Za-z}])|或"), r" \\lor "),
   (re.compile(r"(?<![A-Za-z\\{])and(?![A-Za-z}])|和|且|与"), r" \\land "),
@@ -172,8 +177,10 @@ def _worded(content: str) -> str:
     return r" \land "
   if word in ("e", "i", "°", "°C", "°F") or not word:
     return f" {word} "
-  if word == "%":
-    return "%"
+  if word in ("%", "-"):
+    return word
+  if re.search(r"[\\^_{}]", word):  # a formula in an upright font
+    return f" {word} "
   return f"\\text{{{' '.join(content.split())}}}"
 
 

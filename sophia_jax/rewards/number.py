@@ -46,6 +46,12 @@ _BASED = re.compile(
   _SIGN + r"(?P<digits>[0-9A-Z]+|\([0-9A-Z]+\)) ?_ ?"
   r"(?:(?P<b1>\d)|\{ ?\(?(?P<base>\d{1,2})\)? ?\})"
 )
+_BASE_WORDS = "two three four five six seven eight nine"
+_BASES = {word: str(i) for i, word in enumerate(_BASE_WORDS.split(), 2)}
+_REPEATING = re.compile(
+  _SIGN + r"(?P<whole>\d*)\.(?P<fixed>\d*) ?\\(?:overline|dot) ?"
+  r"\{(?P<cycle>\d{1,20})\}"
+)
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/.,])")
 
 
@@ -70,6 +76,9 @@ def parse_number(text: str) -> Number | None:
   text = text.strip()
   if text.startswith("(") and text.endswith(")"):
     text = text[1:-1].strip()
+  text = re.sub(r"_\{\\text\{([a-z]+)\}\}", _base_digit, text)
+  if repeating := _REPEATING.fullmatch(text):
+    return _repeated(repeating)
   if based := _BASED.fullmatch(text):
     return _in_base(based)
   for pattern, read in ((_SLASH, _ratio), (_FRAC, _ratio), (_SCIENCE, _scaled)):
@@ -127,9 +136,9 @@ def agree(
 ) -> bool:
   """Returns whether two values are equal as far as they are written.
 
-  Exact values must be equal. A decimal stands for what differs from it by less
-  than one unit in its last place and at most by `REL_TOL`: 0.333333 is 1/3,
-  0.3333 is not, and 3.14159266 is not 3.14159265.
+  Exact values must be equal. A decimal stands for what it is rounded or cut
+  from if that differs by no more than `REL_TOL`: 0.333333 is 1/3, 0.3333 is
+  not, and 3.14159266 is not 3.14159265.
 
   Args:
     ulps: unit in the last place of each decimal, None for exact values.
@@ -138,8 +147,21 @@ def agree(
   error = abs(answer - gold)
   if error <= slack:
     return True
-  places = [ulp for ulp in ulps if ulp is not None]
-  return bool(places) and error < max(places) and error <= REL_TOL * abs(gold)
+  if error > REL_TOL * abs(gold) or ulps[0] is ulps[1] is None:
+    return False
+  if (ulps[0] or 0) > (ulps[1] or 0):
+    return stands_for(gold, answer, ulps[0])
+  return stands_for(answer, gold, ulps[1])
+
+
+def stands_for(
+  decimal: Fraction, value: Fraction, ulp: Fraction | None
+) -> bool:
+  """Returns whether a decimal is a value rounded, or cut, to its last place."""
+  ulp = ulp or Fraction(0)
+  error = abs(decimal - value)
+  is_cut = error < ulp and abs(decimal) < abs(value)
+  return error <= ulp / 2 or is_cut
 
 
 def slack_of_each(tolerance: Sequence[float], count: int) -> list[float]:
@@ -197,6 +219,20 @@ def _in_base(match: re.Match[str]) -> Number | None:
     return None
   sign = -1 if match["sign"] == "-" else 1
   return Number(Fraction(sign * value), base=base)
+
+
+def _base_digit(match: re.Match[str]) -> str:
+  return f"_{{{_BASES.get(match[1], match[1])}}}"
+
+
+def _repeated(match: re.Match[str]) -> Number | None:
+  r"""Returns the value of 0.1\overline{6}."""
+  fixed, cycle = match["fixed"], match["cycle"]
+  start = _fraction(f"{match['whole'] or 0}.{fixed}0")
+  if start is None:
+    return None
+  rest = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(fixed)
+  return Number((start + rest) * (-1 if match["sign"] == "-" else 1))
 
 
 def _unit(text: str) -> Unit | None:

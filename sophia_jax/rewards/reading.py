@@ -37,8 +37,20 @@ def boxed(text: str) -> list[str] | None:
 
 
 def unboxed(text: str) -> str:
-  r"""Returns what stands in the boxes of `text`; all of it without boxes."""
-  return ", ".join(boxed(text) or ()) or text
+  r"""Returns what stands in the boxes of `text`; all of it without boxes.
+
+  What stands beside the boxes counts unless it is prose: -\boxed{3} is -3.
+  """
+  boxes = boxed(text)
+  if not boxes:
+    return text
+  beside = text
+  for content in boxes:
+    beside = beside.replace(content, "", 1)
+  beside = re.sub(r"\\boxed|[\s{}$,.]", "", beside)
+  if not beside or re.search(r"[^\W\d_]{2,}", beside):
+    return ", ".join(boxes)
+  return text.replace(r"\boxed", "")
 
 
 def prepare(text: str) -> str | None:
@@ -139,12 +151,18 @@ def split(text: str) -> list[str]:
 
 
 def readings(text: str) -> list[list[str]]:
-  """Returns the items of `text`; once more with 1,000 as one number, not two."""
+  """Returns the items of `text` in each way to read it.
+
+  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5.
+  """
   joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-  return [
-    _named_places(_without_domains(split(t)))
-    for t in dict.fromkeys((text, joined))
-  ]
+  found: list[list[str]] = []
+  for line in dict.fromkeys((text, joined)):
+    items = _without_domains(split(line))
+    found += [items] if items == _named_places(items) else [
+      items, _named_places(items)
+    ]  # fmt: skip
+  return found
 
 
 def _without_domains(items: list[str]) -> list[str]:
@@ -164,6 +182,8 @@ def _named_places(items: list[str]) -> list[str]:
     return items
   names, values = map(interval, parts)
   if names is None or values is None or len(names.places) != len(values.places):
+    return items
+  if not (names.brackets == values.brackets == "()"):
     return items
   if not all(map(is_name, names.places)):
     return items
@@ -291,5 +311,5 @@ def matrix(text: str) -> list[list[str]] | None:
   whole = _MATRIX.fullmatch(text.strip())
   if whole is None or r"\begin" in whole[2]:
     return None
-  rows = whole[2].replace(r"\ ", " ").split(r"\\")
+  rows = whole[2].split(r"\\")
   return [[place.strip() for place in row.split("&")] for row in rows]

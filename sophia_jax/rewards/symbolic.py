@@ -114,12 +114,15 @@ def constant_ratio(gold: Expression, answer: Expression) -> float | None:
   first = None
   try:
     for point in _points(gold, answer):
-      pair = gold.subs(point), answer.subs(point)
-      if not all(_is_value(value.evalf(20, maxn=_DIGITS)) for value in pair):
+      one, other = (
+        tree.evalf(_DIGITS, subs=point, maxn=2 * _DIGITS)
+        for tree in (gold, answer)
+      )
+      if not (_is_value(one) and _is_value(other)):
         return None
-      first = first or pair
-      one, other = pair[0] * first[1], first[0] * pair[1]
-      if not _vanishes_at({}, one - other, one, other):
+      first = first or (one, other)
+      left, right = one * first[1], first[0] * other
+      if not abs(left - right) <= _NOUGHT * abs(left):
         return None
     if first is None:
       return None

@@ -19,7 +19,7 @@ class Unit(NamedTuple):
   name: str
   """Factors in alphabetical order; "" for degrees, which are dropped."""
   is_sure: bool = True
-  """False for one letter without \\text: it may be a variable."""
+  """False for one or two letters without \\text that may be variables: m, mg."""
 
 
 _PREFIXES = {
@@ -80,6 +80,9 @@ _NO_UNITS = re.compile(
   r"|reciprocal|inverse|binary|octal|hex|hexadecimal|about|but|approximately"
 )
 _MONTHS = ("month", "months")
+_SURE_NAMES = "cm mm km dm kg ft yd mi lb oz Hz kJ kW kN MW eV in"
+_SURE = frozenset(_SURE_NAMES.split())
+"""Units of two letters that are no product of variables."""
 _ONE_LETTER = frozenset("mgsLlNJWVACKFhHTtd")
 _TOKEN = re.compile(
   r"\^\{?-?\d\}?|\^-?\d|°[CF]?|[A-Za-zμΩ%]+|[\u4e00-\u9fff]+|\\[a-z]+|\S"
@@ -107,15 +110,15 @@ def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
   factors = _factors(tokens, always_a_unit or marked)
   if factors is None:
     return None
-  letter = len(text) == 1 and text.isascii() and text.isalpha()
-  if letter and not marked and text not in _ONE_LETTER:
+  letters = len(text) <= 2 and text.isascii() and text.isalpha()
+  if len(text) == 1 and letters and not marked and text not in _ONE_LETTER:
     return None
   name = " ".join(
     unit if power == 1 else f"{unit}^{power}"
     for unit, power in sorted(factors.items())
     if unit and power
   )
-  return Unit(name, is_sure=marked or not letter)
+  return Unit(name, is_sure=marked or not letters or text in _SURE)
 
 
 def _factors(tokens: list[str], unknown: bool) -> dict[str, int] | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sophia_jax.rewards import openbmb_text, reading
-from sophia_jax.rewards.choices import compare_choice, letter_set
+from sophia_jax.rewards.choices import compare_choice, letter_set, option_text
 from sophia_jax.rewards.notation import spell, squeeze
 from sophia_jax.rewards.number import (
   Number,
@@ -22,6 +22,7 @@ from sophia_jax.rewards.number import (
   equal_numbers,
   parse_number,
   slack_of_each,
+  stands_for,
 )
 from sophia_jax.rewards.text import (
   LONGEST_GOLD,
@@ -35,6 +36,9 @@ from sophia_jax.rewards.text import (
 from sophia_jax.status import ANSWER_TYPES, Status
 
 _MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
+
+
+_LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
 
 
 class Comparison(NamedTuple):
@@ -68,6 +72,8 @@ class Comparison(NamedTuple):
   def task(self) -> tuple[str, str, str, tuple[float, ...]]:
     """The arguments of `compare_slow`."""
     answer = reading.without_question(self.answer, self.question)
+    if self.kind == "choice":
+      return "math", option_text(self.gold, self.choices), self.answer, ()
     if self.kind != "olympiad":
       return "math", self.gold, answer, ()
     kind = "olympiad_upstream" if self.upstream_compatible else "olympiad"
@@ -108,8 +114,8 @@ def compare_cheap(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if asked.upstream_compatible and kind == "olympiad":
     return openbmb_text.before_sympy(asked.gold, asked.answer)
-  gold = asked.gold
-  return COMPARERS[kind](asked._replace(gold=reading.unboxed(gold)))
+  gold, answer = map(reading.unboxed, (asked.gold, asked.answer))
+  return COMPARERS[kind](asked._replace(gold=gold, answer=answer))
 
 
 def compare_slow(
@@ -146,6 +152,8 @@ def auto_type(gold: str, choices: Sequence[str] = ()) -> str:
     return "choice"
   if parse_number(text) is not None:
     return "number"
+  if reading.interval(spell(text)):
+    return "math"
   items = split_list(text)
   spelled = reading.at_top(spell(text), (",", r"\lor", r"\land"))
   if _MATH.search(text) or _are_numbers(items) or _are_numbers(spelled):
@@ -165,18 +173,20 @@ def compare_number(
 
   Only a bare name may stand before "=". nan and inf equal nothing.
   """
-  wanted = _values(gold, "")
-  found = _values(answer, question)
+  name, wanted = _values(gold, "")
+  other_name, found = _values(answer, question)
   if not found:
     return Status.UNPARSEABLE
+  if name and other_name and name != other_name:
+    return Status.WRONG
   right = any(equal_numbers(g, a, tolerance) for g in wanted for a in found)
   return Status.RIGHT if right else Status.WRONG
 
 
-def _values(text: str, question: str) -> list[Number]:
-  r"""Returns what a statement of numbers gives: 22/7 \approx 3.14 gives both.
+def _values(text: str, question: str) -> tuple[str, list[Number]]:
+  r"""Returns a name and the numbers that agree: 22/7 \approx 3.14 gives both.
 
-  Nothing where it says more than a name and numbers that agree.
+  No numbers where the statement says more than that.
   """
   line = spell(unwrap(reading.without_question(unwrap(text), question)))
   said = reading.statement(line)
@@ -185,16 +195,15 @@ def _values(text: str, question: str) -> list[Number]:
     parts, relations = parts[1:], relations[1:]
   numbers = [parse_number(part) for part in parts]
   if any(n is None for n in numbers) or reading.ORDERS & set(relations):
-    return []
+    return said.name, []
   known = [n for n in numbers if n is not None]
   for one, other, relation in zip(known, known[1:], relations, strict=False):
-    ulps = (one.ulp, other.ulp)
-    rounded = abs(one.value - other.value) < (other.ulp or 0)
-    if not agree(one.value, other.value, ulps) and not (
+    rounded = stands_for(other.value, one.value, other.ulp)
+    if not agree(one.value, other.value, (one.ulp, other.ulp)) and not (
       relation == r"\approx" and rounded
     ):
-      return []
-  return known
+      return said.name, []
+  return said.name, known
 
 
 def compare_string(gold: str, answer: str) -> Status:
@@ -216,6 +225,10 @@ def compare_list(
   if not any(found):
     return Status.UNPARSEABLE
   if len(wanted) != len(found):
+    wanted, found = (
+      split_list(_LAST_AND.sub(", ", unwrap(text))) for text in (gold, answer)
+    )
+  if len(wanted) != len(found):
     return Status.WRONG
   slacks = slack_of_each(tolerance, len(wanted))
   right = all(
@@ -226,8 +239,15 @@ def compare_list(
   return Status.RIGHT if right else Status.WRONG
 
 
-def _choice(asked: Comparison) -> Status:
-  return compare_choice(asked.gold, asked.answer, asked.choices)
+def _choice(asked: Comparison) -> Status | None:
+  """Compares options; a formula that names none may have the right one's value."""
+  status = compare_choice(asked.gold, asked.answer, asked.choices)
+  if status is not Status.UNPARSEABLE or not re.search(r"[\\√]", asked.answer):
+    return status
+  text = option_text(asked.gold, asked.choices)
+  if not text or not is_bounded(asked.answer):
+    return status
+  return None if is_bounded(text) else status
 
 
 def _list(asked: Comparison) -> Status:
@@ -241,10 +261,23 @@ def _string(asked: Comparison) -> Status:
 def _number(asked: Comparison) -> Status | None:
   """Compares numbers; under `auto` a formula may be one that is computed."""
   slack = sum(asked.tolerance[:1])
+  if asked.answer_type == "auto" and _may_be_a_product(asked):
+    return Status.WRONG
   status = compare_number(asked.gold, asked.answer, slack, asked.question)
   if status is Status.UNPARSEABLE and asked.answer_type == "auto":
     return _formula(asked)
   return status
+
+
+def _may_be_a_product(asked: Comparison) -> bool:
+  """Returns whether the answer lacks the letter of 2m, which may be a variable.
+
+  Behind a space it is a unit, which may be missing.
+  """
+  wanted, found = map(parse_number, map(unwrap, (asked.gold, asked.answer)))
+  if wanted is None or found is None or wanted.sure_unit or found.unit:
+    return False
+  return re.search(r"\d[A-Za-z]+$", unwrap(asked.gold)) is not None
 
 
 def _formula(asked: Comparison) -> Status | None:

@@ -1,4 +1,4 @@
-"""Evaluation: what a policy answers, marked, summed up and written to W/evals."""
+"""Evaluation of a policy: answers, grades and scores in W/evals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
   Benchmark,
-  Mark,
+  Grade,
   Rule,
   Scored,
 )
@@ -25,11 +25,11 @@ from sophia_jax.evals.evaluate import (
   Answered,
   Asker,
   EvalConfig,
-  mark,
-  mark_each,
+  grade,
+  grade_each,
   missing,
 )
-from sophia_jax.evals.judge import Reader, mark_read
+from sophia_jax.evals.judge import Reader, grade_read
 from sophia_jax.evals.llm import Cache
 from sophia_jax.evals.responses import Responses
 from sophia_jax.progress import Progress
@@ -54,17 +54,17 @@ class Exam:
 
 
 def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
-  """Our rule for a benchmark, or the one of its own scripts.
+  """Returns our rule for a benchmark, or the rule of its published scripts.
 
   Raises:
-    SophiaError: it has none of its own.
+    SophiaError: the benchmark has no published rule.
   """
   if not upstream:
     return benchmark.rule
   if benchmark.upstream is None:
     raise SophiaError(
-      f"--upstream: {benchmark.name or 'a file of problems'} has no rule of its "
-      "own; leave it out"
+      f"--upstream: {benchmark.name or 'a file of problems'} has no published "
+      "rule; leave it out"
     )
   return benchmark.upstream
 
@@ -107,9 +107,9 @@ def evaluate_round(
 def ask(
   run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
 ) -> None:
-  """Has the policy answer what it has not answered yet.
+  """Samples the answers that are missing.
 
-  The policy is loaded once, and only if there is something to ask.
+  The policy is loaded once, and only if answers are missing.
   """
   settings = _settings(run, fingerprint(directory), config)
   waiting = [exam for exam in exams if _missing(run, exam, settings, config)]
@@ -181,11 +181,11 @@ def finish(
   against: Path | None = None,
   reader: Reader | None = None,
 ) -> dict[str, Any]:
-  """Marks the responses and writes W/evals/NAME.json; needs no policy.
+  """Grades the responses and writes W/evals/NAME.json; needs no policy.
 
   Args:
     against: an earlier W/evals/NAME.json to compare with.
-    reader: a language model that finds and judges the answers.
+    reader: a language model that extracts and judges the answers.
 
   Raises:
     SophiaError: a response is missing.
@@ -202,8 +202,8 @@ def finish(
       raise SophiaError(
         f"{responses.path}: {left} responses are missing; leave out --rescore"
       )
-    marker = _marker(exam, verifier, reader)
-    scored = [*mark(exam.problems, config.samples, responses, marker)]
+    grader = _grader(exam, verifier, reader)
+    scored = [*grade(exam.problems, config.samples, responses, grader)]
     result = _summary(exam, scored, responses)
     result["judge"] = reader.name if reader else ""
     if against is not None:
@@ -214,13 +214,13 @@ def finish(
   return {**result, "shown": samples}
 
 
-def _marker(
+def _grader(
   exam: Exam, verifier: Verifier, reader: Reader | None
-) -> Callable[[Iterable[Answered]], list[Mark]]:
+) -> Callable[[Iterable[Answered]], list[Grade]]:
   if reader is None:
-    return functools.partial(mark_each, rule=exam.rule, verifier=verifier)
+    return functools.partial(grade_each, rule=exam.rule, verifier=verifier)
   return functools.partial(
-    mark_read,
+    grade_read,
     benchmark=exam.benchmark,
     rule=exam.rule,
     verifier=verifier,
@@ -230,7 +230,7 @@ def _marker(
 
 @contextlib.contextmanager
 def reader(run: Run, name: str | None) -> Iterator[Reader | None]:
-  """A reasoner of the config to read answers with; none without a name.
+  """Yields a reasoner of the config that reads answers; None without a name.
 
   Raises:
     SophiaError: the config has no such reasoner.

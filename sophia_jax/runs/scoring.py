@@ -19,7 +19,7 @@ from sophia_jax.models import Params
 from sophia_jax.progress import Progress
 from sophia_jax.runs import policies
 from sophia_jax.train import sharding
-from sophia_jax.train.step import response_logps
+from sophia_jax.train.outputs import response_logps
 from sophia_jax.types import Role, TokenSequence
 
 BLOCK = 1024

@@ -66,7 +66,7 @@ def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
   """
   if config.schedule not in SCHEDULES:
     raise SophiaError(
-      f"train.schedule: no schedule {config.schedule!r}; use one of "
+      f"config.train.schedule: no schedule {config.schedule!r}; use one of "
       f"{', '.join(SCHEDULES)}"
     )
   return SCHEDULES[config.schedule](config, updates)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from sophia_jax.algorithms import credit
-from sophia_jax.algorithms.contract import Algorithm
+from sophia_jax.algorithms.credit import reduced
+from sophia_jax.algorithms.reductions import Reduction
 from sophia_jax.data import filters
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
@@ -26,11 +26,11 @@ class Rendered(Sequences):
     self,
     bare: Sequence[TokenSequence],
     weights: Sequence[float],
-    algorithm: Algorithm,
+    reduction: Reduction,
   ):
     self._bare = bare
     self._weights = weights
-    self._algorithm = algorithm
+    self._reduction = reduction
 
   @property
   def sizes(self) -> list[Size]:
@@ -41,11 +41,10 @@ class Rendered(Sequences):
     return len(self._bare)
 
   def __getitem__(self, index: int, /) -> TokenSequence:
-    bare, algorithm = self._bare[index], self._algorithm
-    made = credit.reduced(bare.roles, algorithm.reduction, advantages=1.0)
+    bare = self._bare[index]
+    streams = reduced(bare.roles, self._reduction, advantages=1.0)
     # Into the weights and not the advantages: supervised terms read no advantage.
-    made["weights"] = self._weights[index] * made["weights"]
-    streams = {n: made[n] for n in algorithm.streams if n in made}
+    streams["weights"] = self._weights[index] * streams["weights"]
     return dataclasses.replace(bare, streams=streams)
 
   def __iter__(self) -> Iterator[TokenSequence]:
@@ -53,18 +52,22 @@ class Rendered(Sequences):
 
 
 def render(
-  examples: Iterable[Example], renderer: Renderer, algorithm: Algorithm
+  examples: Iterable[Example], renderer: Renderer, reduction: Reduction
 ) -> Rendered:
-  """Renders each example; its loss is weighted by the example's weight."""
+  """Renders each example, with the streams of a response that is all right.
+
+  These are "mask", "weights", which the example's weight scales, "count" and
+  "advantages" of 1.
+  """
   examples = list(examples)
   bare = [_bare(example, renderer) for example in examples]
-  return Rendered(bare, [e.weight for e in examples], algorithm)
+  return Rendered(bare, [e.weight for e in examples], reduction)
 
 
 def prepare(
   examples: Iterable[Example],
   renderer: Renderer,
-  algorithm: Algorithm,
+  reduction: Reduction,
   config: FilterConfig,
   length: int,
 ) -> tuple[Rendered, dict[str, int]]:
@@ -84,7 +87,7 @@ def prepare(
     short = truncated(whole, length) if config.truncate else None
     cut += short is not None and len(short) < len(whole)
     bare.append(whole if short is None else short)
-  sequences = Rendered(bare, [e.weight for e in kept], algorithm)
+  sequences = Rendered(bare, [e.weight for e in kept], reduction)
   return sequences, {**counts, "truncated": cut}
 
 

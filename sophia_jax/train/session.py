@@ -33,7 +33,7 @@ from sophia_jax.train.optimizer import (
   make_optimizer,
 )
 from sophia_jax.train.state import Params, TrainState, copied, create, layout
-from sophia_jax.train.step import Metrics, Step, coefficients
+from sophia_jax.train.step import Metrics, Step, scalars
 from sophia_jax.train.trackers import LogConfig, trackers
 from sophia_jax.types import Batch, TokenSequence
 
@@ -228,11 +228,17 @@ class Session:
       NotFinite: the loss or a gradient of an earlier update is not finite.
     """
     moment = moment or Moment(step=self.step)
-    scales = coefficients(self._algorithm.terms, moment)
+    numbers = scalars(self._algorithm, moment)
     micro = sharding.microbatches(batch, self._mesh)
-    self._state, self._values = self._update(self._state, micro, scales)
-    scheduled = {f"{n}_coefficient": c for n, c in scales.items() if c != 1}
-    self._metrics.add({**self._values, **scheduled, **self._extra})
+    self._state, self._values = self._update(self._state, micro, numbers)
+    scheduled = {
+      f"{name}_coefficient": value
+      for name, value in numbers.coefficients.items()
+      if value != 1
+    }
+    self._metrics.add(
+      {**self._values, **scheduled, **numbers.numbers, **self._extra}
+    )
     self._extra = {}
     self.step += 1
     self._profile(self.step, self._state)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,8 +26,25 @@ from sophia_jax.train.state import Params, TrainState
 from sophia_jax.types import Batch
 
 Metrics = dict[str, Float[Array, ""]]
-Sums = tuple[Params, Metrics]
-"""Gradient and metrics of the microbatches so far."""
+
+
+class Sums(NamedTuple):
+  """Of the microbatches so far."""
+
+  gradient: Params
+  metrics: Metrics
+  maxima: Metrics
+
+
+class Scalars(NamedTuple):
+  """Numbers of an update that the host computes; traced, so none recompiles."""
+
+  coefficients: dict[str, float]
+  """c of each term."""
+  numbers: dict[str, float]
+  """Constant streams of the algorithm."""
+
+
 Rate = Callable[[optax.OptState], Float[Array, ""]]
 
 WORK = ("microbatches", "places", "live", "pairs", "image_tokens")
@@ -60,7 +78,7 @@ class Step:
     self._layout = layout
     # Frozen parts do not pass through: they would be copied.
     bare = dataclasses.replace(layout, frozen={})
-    sums = layout.params, None
+    sums = Sums(layout.params, None, None)  # type: ignore[arg-type]
     self.start = jax.jit(self._start, out_shardings=(None, sums))
     self.count = jax.jit(self._count, donate_argnums=0)
     self.accumulate = jax.jit(
@@ -74,14 +92,14 @@ class Step:
     self,
     state: TrainState,
     microbatches: Sequence[Batch],
-    coefficients: Mapping[str, float],
+    scalars: Scalars,
   ) -> tuple[TrainState, Metrics]:
     """Makes one update of any number of microbatches; `state` is donated."""
     counts, sums = self.start(state.params)
     counts = functools.reduce(self.count, microbatches, counts)
     for micro in microbatches:
       sums = self.accumulate(
-        sums, state.params, state.frozen, micro, counts, coefficients
+        sums, state.params, state.frozen, micro, counts, scalars
       )
     bare = dataclasses.replace(state, frozen={})
     new, metrics = self.apply(bare, sums, counts)
@@ -92,11 +110,11 @@ class Step:
     """Makes the counts and sums of no microbatch."""
     terms = (*self._algorithm.terms, *self._algorithm.metrics)
     zeros = lambda names: {name: jnp.zeros(()) for name in names}
-    grads = jax.tree.map(jnp.zeros_like, params)
     counts = zeros([*(t.normaliser for t in terms), "tokens"])
-    return counts, (
-      grads,
-      zeros([*(t.name for t in terms), "loss", "logp", *WORK]),
+    return counts, Sums(
+      gradient=jax.tree.map(jnp.zeros_like, params),
+      metrics=zeros([*(t.name for t in terms), "loss", "logp", *WORK]),
+      maxima={t.name: -jnp.inf * jnp.ones(()) for t in self._algorithm.maxima},
     )
 
   def _count(self, counts: Metrics, batch: Batch) -> Metrics:
@@ -112,14 +130,17 @@ class Step:
     frozen: Params,
     batch: Batch,
     counts: Metrics,
-    coefficients: Metrics,
+    scalars: Scalars,
   ) -> Sums:
     """Adds the gradient and the metrics of a microbatch."""
     counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-9), counts)
     gradient = jax.grad(self._objective, has_aux=True)
-    part = gradient(params, frozen, batch, counts, coefficients)
-    grads, metrics = jax.tree.map(jnp.add, sums, part)
-    return jax.lax.with_sharding_constraint(grads, self._layout.params), metrics
+    grads, (metrics, maxima) = gradient(
+      params, frozen, batch, counts, Scalars(*scalars)
+    )
+    grads, metrics = jax.tree.map(jnp.add, sums[:2], (grads, metrics))
+    grads = jax.lax.with_sharding_constraint(grads, self._layout.params)
+    return Sums(grads, metrics, jax.tree.map(jnp.maximum, sums.maxima, maxima))
 
   def _objective(
     self,
@@ -127,11 +148,13 @@ class Step:
     frozen: Params,
     batch: Batch,
     counts: Metrics,
-    coefficients: Metrics,
-  ) -> tuple[Float[Array, ""], Metrics]:
-    """L = sum_k c_k sum_t w_t loss_t / count_k, a microbatch's part of it."""
+    scalars: Scalars,
+  ) -> tuple[Float[Array, ""], tuple[Metrics, Metrics]]:
+    """Returns a microbatch's part of L = sum_k c_k sum_t w_t loss_t / count_k."""
     terms, seen = self._algorithm.terms, self._algorithm.metrics
-    asked = outputs.only(batch, learnt(batch, (*terms, *seen)))
+    largest = self._algorithm.maxima
+    batch = with_numbers(batch, scalars.numbers)
+    asked = outputs.only(batch, learnt(batch, (*terms, *seen, *largest)))
     out = outputs.forward(
       self._model,
       {**params, **frozen},
@@ -140,20 +163,22 @@ class Step:
       self._block,
     )
     parts = {t.name: value(t, out, batch, counts) for t in terms}
-    scaled = [coefficients[name] * part for name, part in parts.items()]
+    scaled = [scalars.coefficients[n] * part for n, part in parts.items()]
     loss = functools.reduce(jnp.add, scaled)
     out = jax.lax.stop_gradient(out)
     parts |= {t.name: value(t, out, batch, counts) for t in seen}
     logp = jnp.sum(out.logps * learnt(batch, terms)) / counts["tokens"]
-    return loss, {**parts, "loss": loss, "logp": logp, **work(batch)}
+    metrics = {**parts, "loss": loss, "logp": logp, **work(batch)}
+    return loss, (metrics, {t.name: maximum(t, out, batch) for t in largest})
 
   def _apply(
     self, state: TrainState, sums: Sums, counts: Metrics
   ) -> tuple[TrainState, Metrics]:
     """Moves the parameters; where nothing is learnt, only the step advances."""
-    grads, metrics = sums
+    grads, metrics, maxima = sums
     updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    metrics |= {n: jnp.where(m > -jnp.inf, m, 0.0) for n, m in maxima.items()}
     metrics |= {
       "grad_norm": optax.global_norm(grads),
       "tokens": counts["tokens"],
@@ -177,14 +202,32 @@ def value(
   return jnp.sum(losses) / counts[term.normaliser]
 
 
+def maximum(term: Term, out: Forward, batch: Batch) -> Float[Array, ""]:
+  """Returns the largest loss_t of a microbatch where w_t > 0; -inf if nowhere."""
+  weighed = batch.streams[term.weights] > 0
+  return jnp.max(jnp.where(weighed, term.loss(out, batch), -jnp.inf))
+
+
+def with_numbers(batch: Batch, numbers: dict[str, float]) -> Batch:
+  """Adds a constant stream for each number."""
+  constant = {
+    name: jnp.full(batch.tokens.shape, number, jnp.float32)
+    for name, number in numbers.items()
+  }
+  return dataclasses.replace(batch, streams={**batch.streams, **constant})
+
+
 def learnt(batch: Batch, terms: Sequence[Term]) -> Array:
   """Returns which targets any of the terms weighs."""
   return outputs.nonzero(batch, [term.weights for term in terms])
 
 
-def coefficients(terms: Sequence[Term], moment: Moment) -> dict[str, float]:
-  """Evaluates the terms' schedules on the host."""
-  return {term.name: float(term.coefficient(moment)) for term in terms}
+def scalars(algorithm: Algorithm, moment: Moment) -> Scalars:
+  """Evaluates the algorithm's schedules on the host."""
+  return Scalars(
+    {t.name: float(t.coefficient(moment)) for t in algorithm.terms},
+    {n: float(number(moment)) for n, number in algorithm.numbers.items()},
+  )
 
 
 def work(batch: Batch) -> Metrics:

@@ -72,6 +72,15 @@ def test_unknown_log_probabilities_are_absent_and_not_zero():
   assert "behaviour_logps" not in made.streams
 
 
+def test_a_stream_that_not_all_have_is_left_out():
+  known, unknown = episode(([5], [6], [-0.1])), episode(([5], [6], None))
+  unknown = dataclasses.replace(unknown, path=(1,))
+  mixed = Group(problem=PROBLEM, rollouts=(known, unknown))
+  assert all("behaviour_logps" not in s.streams for s in by_group(mixed))
+  same = Group(problem=PROBLEM, rollouts=(known, known))
+  assert all("behaviour_logps" in s.streams for s in by_group(same))
+
+
 def test_turns_that_continue_each_other_are_one_sequence():
   """The environment's words are shown and not learnt."""
   first = ([1, 2], [3, 4], [-0.3, -0.4])

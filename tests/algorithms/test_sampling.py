@@ -41,13 +41,13 @@ def test_captions_are_the_policys_and_trajectories_the_reasoners():
   assert {c.author for c in captions} == {"policy"}
   assert {t.author for t in thoughts} == {"reasoner"}
   assert [t for t in world.asked if len(t[1]) == 1] == [
-    ("policy", (0,), 0),
-    ("policy", (1,), 0),
+    ("caption", (0,), 0),
+    ("caption", (1,), 0),
   ]
   for t in thoughts:  # each is built on its own caption, and sees no image
     asked = t.turns[0].prompt
     assert isinstance(asked, Chat)
-    assert asked.text == f"How many? policy{t.path[0]}"
+    assert asked.text == f"How many? caption{t.path[0]}"
     assert t.length == len(t.completion.text)
 
 

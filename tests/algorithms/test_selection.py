@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sophia_jax.algorithms import selection
+from sophia_jax.algorithms.contract import Moment
 from sophia_jax.algorithms.dapo import Config, shaped
 from tests.algorithms import rows
 
@@ -46,6 +47,29 @@ def test_the_most_varied_share_and_at_least_one():
   assert kept(selection.most_varied(1.0, "accuracy"), *outcomes) == [
     f"p{i}" for i in range(4)
   ]
+
+
+def test_groups_of_an_old_policy_are_dropped():
+  aged = [
+    _versioned(g, i) for i, g in enumerate(groups((0, 1), (0, 1), (0, 1)))
+  ]
+  late = Moment(round=3)
+  found = selection.fresh(2)(aged, late)
+  assert [g.problem.id for g in found] == ["p1", "p2"]
+
+
+def _versioned(group, version):
+  """The group, its last rollout drawn by a version, the rest by version 3."""
+
+  def one(r, version):
+    spans = ((3, 1), (version, 1))
+    answer = dataclasses.replace(r.completion, versions=spans)
+    turn = dataclasses.replace(r.turns[0], completion=answer)
+    return dataclasses.replace(r, turns=(turn,))
+
+  *first, last = group.rollouts
+  kept = (*(one(r, 3) for r in first), one(last, version))
+  return dataclasses.replace(group, rollouts=kept)
 
 
 def test_rollouts_right_best_and_shortest():

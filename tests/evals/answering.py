@@ -1,7 +1,7 @@
-"""Problems and marks made by hand."""
+"""Problems and grades made by hand."""
 
-from sophia_jax.evals.benchmarks.base import Mark, Scored
-from sophia_jax.evals.evaluate import mark_each
+from sophia_jax.evals.benchmarks.base import Grade, Scored
+from sophia_jax.evals.evaluate import grade_each
 from sophia_jax.types import FinishReason, Problem, Status
 
 
@@ -14,7 +14,7 @@ def scored(name, rights, **fields):
   outcomes = {"1": Status.RIGHT, "0": Status.WRONG}
   return Scored(
     problem=problem(name, **fields),
-    marks=tuple(Mark(status=outcomes[right]) for right in rights),
+    grades=tuple(Grade(status=outcomes[right]) for right in rights),
   )
 
 
@@ -22,4 +22,6 @@ def statuses(rule, answered):
   """What the rule makes of each (problem, response)."""
   answered = ((asked, text, FinishReason.STOP) for asked, text in answered)
   with rule.verifier(workers=1, timeout_s=30.0) as verifier:
-    return [mark.status.value for mark in mark_each(answered, rule, verifier)]
+    return [
+      grade.status.value for grade in grade_each(answered, rule, verifier)
+    ]

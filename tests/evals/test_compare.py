@@ -15,9 +15,9 @@ from tests.evals.answering import scored
 
 def written(path, all_scored):
   rows = [
-    row(s.problem, i, mark)
+    row(s.problem, i, grade)
     for s in all_scored
-    for i, mark in enumerate(s.marks)
+    for i, grade in enumerate(s.grades)
   ]
   write(path, summarise(all_scored, PLAIN), rows)
   return path

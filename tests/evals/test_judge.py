@@ -1,4 +1,4 @@
-"""Marks by way of a language model, which here is a script.
+"""Grades by way of a language model, which here is a script.
 
 What a model is asked and how its replies are read: tests/rewards/test_llm.py.
 """
@@ -6,8 +6,8 @@ What a model is asked and how its replies are read: tests/rewards/test_llm.py.
 import pytest
 
 from sophia_jax.evals.benchmarks import find_benchmark, mv_math
-from sophia_jax.evals.benchmarks.base import Mark, Scored
-from sophia_jax.evals.judge import Reader, mark_read
+from sophia_jax.evals.benchmarks.base import Grade, Scored
+from sophia_jax.evals.judge import Reader, grade_read
 from sophia_jax.evals.llm import Cache
 from sophia_jax.types import Completion, FinishReason, Status
 from tests.evals.answering import problem
@@ -39,24 +39,24 @@ class Script:
 
 @pytest.fixture
 def read(tmp_path):
-  """read("mmmu", engine, (problem, response, finish), ...) -> marks."""
+  """read("mmmu", engine, (problem, response, finish), ...) -> grades."""
 
-  def mark(name, engine, *answered):
+  def grade(name, engine, *answered):
     benchmark = find_benchmark(name)
     with (
       Cache(tmp_path / "judge.jsonl", "m") as cache,
       benchmark.rule.verifier(workers=1) as verifier,
     ):
       reader = Reader("easy", engine, cache)
-      return mark_read(answered, benchmark, benchmark.rule, verifier, reader)
+      return grade_read(answered, benchmark, benchmark.rule, verifier, reader)
 
-  return mark
+  return grade
 
 
 def test_it_finds_answers_and_the_rule_judges_them(read):
   engine = Script(apples="Answer: 6", pears="Answer: 7", plums="Answer: NONE")
   asked = problem("mathvision/1", answer_type="number")
-  marks = read(
+  grades = read(
     "mathvision",
     engine,
     (asked, "All apples are counted, five and one more.", STOP),
@@ -64,7 +64,7 @@ def test_it_finds_answers_and_the_rule_judges_them(read):
     (asked, "I like plums, but cannot tell how many.", STOP),
     (asked, "There are so many apples that", LENGTH),
   )
-  assert [(m.status.value, m.extracted) for m in marks] == [
+  assert [(m.status.value, m.extracted) for m in grades] == [
     ("right", "6"),
     ("wrong", "7"),
     ("unparseable", ""),
@@ -81,7 +81,7 @@ def test_it_judges_where_the_paper_has_a_model_judge(read):
     "": "I am not sure.",
   }
   engine = Script(**replies)
-  marks = read(
+  grades = read(
     "mmmu",
     engine,
     *[
@@ -89,8 +89,8 @@ def test_it_judges_where_the_paper_has_a_model_judge(read):
       for i, gold in enumerate(("lawn", "forest", "sea"))
     ],
   )
-  assert [m.status.value for m in marks] == ["right", "wrong", "unparseable"]
-  assert {m.extracted for m in marks} == {"a meadow"}
+  assert [m.status.value for m in grades] == ["right", "wrong", "unparseable"]
+  assert {m.extracted for m in grades} == {"a meadow"}
   # Asked again, it is not asked: replies are kept.
   asked = len(engine.asked)
   again = read(
@@ -101,6 +101,6 @@ def test_it_judges_where_the_paper_has_a_model_judge(read):
 
 def test_steps_of_a_problem_that_was_judged_whole():
   asked = problem("1", "(1) 2; (2) 3", tags={"type": "multi-step"})
-  marks = (Mark(status=Status.RIGHT), Mark(status=Status.WRONG))
-  found = mv_math.step_scores(Scored(problem=asked, marks=marks))
+  grades = (Grade(status=Status.RIGHT), Grade(status=Status.WRONG))
+  found = mv_math.step_scores(Scored(problem=asked, grades=grades))
   assert found == [0.5, 0.5]

@@ -105,7 +105,7 @@ def test_what_comes_out(run):
   assert "MathVision, 4 of 3,040" in text and "subject: counting" in text
   assert "2 ids have no response and count as wrong: mathvision/3" in text
   assert "1 ids are not in the benchmark and were left out: 99" in text
-  assert "1 ids were given again; the first counts: 1" in text
+  assert "1 ids are repeated; the first counts: 1" in text
   summary = json.loads(out[-1])
   assert summary["pass_at_1"]["value"] == 0.25
   assert summary["answered"]["value"] == 0.5

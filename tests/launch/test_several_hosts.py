@@ -25,7 +25,7 @@ DEVICES = "--xla_force_host_platform_device_count="
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-  """A workdir that is ready to train; to be copied."""
+  """A workdir that is ready to train, for copies."""
   workdir = tmp_path_factory.mktemp("fresh") / "W"
   workdirs.sampled(hosts_config.get_config(), workdir, problems=40)
   return workdir
@@ -50,7 +50,7 @@ def train(start):
 
 @pytest.fixture(scope="module")
 def alone(fresh, train, tmp_path_factory):
-  """What one process makes of it with all four devices."""
+  """The workdir that one process trains with all four devices."""
   workdir = shutil.copytree(fresh, tmp_path_factory.mktemp("alone") / "W")
   process = train(workdir, devices=4)
   out, err = process.communicate(timeout=600)
@@ -91,7 +91,7 @@ def ended(processes):
 
 
 def trained(workdir, other):
-  """Asserts that both have learnt the same, update by update."""
+  """Asserts that both have trained the same, update by update."""
   found, wanted = (
     load_file(w / "export" / "model.safetensors") for w in (workdir, other)
   )
@@ -108,7 +108,7 @@ def trained(workdir, other):
 
 
 def written(workdir):
-  """All files but those of orbax and of tensorboard, which go by the time."""
+  """All files except those of orbax and tensorboard, named by the time."""
   found = (p.relative_to(workdir) for p in workdir.rglob("*") if p.is_file())
   own = (p for p in found if p.parts[0] not in ("checkpoints", "tensorboard"))
   return sorted(map(str, own))
@@ -154,8 +154,8 @@ def test_two_processes_interrupted_twice_export_what_one_exports(
   assert [code for code, _, _ in done] == [0, 0], done
   saved = max(steps(workdir))
   assert done[0][1] == (
-    f"preempted: saved update {saved} in {workdir}; the same command goes on "
-    "from there\n"
+    f"preempted: saved update {saved} in {workdir}; the same command resumes "
+    "there\n"
   )
   assert done[1][1] == ""
 
@@ -171,8 +171,8 @@ def test_two_processes_interrupted_twice_export_what_one_exports(
   lines = err.splitlines()
   assert [line for line in lines if "error" in line] == lines[-1:]
   assert lines[-1] == (
-    "error: process 1 of 2 is gone (its own output says why); start the same "
-    "command again on all hosts, it goes on from the last checkpoint"
+    "error: process 1 of 2 is lost (its own output says why); start the same "
+    "command again on all hosts, it resumes from the last checkpoint"
   )
 
   third = [train(workdir, *flags) for flags in together(2)]
@@ -221,7 +221,7 @@ def test_a_topology_that_is_not_here(command, workdir):
   assert_refused(done, "config.topology=cpu:4 has 4 devices, there are 1;")
 
 
-def test_a_workdir_goes_on_in_another_layout_of_the_same_batches(tmp_path):
+def test_a_workdir_resumes_in_another_layout_of_the_same_batches(tmp_path):
   config = hosts_config.get_config()
   Run(config, str(tmp_path))
   config.update(hosts_config.layout(2, 4))
@@ -231,7 +231,7 @@ def test_a_workdir_goes_on_in_another_layout_of_the_same_batches(tmp_path):
     Run(config, str(tmp_path))
 
 
-def test_a_process_that_nobody_comes_to(command, tmp_path):
+def test_a_process_without_peers_gives_up(command, tmp_path):
   given = [CONFIG, f"--workdir={tmp_path / 'W'}", "--join_timeout_s=1"]
   done = command("launch.train", *given, *together(2)[1])
   assert_refused(
@@ -243,15 +243,15 @@ def test_a_process_that_nobody_comes_to(command, tmp_path):
 # -------------------------------------------------------------------------- flags
 @pytest.fixture(scope="module")
 def flagged():
-  """flagged(processes=2) -> what the flags of a command ask for."""
+  """flagged(processes=2) -> the meeting of a command's flags."""
   meeting.define_flags()
   flags.FLAGS.mark_as_parsed()
 
-  def asked(**values):
+  def of(**values):
     with flagsaver.flagsaver(**values):
-      return meeting.asked()
+      return meeting.from_flags()
 
-  yield asked
+  yield of
   for name in meeting.FLAGS:
     delattr(flags.FLAGS, name)
 
@@ -274,7 +274,9 @@ SLURM = {
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
   ],
 )
-def test_surroundings_that_are_plain(flagged, monkeypatch, variables, found):
+def test_a_cluster_is_recognised_by_its_variables(
+  flagged, monkeypatch, variables, found
+):
   for name, value in variables.items():
     monkeypatch.setenv(name, value)
   meeting = flagged()
@@ -306,13 +308,13 @@ def test_surroundings_that_are_plain(flagged, monkeypatch, variables, found):
     ({"peer_timeout_s": 0}, "--peer_timeout_s=0: must be positive"),
   ],
 )
-def test_flags_that_do_not_make_a_meeting(flagged, values, said):
+def test_contradicting_flags_are_refused(flagged, values, said):
   with pytest.raises(SophiaError) as e:
     flagged(**values)
   assert str(e.value).startswith(said)
 
 
-def test_flags_that_do(flagged):
+def test_flags_make_a_meeting(flagged):
   meeting = flagged(coordinator="a:1", processes=2, process=1)
   assert (meeting.coordinator, meeting.processes, meeting.process) == (
     "a:1",
@@ -321,7 +323,7 @@ def test_flags_that_do(flagged):
   )
 
 
-# What jaxlib 0.10.2 wrote, cut short.
+# Output of jaxlib 0.10.2, shortened.
 MET, ALONE = 4, 0
 WORDS = [
   (
@@ -330,19 +332,19 @@ WORDS = [
     "service detected fatal errors. absl::Status: INTERNAL: Shutdown barrier "
     "has failed.\nBarrier result: 'INTERNAL: Barrier failed because: task is "
     "set to ERROR: UNAVAILABLE: Task 2 heartbeat timeout.",
-    "process 2 of 4 is gone",
+    "process 2 of 4 is lost",
   ),
   (
     MET,
     "E1122 coordination_service.cc:1549] UNAVAILABLE: The following tasks are "
     "unhealthy (stopped sending heartbeats):\n2\nThe tasks have crashed.",
-    "process 2 of 4 is gone",
+    "process 2 of 4 is lost",
   ),
   (
     MET,
     "F1122 client.h:80] absl::Status: UNAVAILABLE: Failed to send RPC to "
     "coordination service. Either the leader task was preempted",
-    "process 0 of 4 is gone",
+    "process 0 of 4 is lost",
   ),
   (
     MET,
@@ -359,7 +361,7 @@ WORDS = [
     ALONE,
     "F1122 client.h:80] INVALID_ARGUMENT: Unexpected task registered with "
     "task=2",
-    "--process=1: process 0 at a:1 was told of fewer",
+    "--process=1: process 0 at a:1 expects fewer",
   ),
   (
     ALONE,
@@ -370,7 +372,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("count", "said", "line"), WORDS)
-def test_what_jaxlib_says_becomes_a_line(count, said, line):
+def test_jaxlibs_output_becomes_a_line(count, said, line):
   place = meeting.Meeting("a:1", 4, 1, join_timeout_s=3, peer_timeout_s=3)
   found = meeting.explanation(place, count, said)
   assert found.startswith(line) and bool(found) == bool(line)

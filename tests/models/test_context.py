@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sophia_jax.models.device_kernels import Share
+from sophia_jax.models.device_kernels import ContextSplit
 from tests.models.test_kernels import OWN
 
 
@@ -33,7 +33,7 @@ def test_on_a_context_axis_it_is_the_reference(name):
 @pytest.mark.parametrize("devices", [1, 2, 3, 4, 16])
 def test_every_device_has_the_same_causal_work(devices):
   length = 2 * devices * 8
-  order = Share(("context",), devices).order(length)
+  order = ContextSplit(("context",), devices).order(length)
   assert sorted(order) == list(range(length))
   keys = (order + 1).reshape(devices, -1).sum(axis=1)  # seen by its queries
   assert np.ptp(keys) == 0

@@ -127,7 +127,7 @@ def test_a_kernel_attends_to_all_of_a_tile_and_to_no_padding(name, monkeypatch):
 def test_what_does_not_fit_gives_way_with_a_line(name, shape, why, caplog):
   ids = jnp.ones((1, shape[0]), jnp.int32)
   args = *drawn(*shape, 1), ids
-  kernels._say_once.cache_clear()
+  kernels._log_once.cache_clear()
   with caplog.at_level("INFO", logger="sophia_jax"):
     found = value_and_gradients(name, *args)
     kernels.attend(name, *args[:3], ids)
@@ -139,7 +139,7 @@ def test_what_does_not_fit_gives_way_with_a_line(name, shape, why, caplog):
 def test_splash_takes_the_place_of_what_is_not_installed(caplog):
   ids = jnp.ones((1, 128), jnp.int32)
   args = *drawn(128, 2, 1, 64, 1), ids
-  kernels._say_once.cache_clear()
+  kernels._log_once.cache_clear()
   with caplog.at_level("INFO", logger="sophia_jax"):
     found = value_and_gradients("tokamax", *args)
   assert_same(found, value_and_gradients("splash", *args), atol=0)

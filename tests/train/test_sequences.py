@@ -1,13 +1,16 @@
 """From examples to weighted sequences: filters, cuts, reductions, counts."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from sophia_jax.algorithms.legacy import sft, sophia
+from sophia_jax.algorithms import sft, sophia
+from sophia_jax.algorithms.contract import Forward
+from sophia_jax.algorithms.reductions import REDUCTIONS, sequence, square, token
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.filters import FilterConfig
 from sophia_jax.train.sequences import prepare, render, truncated
@@ -40,35 +43,40 @@ def example(i, response, images=(), **kw):
   )
 
 
-def loss(sequences, terms, logp=-2.0):
+SFT = sft.sft(sft.Config())
+SOPHIA = sophia.sophia(sophia.Config())
+
+
+def loss(sequences, algorithm, logp=-2.0):
   """The loss of a batch whose every token has log-probability `logp`."""
-  (term,) = terms
+  (term,) = algorithm.terms
   streams = {
     name: np.concatenate([s.streams[name] for s in sequences])
     for name in sequences[0].streams
   }
-  logps = np.full_like(streams["count"], logp)
-  value = streams[term.weights] * term.loss(logps, streams)
+  out = Forward(logps=np.full_like(streams["count"], logp))
+  batch = types.SimpleNamespace(streams=streams)
+  value = streams[term.weights] * term.loss(out, batch)
   return float(value.sum() / streams[term.normaliser].sum())
 
 
 # ------------------------------------------------------------------------ weights
-@pytest.mark.parametrize("algorithm", [sophia, sft])
-@pytest.mark.parametrize("reduction", ["sum", "token", "sequence", "square"])
+@pytest.mark.parametrize("algorithm", [SOPHIA, SFT])
+@pytest.mark.parametrize("reduction", REDUCTIONS.values())
 def test_an_example_weighs_what_it_says(renderer, algorithm, reduction):
   """Twice the weight is twice the gradient, in whatever algorithm."""
   examples = [example(0, "yyyy"), example(1, "yyyyyyyyy")]
   double = [dataclasses.replace(e, weight=2.0) for e in examples]
-  one = loss(render(examples, renderer, reduction), algorithm.TERMS)
-  two = loss(render(double, renderer, reduction), algorithm.TERMS)
+  one = loss(render(examples, renderer, reduction), algorithm)
+  two = loss(render(double, renderer, reduction), algorithm)
   assert two == pytest.approx(2 * one)
 
 
-@pytest.mark.parametrize("algorithm", [sophia, sft])
+@pytest.mark.parametrize("algorithm", [SOPHIA, SFT])
 def test_only_the_weighted_one_is_learnt(renderer, algorithm):
   examples = [example(0, "yyyy", weight=0.0), example(1, "yy", weight=0.5)]
-  out, into = render(examples, renderer, "token")
-  assert set(algorithm.STREAMS) <= set(out.streams)
+  out, into = render(examples, renderer, token)
+  assert set(algorithm.streams) <= set(out.streams)
   assert not out.streams["weights"].any()
   response = into.roles == Role.RESPONSE
   np.testing.assert_array_equal(into.streams["weights"], 0.5 * response)
@@ -82,9 +90,9 @@ def test_only_the_weighted_one_is_learnt(renderer, algorithm):
 )
 def test_reductions(renderer, reduction, want):
   examples = [example(0, "yyy"), example(1, "y" * 8)]
-  sequences = render(examples, renderer, reduction)
+  sequences = render(examples, renderer, REDUCTIONS[reduction])
   assert [(s.roles == Role.RESPONSE).sum() for s in sequences] == [4, 9]
-  assert loss(sequences, sophia.TERMS) == pytest.approx(want)
+  assert loss(sequences, SOPHIA) == pytest.approx(want)
   share = sequences[0].streams["weights"].sum()
   other = sequences[1].streams["weights"].sum()
   ratio = {"sum": 4 / 9, "token": 4 / 9, "sequence": 1, "square": 2 / 3}
@@ -94,7 +102,7 @@ def test_reductions(renderer, reduction, want):
 # --------------------------------------------------------------------- truncation
 def test_a_cut_keeps_the_images_whole(renderer, images):
   """At every length: whole images and a piece of the response, or nothing."""
-  (whole,) = render([example(0, "y" * 20, images)], renderer, "token")
+  (whole,) = render([example(0, "y" * 20, images)], renderer, token)
   last_image = np.flatnonzero(whole.roles == Role.IMAGE)[-1]
   first_answer = np.flatnonzero(whole.roles == Role.RESPONSE)[0]
   assert last_image < first_answer
@@ -111,7 +119,7 @@ def test_a_cut_keeps_the_images_whole(renderer, images):
 
 
 def test_an_image_after_the_cut_is_not_lost(renderer, images):
-  (whole,) = render([example(0, "y" * 20, images)], renderer, "token")
+  (whole,) = render([example(0, "y" * 20, images)], renderer, token)
   roles = whole.roles.copy()
   roles[-2:] = Role.IMAGE
   shown_later = dataclasses.replace(whole, roles=roles)
@@ -121,8 +129,8 @@ def test_an_image_after_the_cut_is_not_lost(renderer, images):
 # --------------------------------------------------------------------- preparation
 def test_it_is_rendering_where_nothing_is_asked_for(renderer, images):
   examples = [example(i, "y" * i, images[: i % 3]) for i in range(6)]
-  made, counts = prepare(examples, renderer, "square", FilterConfig(), 9)
-  for one, other in zip(made, render(examples, renderer, "square")):
+  made, counts = prepare(examples, renderer, square, FilterConfig(), 9)
+  for one, other in zip(made, render(examples, renderer, square)):
     np.testing.assert_array_equal(one.token_ids, other.token_ids)
     for name, stream in other.streams.items():
       np.testing.assert_array_equal(one.streams[name], stream)
@@ -131,7 +139,7 @@ def test_it_is_rendering_where_nothing_is_asked_for(renderer, images):
 
 
 def test_cuts_are_counted_and_reduced_over_what_is_left(renderer, images):
-  (short,) = render([example(0, "yy", images)], renderer, "sequence")
+  (short,) = render([example(0, "yy", images)], renderer, sequence)
   length = len(short)
   examples = [
     example(0, "yy", images),
@@ -139,7 +147,7 @@ def test_cuts_are_counted_and_reduced_over_what_is_left(renderer, images):
     example(2, "y" * 30, images * 3),
   ]
   config = FilterConfig(truncate=True)
-  made, counts = prepare(examples, renderer, "sequence", config, length)
+  made, counts = prepare(examples, renderer, sequence, config, length)
   assert (counts["truncated"], counts["kept"]) == (1, 3)
   assert [len(s) <= length for s in made] == [True, True, False]
   for s in made:
@@ -151,6 +159,6 @@ def test_filters_count_tokens_of_the_response(renderer):
   examples = [example(i, "y " * i) for i in range(1, 6)]
   tokens = renderer.counts([e.response for e in examples])
   config = FilterConfig(max_tokens=tokens[2])
-  made, counts = prepare(examples, renderer, "token", config, 99)
+  made, counts = prepare(examples, renderer, token, config, 99)
   assert [s.id for s in made] == ["1", "2", "3"]
   assert (counts["long"], counts["kept"]) == (2, 3)

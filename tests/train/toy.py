@@ -28,7 +28,7 @@ from sophia_jax.models import (
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
-from sophia_jax.train.step import Step, coefficients
+from sophia_jax.train.step import Step, scalars
 from sophia_jax.types import Role, TokenSequence
 
 SIDE = 28
@@ -193,21 +193,22 @@ def one_device() -> jax.sharding.Mesh:
   )
 
 
+ALGORITHMS = {"policy": ALGORITHM}
+
+
 @functools.cache
-def _ready(mesh, block, algorithm):
+def _ready(mesh, block, name):
   """The first state, on the host, where it lies, and the compiled step."""
   config = OptimizerConfig(learning_rate=2e-4)
   tx = optax.chain(_keep_gradient(), make_optimizer(config, 2))
   placed = sharding.place(fresh_params(), logical_axes(CFG), mesh)
   state = create(placed, tx, ALL)
   where = layout(state)
-  step = Step(InternVL(CFG), algorithm, tx, where, block)
+  step = Step(InternVL(CFG), ALGORITHMS[name], tx, where, block)
   return jax.device_get(state), where, step
 
 
-def update_twice(
-  rows, length, tiles, block=1024, mesh=None, algorithm=ALGORITHM
-):
+def update_twice(rows, length, tiles, block=1024, mesh=None, name="policy"):
   """Two updates on one batch.
 
   Returns:
@@ -217,13 +218,13 @@ def update_twice(
   mesh = mesh or one_device()
   fresh_params()  # outside of the mesh: shapes have no place
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    host, where, step = _ready(mesh, block, algorithm)
+    host, where, step = _ready(mesh, block, name)
     state = jax.device_put(host, where)
     placed = sharding.microbatches(batch(rows, length, tiles), mesh)
-    scales = coefficients(algorithm.terms, Moment())
-    state, first = step(state, placed, scales)
+    numbers = scalars(ALGORITHMS[name], Moment())
+    state, first = step(state, placed, numbers)
     gradient = jax.device_get(state.opt_state[0])
-    state, second = step(state, placed, scales)
+    state, second = step(state, placed, numbers)
   found = {
     "gradient": [gradient, state.opt_state[0]],
     "params": state.params,

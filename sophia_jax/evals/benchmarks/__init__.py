@@ -32,10 +32,10 @@ BENCHMARKS = {
 
 
 def find_benchmark(name: str) -> Benchmark:
-  """The benchmark called `name`; "MV-MATH" is "mv_math".
+  """Returns a benchmark by its name; "MV-MATH" is "mv_math".
 
   Raises:
-    SophiaError: there is none; the nearest is named.
+    SophiaError: there is no such benchmark; all are listed.
   """
   key = name.strip().lower().replace("-", "_")
   if key not in BENCHMARKS:

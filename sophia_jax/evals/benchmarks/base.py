@@ -1,9 +1,9 @@
-"""What a benchmark is: how a problem is posed, a response marked, marks counted.
+"""Benchmarks: the hint of a problem, the rule of a grade, the metrics.
 
-Its problems come from its official files by its importer; the prompt around
-them (slow-thinking system prompt, hint before the question) and the image path
-are the ones of training. What is left to a benchmark is the wording of its
-hint, the rule its answers are compared by, and its metrics.
+An importer reads the problems from the official files. The prompt around them
+(slow-thinking system prompt, hint before the question) and the image path are
+those of training. A benchmark defines the wording of its hint, the rule that
+compares answers, and its metrics.
 """
 
 from __future__ import annotations
@@ -31,53 +31,55 @@ from sophia_jax.rewards.pool import COMPARER, Verifier
 from sophia_jax.types import Problem, Status, Verdict, host
 
 Item = tuple[str, Problem]
-"""An answer that was found in a response, "" if none was, and the problem that
-it is held against."""
+"""An answer extracted from a response, "" if there is none, and the problem that
+it is compared with."""
 
 
 @host
-class Mark:
-  """What became of one response.
+class Grade:
+  """The grade of one response.
 
-  Example: Mark(status=Status.WRONG, extracted="3; 7",
+  Example: Grade(status=Status.WRONG, extracted="3; 7",
     steps=(Status.RIGHT, Status.WRONG))
   """
 
   status: Status
   extracted: str = ""
+  """The answer that was extracted."""
   steps: tuple[Status, ...] = ()
-  """Of a problem that is marked step by step."""
+  """Statuses of the steps, where a problem is graded by steps."""
 
   @property
   def right(self) -> bool:
+    """Whether the response is right."""
     return self.status is Status.RIGHT
 
 
 @host
 class Scored:
-  """A problem with the marks of all its samples."""
+  """A problem with the grades of all its samples."""
 
   problem: Problem
-  marks: tuple[Mark, ...]
+  grades: tuple[Grade, ...]
 
   @property
   def score(self) -> float:
-    """The share of right samples: pass@1."""
-    return math.fsum(mark.right for mark in self.marks) / len(self.marks)
+    """Share of right samples: pass@1."""
+    return math.fsum(grade.right for grade in self.grades) / len(self.grades)
 
 
-# --------------------------------------------------------------------- marking
+# --------------------------------------------------------------------- grading
 BARE_CHARS = 40
-"""A longer line is a sentence, not a bare answer."""
+"""Longest line that counts as a bare answer, characters."""
 _LABELLED = re.compile(r"\(?([A-Z])\)? ?[(（](.*)[)）][.。]?", re.DOTALL)
 
 
 def answer_in(problem: Problem, response: str) -> str:
-  """The answer that a response ends with, "" if there is none.
+  """Returns the answer that a response ends with, "" if there is none.
 
-  As in training, and besides: a letter alone on the last line, and a response
-  that is nothing but a short answer. Models that are evaluated were not all
-  asked for a box; training may ask for it.
+  Extracts as training does, and also takes a letter alone on the last line and a
+  response that is only a short answer: unlike in training, an evaluated model
+  may not have been asked for a box.
   """
   answer = extract_answer(response, problem)
   text = (after_thinking(response) or "")[-TAIL_CHARS:].strip()
@@ -91,7 +93,7 @@ def answer_in(problem: Problem, response: str) -> str:
 
 
 def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
-  """The letter of "C (145°)", unless what follows names another option."""
+  """Returns the letter of "C (145°)", unless the text names another option."""
   match = _LABELLED.fullmatch(answer)
   if match is None:
     return None
@@ -100,8 +102,9 @@ def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
   return match[1] if named in (own, None) else None
 
 
-def judged(problem: Problem, response: str) -> Sequence[Item]:
-  """By the answer type; what names no option also by the right one's value."""
+def answer_items(problem: Problem, response: str) -> Sequence[Item]:
+  """Compares by answer type; an answer that names no option also with the text
+  of the right option."""
   answer = answer_in(problem, response)
   items = [(answer, problem)]
   if problem.choices and which_choice(answer, problem.choices) is None:
@@ -113,7 +116,7 @@ def judged(problem: Problem, response: str) -> Sequence[Item]:
 
 
 def option(problem: Problem) -> str:
-  """The text of the right option, which the answer gives or names by letter."""
+  """Returns the text of the right option, given as text or by letter."""
   letters = [chr(ord("A") + i) for i in range(len(problem.choices))]
   if problem.answer in letters:
     return problem.choices[letters.index(problem.answer)]
@@ -121,15 +124,15 @@ def option(problem: Problem) -> str:
 
 
 def decided(problem: Problem, answer: str, right: bool) -> Item:
-  """An answer that a published rule has judged by itself."""
+  """Returns an item whose comparison gives the outcome of a published rule."""
   gold = answer if right else f"not {answer}"
   return answer, dataclasses.replace(
     problem, answer=gold, answer_type="string", choices=()
   )
 
 
-def numeric(problem: Problem, response: str) -> Sequence[Item]:
-  """As a number with its unit, and as a formula, within the tolerance."""
+def number_items(problem: Problem, response: str) -> Sequence[Item]:
+  """Compares as a number with its unit and as a formula, within the tolerance."""
   answer = answer_in(problem, response)
   kinds = ("number", "olympiad")
   return [
@@ -137,98 +140,105 @@ def numeric(problem: Problem, response: str) -> Sequence[Item]:
   ]
 
 
-def found(answer: str, _: Problem) -> str | None:
-  """The verifier's extractor: an item's answer is extracted already."""
+def extracted_already(answer: str, _: Problem) -> str | None:
+  """Passes an item's answer to the verifier in place of its extractor."""
   return answer or None
 
 
-def every(verdicts: Sequence[Verdict]) -> Mark:
-  """Right if all are; a single verdict stays what it is."""
+def all_right(verdicts: Sequence[Verdict]) -> Grade:
+  """Combines to right if all verdicts are; keeps the status of the worst."""
   worst = next((v for v in verdicts if v.status is not Status.RIGHT), None)
-  return Mark(
+  return Grade(
     status=(worst or verdicts[0]).status,
     extracted="; ".join(v.extracted for v in verdicts),
     steps=tuple(v.status for v in verdicts) if len(verdicts) > 1 else (),
   )
 
 
-def either(verdicts: Sequence[Verdict]) -> Mark:
-  """Right if one is, else what the first is."""
+def any_right(verdicts: Sequence[Verdict]) -> Grade:
+  """Combines to right if one verdict is, else to the first one's status."""
   best = next((v for v in verdicts if v.status is Status.RIGHT), verdicts[0])
-  return Mark(status=best.status, extracted=best.extracted)
+  return Grade(status=best.status, extracted=best.extracted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-  """How a response becomes a mark."""
+  """A rule that turns a response into a grade."""
 
-  items: Callable[[Problem, str], Sequence[Item]] = judged
-  """What the verifier compares; at least one."""
-  combine: Callable[[Sequence[Verdict]], Mark] = either
+  items: Callable[[Problem, str], Sequence[Item]] = answer_items
+  """Function that returns what the verifier compares, at least one item."""
+  combine: Callable[[Sequence[Verdict]], Grade] = any_right
+  """Function that combines the items' verdicts."""
   comparer: str = COMPARER
-  """Compares formulas in the verifier's workers; "module:function"."""
+  """Comparison of formulas in the verifier's workers, as "module:function"."""
   upstream_compatible: bool = False
-  """Whether OlympiadBench's judge keeps its quirks."""
+  """Whether OlympiadBench's judge keeps its published quirks."""
 
   @contextlib.contextmanager
   def verifier(self, **limits: Any) -> Iterator[Verifier]:
-    """A verifier of this rule's items; `limits` as for `Verifier`."""
+    """Yields a verifier of this rule's items; `limits` as for `Verifier`."""
     with Verifier(
       **limits,
       comparer=self.comparer,
-      extractor=found,
+      extractor=extracted_already,
       upstream_compatible=self.upstream_compatible,
     ) as verifier:
       yield verifier
 
 
 # ------------------------------------------------------------------- benchmarks
-def as_it_is(problem: Problem) -> Problem:
+def unchanged(problem: Problem) -> Problem:
+  """Returns the problem."""
   return problem
 
 
-def of_itself(problem: Problem) -> str:
+def own_id(problem: Problem) -> str:
+  """Returns the problem's id: every problem is a separate question."""
   return problem.id
 
 
 def no_metrics(_: Sequence[Scored]) -> dict[str, Rate]:
+  """Returns no metrics."""
   return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
-  """One benchmark, as values and functions; `BENCHMARKS` holds them by name."""
+  """A benchmark as values and functions; `BENCHMARKS` lists all."""
 
   name: str
+  """Name in flags and files."""
   title: str
-  """As the paper's table calls it."""
+  """Name in the paper's table."""
   importer: str
-  """Reads its official files (data.importers)."""
+  """Importer of the official files (datasets.importers)."""
   needs: str
-  """Which official files, for --help."""
+  """Description of the official files, for --help."""
   sizes: Mapping[int, str]
-  """How many problems the official files have -> which part that is."""
+  """Names of the parts, by their number of problems."""
   files: tuple[str, ...] = ()
-  """Patterns that narrow what the importer would read by itself."""
-  pose: Callable[[Problem], Problem] = as_it_is
-  """The problem as it is asked and judged: hint, answer type, tolerance."""
+  """Patterns of official files; empty: the importer's."""
+  pose: Callable[[Problem], Problem] = unchanged
+  """Function that sets a problem's hint, answer type and tolerance."""
   rule: Rule = Rule()
+  """Rule of the grades."""
   upstream: Rule | None = None
-  """The rule of the benchmark's own scripts, where it differs."""
+  """Rule of the benchmark's published scripts, where it differs."""
   judged: bool = False
-  """Whether the paper has a language model judge it."""
-  unit: Callable[[Problem], str] = of_itself
-  """The question a problem is a variant of: intervals and limits count these."""
+  """Whether the paper grades it with a language model."""
+  unit: Callable[[Problem], str] = own_id
+  """Function to the question that a problem is a variant of, the unit of
+  intervals and limits."""
   splits: tuple[str, ...] = ("subject",)
-  """Tags that scores are split by."""
+  """Tags by which scores are split."""
   metrics: Callable[[Sequence[Scored]], dict[str, Rate]] = no_metrics
-  """Scores of its own besides pass@1."""
+  """Function to further scores besides pass@1."""
 
   def source(self, folder: Path) -> Path:
-    """The official files: `folder` itself, or the one file that is wanted.
+    """Returns the official files: `folder`, or the file that `files` selects.
 
     Raises:
-      SophiaError: the folder or the file is not there.
+      SophiaError: the folder or the file does not exist.
     """
     if not self.files or folder.is_file():
       return folder
@@ -237,15 +247,17 @@ class Benchmark:
   def load(
     self, folder: Path, into: Path, say: Callable[[str], None] = print
   ) -> list[Problem]:
-    """The problems, posed; images inside the files are written beside `into`.
+    """Imports the problems and poses them.
+
+    Images inside the files are written beside `into`.
 
     Args:
-      folder: of the official files, or one of them.
-      into: the JSONL that is written, anew each time.
-      say: takes the lines that list rows which cannot be used.
+      folder: folder of the official files, or one of them.
+      into: the JSONL to write, replaced each time.
+      say: receives lines about rows that cannot be used.
 
     Raises:
-      SophiaError: unreadable, or no problem can be used.
+      SophiaError: the files are unreadable, or no problem can be used.
     """
     import_dataset(self.importer, self.source(folder), into, say=say)
     return [self.pose(problem) for problem in load_problems(into)]
@@ -253,18 +265,18 @@ class Benchmark:
   def answers(
     self, folder: Path, say: Callable[[str], None] = print
   ) -> list[Problem]:
-    """The problems without images, which need not be there: enough to mark."""
-    found = read_answers(self.importer, self.source(folder), say)
-    return [self.pose(problem) for problem in found]
+    """Reads the problems without images: enough to grade responses."""
+    problems = read_answers(self.importer, self.source(folder), say)
+    return [self.pose(problem) for problem in problems]
 
   def first(self, problems: Sequence[Problem], limit: int) -> list[Problem]:
-    """All problems of the first `limit` questions; of all, if it is 0."""
+    """Returns all problems of the first `limit` questions; 0: of all."""
     groups = [*grouped(problems, self.unit).values()]
     chosen = {p.id for group in groups[: limit or None] for p in group}
     return [problem for problem in problems if problem.id in chosen]
 
   def part(self, problems: Iterable[Problem]) -> str:
-    """Which part of the benchmark these are: "test", "17 of 3,040"."""
+    """Names the part of the benchmark: "test", "17 of 3,040"."""
     count = len([*problems])
     if count in self.sizes or not self.sizes:
       return self.sizes.get(count, "")

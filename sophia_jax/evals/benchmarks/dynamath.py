@@ -1,13 +1,13 @@
 """DynaMath: 501 questions, each in ten variants made by a program.
 
 The average counts all 5,010 variants; the worst case counts a question as right
-if all its variants are. Gold answers are rounded to three decimals or so, hence
-a number is right within 0.001; an option by its letter; coordinates and codes
-item by item; a time with or without the leading zero of its minutes.
+if all its variants are. Gold answers are rounded to about three decimals, so a
+number is right within 0.001. Options compare by their letter, coordinates and
+codes item by item, a time with or without the leading zero of its minutes.
 
 Upstream rule: |difference| <= 0.001 for a plain float or a multiple of pi, the
-letter among an option's first three characters, any text that holds the gold
-one; the answer is the "short answer" of a JSON object, else the last line.
+letter among an option's first three characters, any text that contains the gold
+answer. The answer is the "short answer" of a JSON object, else the last line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sophia_jax.evals.benchmarks.base import (
   Scored,
   answer_in,
   decided,
-  numeric,
+  number_items,
 )
 from sophia_jax.evals.benchmarks.mmmu import CHOICE
 from sophia_jax.evals.rates import Rate, grouped, rate
@@ -39,6 +39,7 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d)")
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets hint and tolerance by answer type."""
   if problem.answer_type == "choice":
     return dataclasses.replace(problem, hint=CHOICE)
   if problem.answer_type == "number":
@@ -51,14 +52,14 @@ def pose(problem: Problem) -> Problem:
 
 
 def _on_the_clock(text: str) -> str:
-  """3:0 -> 3:00."""
+  """Writes minutes with two digits: 3:0 -> 3:00."""
   return _CLOCK.sub(r"\1:0\2", text) if _CLOCK.fullmatch(text) else text
 
 
 def items(problem: Problem, response: str) -> Sequence[Item]:
-  """A time as a clock shows it, a number also as a formula."""
+  """Compares times with two-digit minutes, and numbers as formulas too."""
   if problem.answer_type == "number":
-    return numeric(problem, response)
+    return number_items(problem, response)
   gold = _on_the_clock(problem.answer)
   answer = _on_the_clock(answer_in(problem, response).strip())
   return ((answer, dataclasses.replace(problem, answer=gold)),)
@@ -66,32 +67,33 @@ def items(problem: Problem, response: str) -> Sequence[Item]:
 
 # ---------------------------------------------------------------- upstream rule
 def upstream(problem: Problem, response: str) -> Sequence[Item]:
-  """The comparison of the official script, its outcome said as an answer."""
-  found = short_answer(response)
+  """Compares as the official script does."""
+  answer = short_answer(response)
   if problem.answer_type == "choice":
-    right = problem.answer in found[:3]
+    right = problem.answer in answer[:3]
   elif problem.answer_type == "number":
-    right = abs(_value(found) - float(problem.answer)) <= TOLERANCE
+    right = abs(_value(answer) - float(problem.answer)) <= TOLERANCE
   else:
-    right = problem.answer in found
-  return (decided(problem, found, right),)
+    right = problem.answer in answer
+  return (decided(problem, answer, right),)
 
 
 def short_answer(response: str) -> str:
-  """The "short answer" of the JSON object that is asked for, or what is said."""
+  """Returns the "short answer" of the requested JSON object, else the last box
+  or line."""
   text = (after_thinking(response) or "")[-TAIL_CHARS:]
   start, end = text.find("{"), text.rfind("}") + 1
   try:
-    found = json.loads(text[start:end], strict=False)
+    values = json.loads(text[start:end], strict=False)
   except (ValueError, RecursionError):
-    found = None
-  if isinstance(found, dict) and "short answer" in found:
-    return str(found["short answer"])
+    values = None
+  if isinstance(values, dict) and "short answer" in values:
+    return str(values["short answer"])
   return last_boxed(text) or text.rstrip().rpartition("\n")[2][:-1]
 
 
 def _value(text: str) -> float:
-  """A float, or one before the letter pi; nan if it is neither."""
+  """Parses a float, alone or before the letter pi; nan for other text."""
   number, pi, _ = text.partition(" ")[0].partition("π")
   try:
     return float(number) * (math.pi if pi else 1.0)
@@ -101,12 +103,12 @@ def _value(text: str) -> float:
 
 # --------------------------------------------------------------------- counting
 def question(problem: Problem) -> str:
-  """ "dynamath/trial3/17" -> "17"."""
+  """Returns the question of a variant: "dynamath/trial3/17" -> "17"."""
   return problem.id.rpartition("/")[2]
 
 
 def metrics(scored: Sequence[Scored]) -> dict[str, Rate]:
-  """The average over variants, and the share of questions never missed."""
+  """Computes the average over variants and the worst case of each question."""
   groups = [*grouped(scored, lambda s: question(s.problem)).values()]
   return {
     "average": rate([[s.score for s in group] for group in groups]),
@@ -115,9 +117,9 @@ def metrics(scored: Sequence[Scored]) -> dict[str, Rate]:
 
 
 def worst(variants: Sequence[Scored]) -> float:
-  """The share of samplings in which every variant is right."""
-  rounds = [*zip(*(s.marks for s in variants), strict=True)]
-  return sum(all(m.right for m in marks) for marks in rounds) / len(rounds)
+  """Returns the share of samples in which every variant is right."""
+  rounds = [*zip(*(s.grades for s in variants), strict=True)]
+  return sum(all(m.right for m in grades) for grades in rounds) / len(rounds)
 
 
 BENCHMARK = Benchmark(

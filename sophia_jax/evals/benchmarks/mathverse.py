@@ -1,8 +1,8 @@
-"""MathVerse, testmini, vision only: the question is written in the picture.
+"""MathVerse, testmini, vision only: the image contains the question.
 
-The hint is the benchmark's own (`query_cot`). A choice is marked by its letter,
-the rest as a formula. The official scripts have an LLM extract and judge, as
-the paper has; there is no published rule.
+The hint is the benchmark's (`query_cot`). Choices are graded by their letter,
+other answers as formulas. The official scripts extract and judge with an LLM, as
+the paper does; there is no published rule.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-r"""MathVision (MATH-V): competition problems with a picture.
+r"""MathVision (MATH-V): competition problems with an image.
 
-Where test.jsonl is not there, testmini is read; `mathvision_testmini` reads it
-in any case. A choice is marked by letter or text, the rest as a formula.
+Without test.jsonl, testmini is read; `mathvision_testmini` always reads that.
+Choices are graded by letter or text, other answers as formulas.
 
-Upstream rule (`evaluate.py`): its own extraction (a letter or a number that
-ends the response, "the answer is", the last box), then texts, or LaTeX values
-rounded to two decimals, are equal to the answer or to the text of its option.
+Upstream rule (`evaluate.py`): another extraction (a letter or a number at the
+end of the response, "the answer is", the last box); then texts, or LaTeX values
+rounded to two decimals, must equal the answer or the text of its option.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _LETTERS = re.compile(r"\(([a-e])\)"), re.compile(r"\{([a-e])\}")
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets the hint of choices."""
   if problem.answer_type != "choice":
     return problem
   return dataclasses.replace(problem, hint=CHOICE)
@@ -48,32 +49,33 @@ def pose(problem: Problem) -> Problem:
 
 # ---------------------------------------------------------------- upstream rule
 def upstream(problem: Problem, response: str) -> Sequence[Item]:
-  """The comparisons of the official script: the answer, the option's text."""
-  found = upstream_answer(response)
+  """Compares as the official script does: with the answer and the option's
+  text."""
+  answer = upstream_answer(response)
   golds = [problem.answer.lower()]
   if problem.choices:
     golds.append(option(problem).lower())
-  return [_compared(problem, found, gold) for gold in golds]
+  return [_compared(problem, answer, gold) for gold in golds]
 
 
-def _compared(problem: Problem, found: str, gold: str) -> Item:
-  """Texts as they stand; values where the gold one can be evaluated."""
-  if found == gold or not _has_value(gold):
-    return decided(problem, found, found == gold)
-  return found, dataclasses.replace(
+def _compared(problem: Problem, answer: str, gold: str) -> Item:
+  """Compares texts, or values where the gold answer has one."""
+  if answer == gold or not _has_value(gold):
+    return decided(problem, answer, answer == gold)
+  return answer, dataclasses.replace(
     problem, answer=gold, answer_type="math", choices=()
   )
 
 
 def _has_value(gold: str) -> bool:
-  """Whether text is a number, or a tuple in brackets: no unit, degree, letter."""
+  """Whether text is a number or a tuple in brackets, without unit or letter."""
   text = _FORMULA.sub("", "".join(gold.split()).strip("$"))
   in_brackets = text[:1] in ("(", "[")
   return bool(_NUMBER.fullmatch(text)) and ("," not in text or in_brackets)
 
 
 def upstream_answer(response: str) -> str:
-  """What the official script takes as the answer, in lower case."""
+  """Extracts the answer as the official script does, in lower case."""
   text = (after_thinking(response) or "")[-TAIL_CHARS:].strip()
   for letter in "ABCDE":
     ends = (f" {letter}.", f" ({letter}).")
@@ -86,8 +88,10 @@ def upstream_answer(response: str) -> str:
   if "oxed{" in text:
     text = text.rpartition("oxed{")[2].replace("{}", "")
     text = _until_closed(text)
-  elif found := [*_ANSWER.finditer(text)]:
-    text = text[found[-1].end() :].strip().partition("\n")[0].partition(". ")[0]
+  elif stated := [*_ANSWER.finditer(text)]:
+    text = (
+      text[stated[-1].end() :].strip().partition("\n")[0].partition(". ")[0]
+    )
   text = text.lower().rpartition("=")[2].rpartition("\\approx")[2]
   text = _DROPPED.sub("", text)
   for brackets in _LETTERS:
@@ -104,7 +108,7 @@ def _is_number(text: str) -> bool:
 
 
 def _until_closed(text: str) -> str:
-  """`text` up to the brace that closes the one before it."""
+  """Returns `text` up to the brace that closes the one before it."""
   depth = 1
   for i, char in enumerate(text):
     depth += {"{": 1, "}": -1}.get(char, 0)

@@ -1,12 +1,12 @@
 """MathVista, testmini: visual mathematics from 31 data sets.
 
-The hint is MathVista's own where the files have it (`query`: the Hub's Parquet);
-the GitHub files do not, and then it is ours. A choice is marked by letter or
-text, a number at the number of decimals the problem asks for, a list in order.
+The hint is MathVista's where the files have it (`query` in the Hub's Parquet) and
+ours where they do not (GitHub). Choices are graded by letter or text, numbers to
+the decimals that the problem asks for, lists in order.
 
-Upstream rule (`calculate_score.py`): a choice that is no letter becomes the
-option nearest by edit distance, so that every response chooses one; integers
-are cut, floats rounded, then texts are compared.
+Upstream rule (`calculate_score.py`): an answer that is no letter becomes the
+nearest option by edit distance, so every response chooses one; integers are
+truncated, floats rounded, then texts are compared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sophia_jax.evals.benchmarks.base import (
   Item,
   Rule,
   answer_in,
-  judged,
-  numeric,
+  answer_items,
+  number_items,
 )
 from sophia_jax.evals.benchmarks.mmmu import CHOICE
 from sophia_jax.types import Problem
@@ -31,6 +31,7 @@ _LETTER = re.compile(r"\(([a-zA-Z])\)")
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets hint and tolerance by answer type and decimals."""
   decimals = int(problem.tags.get("decimals", "0"))
   hint = problem.hint or _hint(problem, decimals)
   problem = dataclasses.replace(problem, hint=hint)
@@ -50,22 +51,22 @@ def _hint(problem: Problem, decimals: int) -> str:
 
 
 def items(problem: Problem, response: str) -> Sequence[Item]:
-  """Numbers may be written as formulas."""
+  """Compares numbers as formulas too."""
   number = problem.answer_type == "number"
-  return (numeric if number else judged)(problem, response)
+  return (number_items if number else answer_items)(problem, response)
 
 
 # ---------------------------------------------------------------- upstream rule
 def upstream(problem: Problem, response: str) -> Sequence[Item]:
-  """The comparison of the official script."""
-  found = answer_in(problem, response)
+  """Compares as the official script does."""
+  answer = answer_in(problem, response)
   exact = dataclasses.replace(problem, answer_type="string", choices=())
   if problem.choices:
-    return ((_option(found, problem.choices), exact),)
+    return ((_option(answer, problem.choices), exact),)
   try:
-    value = float(found)
+    value = float(answer)
   except ValueError:
-    return ((found if problem.answer_type == "list" else "", exact),)
+    return ((answer if problem.answer_type == "list" else "", exact),)
   if not math.isfinite(value):
     return (("", exact),)
   decimals = int(problem.tags.get("decimals", "0"))
@@ -73,10 +74,10 @@ def upstream(problem: Problem, response: str) -> Sequence[Item]:
   return ((shown, exact),)
 
 
-def _option(found: str, choices: Sequence[str]) -> str:
-  """The option that a letter names, else the nearest one."""
-  letter = _LETTER.search(found)
-  name = letter[1].upper() if letter else found.strip()
+def _option(answer: str, choices: Sequence[str]) -> str:
+  """Returns the option that a letter names, else the nearest one."""
+  letter = _LETTER.search(answer)
+  name = letter[1].upper() if letter else answer.strip()
   letters = [chr(ord("A") + i) for i in range(len(choices))]
   if name in letters:
     return choices[letters.index(name)]
@@ -84,7 +85,7 @@ def _option(found: str, choices: Sequence[str]) -> str:
 
 
 def edits(a: str, b: str) -> int:
-  """Levenshtein distance: insertions, deletions and substitutions, each 1."""
+  """Returns the Levenshtein distance: insertions, deletions, substitutions."""
   row = list(range(len(b) + 1))
   for i, x in enumerate(a, start=1):
     corner, row[0] = row[0], i

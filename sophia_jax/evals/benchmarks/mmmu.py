@@ -1,10 +1,9 @@
 """MMMU, validation: college questions of thirty subjects, several images each.
 
-Choices are shown as "A. text"; the hint asks for a letter, or for a short
-answer where there are none. Marked by the verifier: a choice by its letter or
-its text, an open answer by the form of the gold one. Nothing is guessed: where
-the official script draws a random option for a response without one, this is
-wrong. The paper has an LLM judge MMMU.
+Choices are shown as "A. text"; the hint asks for a letter, or for a short answer
+to an open question. The verifier grades choices by letter or text, open answers
+by the form of the gold answer. A response without an option is wrong; the
+official script draws a random option for it. The paper judges MMMU with an LLM.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ _OPEN = "Hint: Answer with a single word, phrase or number."
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets the hint."""
   choice = problem.answer_type == "choice"
   return dataclasses.replace(problem, hint=CHOICE if choice else _OPEN)
 

@@ -1,9 +1,8 @@
-"""MMMU-Pro, vision: the question and up to ten options are one picture.
+"""MMMU-Pro, vision: one image shows the question and up to ten options.
 
-Marked by the letter alone, since the options' texts are not in the data that is
-shown. The official script also takes the text after the last "Answer:" if one
-letter stands in it, which extraction does as well, and else guesses: here that
-is wrong.
+Graded by the letter alone, because the data has no text of the options. The
+official script also reads the letter after the last "Answer:", as extraction
+does here, and guesses where there is none; here such a response is wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from sophia_jax.types import Problem
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets the hint."""
   return dataclasses.replace(problem, hint=CHOICE)
 
 

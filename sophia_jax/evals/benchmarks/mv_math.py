@@ -2,9 +2,9 @@ r"""MV-MATH: school problems that show several images.
 
 1,109 choices (by letter), 800 free-form, 100 in several steps. A problem in
 steps is right if every step is (question completeness); step accuracy counts
-steps. The official scripts and the paper have an LLM judge all three; the rule
-here takes answers apart at (1), (2), ..., so an answer whose parts have parts
-of their own, or that is a sentence, is rarely found right.
+steps. The official scripts and the paper judge all three with an LLM. The rule
+here splits answers at (1), (2), ...: an answer whose parts have parts, or that is
+a sentence, rarely grades as right.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sophia_jax.evals.benchmarks.base import (
   Item,
   Rule,
   Scored,
-  every,
-  judged,
+  all_right,
+  answer_items,
 )
 from sophia_jax.evals.benchmarks.mmmu import CHOICE
 from sophia_jax.evals.rates import Rate, grouped, rate
@@ -30,11 +30,12 @@ _STEPS = (
   "Hint: Answer every part. End with the answers of all parts in one "
   "\\boxed{}, in the form (1) ...; (2) ...."
 )
-_MARK = re.compile(r"[(（]\s?(\d{1,2})\s?[)）]")
+_NUMBER = re.compile(r"[(（]\s?(\d{1,2})\s?[)）]")
 _AROUND = " \t\r\n;；,，.。:：$"
 
 
 def pose(problem: Problem) -> Problem:
+  """Sets the hint of choices and of problems in steps."""
   if problem.answer_type == "choice":
     return dataclasses.replace(problem, hint=CHOICE)
   if stepwise(problem):
@@ -43,43 +44,44 @@ def pose(problem: Problem) -> Problem:
 
 
 def stepwise(problem: Problem) -> bool:
+  """Returns whether a problem has several steps."""
   return problem.tags.get("type") == "multi-step"
 
 
 def kind(problem: Problem) -> str:
-  """choice, free-form (in the data single-step) or multi-step."""
-  said = problem.tags.get("type", "")
-  return "free-form" if said == "single-step" else said
+  """Returns choice, free-form (single-step in the data) or multi-step."""
+  name = problem.tags.get("type", "")
+  return "free-form" if name == "single-step" else name
 
 
 def steps(text: str) -> list[str]:
-  """The answers after (1), (2), ... in this order; all of it if there are none.
+  """Splits at (1), (2), ... in this order: "(1) 70; (2) 5" -> ["70", "5"].
 
-  "(1) 70; (2) 5" -> ["70", "5"].
+  Text without such numbers is one step.
   """
   starts: list[tuple[int, int]] = []
-  for mark in _MARK.finditer(text):
-    if int(mark[1]) == len(starts) + 1:
-      starts.append(mark.span())
+  for number in _NUMBER.finditer(text):
+    if int(number[1]) == len(starts) + 1:
+      starts.append(number.span())
   ends = [start for start, _ in starts[1:]] + [len(text)]
   parts = [text[start:end] for (_, start), end in zip(starts, ends)]
   return [_clean(part) for part in parts] or [_clean(text)]
 
 
 def _clean(part: str) -> str:
-  """Without what separates parts; dollars go only as a pair."""
+  """Strips separators; dollars only as a pair."""
   part = part.strip(_AROUND.replace("$", ""))
   return part.strip(_AROUND) if part.count("$") == 2 else part
 
 
 def items(problem: Problem, response: str) -> Sequence[Item]:
-  """A step each; a response without that many steps misses the last ones."""
+  """Compares step by step; steps that a response lacks are wrong."""
   if not stepwise(problem):
-    return judged(problem, response)
+    return answer_items(problem, response)
   text = (after_thinking(response) or "")[-TAIL_CHARS:]
-  found = steps(last_boxed(text) or text)
-  wanted = steps(problem.answer)
-  found += [""] * (len(wanted) - len(found))
+  answers = steps(last_boxed(text) or text)
+  golds = steps(problem.answer)
+  answers += [""] * (len(golds) - len(answers))
   return [
     (
       answer,
@@ -87,12 +89,12 @@ def items(problem: Problem, response: str) -> Sequence[Item]:
         problem, id=f"{problem.id}/{i}", answer=gold, answer_type="auto"
       ),
     )
-    for i, (answer, gold) in enumerate(zip(found, wanted), start=1)
+    for i, (answer, gold) in enumerate(zip(answers, golds), start=1)
   ]
 
 
 def metrics(scored: Sequence[Scored]) -> dict[str, Rate]:
-  """pass@1 of each kind of problem, and the share of right steps."""
+  """Computes pass@1 of each kind of problem, and the share of right steps."""
   rates = {
     name: rate([[s.score] for s in group])
     for name, group in sorted(
@@ -104,10 +106,10 @@ def metrics(scored: Sequence[Scored]) -> dict[str, Rate]:
 
 
 def step_scores(scored: Scored) -> list[float]:
-  """For each step the share of samples that have it right."""
+  """Returns for each step the share of samples that have it right."""
   count = len(steps(scored.problem.answer))
-  # Whoever judged the whole said nothing of its steps.
-  rows = [mark.steps or (mark.status,) * count for mark in scored.marks]
+  # A grade of the whole answer has no steps.
+  rows = [grade.steps or (grade.status,) * count for grade in scored.grades]
   return [
     sum(row[i : i + 1] == (Status.RIGHT,) for row in rows) / len(rows)
     for i in range(count)
@@ -122,7 +124,7 @@ BENCHMARK = Benchmark(
   sizes={2009: "full"},
   pose=pose,
   judged=True,
-  rule=Rule(items=items, combine=every),
+  rule=Rule(items=items, combine=all_right),
   splits=("subject", "difficulty", "grade"),
   metrics=metrics,
 )

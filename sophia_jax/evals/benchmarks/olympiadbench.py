@@ -1,7 +1,7 @@
 r"""OlympiadBench: olympiad problems in mathematics and physics, two languages.
 
-All open-ended problems, with images and without; proofs are left out. Marked by
-OlympiadBench's judge (`rewards.verify`, answer type "olympiad") with the
+All open-ended problems, with images and without; proofs are left out.
+OlympiadBench's judge (`rewards.verify`, answer type "olympiad") grades, with the
 tolerance that a problem states. Upstream rule: the judge with its quirks.
 """
 
@@ -31,20 +31,20 @@ _SEVERAL = (
 
 
 def pose(problem: Problem) -> Problem:
-  """A hint in the language of the problem: the form, the unit, how many."""
+  """Sets a hint in the problem's language: form, unit, number of answers."""
   chinese = problem.tags.get("language") == "zh"
   forms = problem.tags.get("form", "").split(",")
-  said = [_FORMS[form][chinese] for form in forms[:1] if form in _FORMS]
+  hints = [_FORMS[form][chinese] for form in forms[:1] if form in _FORMS]
   if unit := problem.tags.get("unit"):
     before, after = _UNIT[chinese].split("{}")
-    said.append(before + unit + after)
+    hints.append(before + unit + after)
   if problem.tags.get("answers") == "several":
-    said.append(_SEVERAL[chinese])
-  return dataclasses.replace(problem, hint=" ".join(said))
+    hints.append(_SEVERAL[chinese])
+  return dataclasses.replace(problem, hint=" ".join(hints))
 
 
 def upstream(problem: Problem, response: str) -> Sequence[Item]:
-  """As the official script takes the answer: what follows its closing words."""
+  """Extracts as the official script does: the text after its closing words."""
   return ((extract_upstream(response, problem) or "", problem),)
 
 

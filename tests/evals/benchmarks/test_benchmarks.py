@@ -117,7 +117,7 @@ def test_olympiadbench_speaks_the_language_of_the_problem(posed):
   assert first.tags["images"] == "text only"
 
 
-# ------------------------------------------------------------------------ marking
+# ------------------------------------------------------------------------ grading
 CASES = [
   ("mmmu", "validation_Art_Theory_1", "B", "right"),
   ("mmmu", "validation_Art_Theory_1", "It is \\boxed{$x+1$}", "right"),
@@ -278,7 +278,7 @@ def test_mathvision_as_published(response, answer):
   assert mathvision.upstream_answer(response) == answer
 
 
-def test_responses_of_a_megabyte_are_marked():
+def test_responses_of_a_megabyte_are_graded():
   for benchmark in BENCHMARKS.values():
     for rule in filter(None, (benchmark.rule, benchmark.upstream)):
       for fields in (

@@ -3,7 +3,7 @@
 import pytest
 
 from sophia_jax.evals.benchmarks import dynamath, mv_math
-from sophia_jax.evals.benchmarks.base import Mark, Scored
+from sophia_jax.evals.benchmarks.base import Grade, Scored
 from sophia_jax.evals.rates import rate
 from sophia_jax.evals.stats import wilson
 from sophia_jax.evals.summary import PLAIN, summarise
@@ -105,8 +105,8 @@ def test_dynamath_counts_questions():
 # ---------------------------------------------------------------------- MV-MATH
 def stepwise(name, *rows):
   outcomes = {"1": Status.RIGHT, "0": Status.WRONG}
-  marks = [
-    Mark(
+  grades = [
+    Grade(
       status=Status.RIGHT if "0" not in row else Status.WRONG,
       steps=tuple(outcomes[step] for step in row),
     )
@@ -114,7 +114,7 @@ def stepwise(name, *rows):
   ]
   answer = "; ".join(f"({i}) {i}" for i in range(1, len(rows[0]) + 1))
   asked = problem(name, answer, tags={"type": "multi-step"})
-  return Scored(problem=asked, marks=tuple(marks))
+  return Scored(problem=asked, grades=tuple(grades))
 
 
 def test_mv_math_counts_steps_and_whole_problems():
@@ -139,6 +139,6 @@ def test_mv_math_counts_steps_and_whole_problems():
 def test_mv_math_steps_of_a_response_that_was_cut_off():
   cut = Scored(
     problem=stepwise("4", "111").problem,
-    marks=(Mark(status=Status.TRUNCATED), *stepwise("4", "101").marks),
+    grades=(Grade(status=Status.TRUNCATED), *stepwise("4", "101").grades),
   )
   assert mv_math.step_scores(cut) == [0.5, 0.0, 0.5]

@@ -1,0 +1,48 @@
+"""Answers as people write them: cases.jsonl, one a line.
+
+{"type", "gold", "response", "expected", "what", "choices"?}; "not right" where
+wrong and unparseable are both fine.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sophia_jax.rewards.pool import Verifier
+from sophia_jax.types import FinishReason, Problem, Status
+
+LINES = Path(__file__).with_name("cases.jsonl").read_text(encoding="utf-8")
+CASES = [json.loads(line) for line in LINES.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+  """Verdicts of all cases, in order: workers start once."""
+  items = [
+    (
+      case["response"],
+      Problem(
+        id=str(i),
+        question="q",
+        answer=case["gold"],
+        answer_type=case["type"],
+        choices=tuple(case.get("choices", ())),
+      ),
+      FinishReason.STOP,
+    )
+    for i, case in enumerate(CASES)
+  ]
+  with Verifier() as verifier:
+    return verifier.verify(items)
+
+
+@pytest.mark.parametrize(
+  "index", range(len(CASES)), ids=lambda i: f"{i + 1}-{CASES[i]['what'][:40]}"
+)
+def test_case(verdicts, index):
+  case, status = CASES[index], verdicts[index].status
+  if case["expected"] == "right":
+    assert status is Status.RIGHT, case
+  else:
+    assert status in (Status.WRONG, Status.UNPARSEABLE), case
