@@ -227,55 +227,6 @@ class Grade:
 
 
 @host
-class Caption:
-  """The k-th description of a problem's images by the policy."""
-
-  problem_id: str
-  k: int
-  completion: Completion
-
-  @property
-  def id(self) -> str:
-    return f"{self.problem_id}/{self.k}"
-
-
-@host
-class Trajectory:
-  """The n-th reasoning built on the k-th caption, verified.
-
-  Example: Trajectory(problem_id="mv-17", k=0, n=3, completion=Completion(...),
-    verdict=Verdict(status=Status.RIGHT, extracted="6"), length=211)
-  """
-
-  problem_id: str
-  k: int
-  n: int
-  completion: Completion
-  verdict: Verdict
-  length: int
-  """Tokens of the text in the policy's vocabulary (Eq. 6 takes the shortest)."""
-
-  @property
-  def id(self) -> str:
-    return f"{self.problem_id}/{self.k}/{self.n}"
-
-  @property
-  def reward(self) -> float:
-    """Outcome reward R(y), Eq. 4."""
-    return float(self.verdict.status is Status.RIGHT)
-
-
-@host
-class CaptionTree:
-  """Everything sampled for one problem: K captions, N trajectories of each."""
-
-  problem: Problem
-  captions: tuple[Caption, ...]
-  trajectories: tuple[tuple[Trajectory, ...], ...]
-  """[K][N]; trajectories[k][n] was built on captions[k]."""
-
-
-@host
 class Turn:
   """One question to a model, and its answer."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 
 from sophia_jax.rollout import ticks
@@ -21,18 +20,6 @@ Sample = Callable[[World, Problem], Awaitable[Group]]
 
 _HELD = 4
 """Groups in memory, finished or not, as a multiple of those in flight."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutConfig:
-  """Captions and trajectories are 8 in the paper."""
-
-  captions: int = 8
-  """K, per problem."""
-  trajectories: int = 8
-  """N, per caption."""
-  ahead: int = 256
-  """Problems in flight, at most."""
 
 
 def collect(

@@ -233,7 +233,7 @@ def _sources(run: Run, stage: Stage, model: Model) -> dict[str, Sequences]:
   render = lambda examples: prepare(
     examples,
     model.renderer,
-    stage.algorithm,
+    stage.algorithm.reduction,
     run.section(FilterConfig, "filters"),
     stage.train.length,
   )

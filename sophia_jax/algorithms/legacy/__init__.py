@@ -1,1 +1,0 @@
-"""The offline update on caption trees: TERMS, STREAMS and `credit` by module."""
