@@ -14,7 +14,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 from sophia_jax import files
@@ -169,17 +169,23 @@ def sample(run: Run, shard: Shard = Shard()) -> None:
   start = time.monotonic()
   directory = run.workdir / "trajectories"
   share = Share(problems(run), shard)
+  preempted = Preempted(f"SIGTERM; what was finished is in {directory}")
+
+  def stop() -> None:
+    raise preempted
+
   with (
     files.shared(directory / "sampling.lock", shard.terms),
+    _on_sigterm(stop),
     open_store(run, shard=shard) as store,
   ):
     _log.info("--- sample%s", f" {shard.name}" if shard.count > 1 else "")
     if not all(map(store.complete, share)):
-      _sample(run, share, store)
+      _sample(run, share, store, preempted)
     _finish(run, share, store, time.monotonic() - start)
 
 
-def _sample(run: Run, share: Share, store: Store) -> None:
+def _sample(run: Run, share: Share, store: Store, preempted: Preempted) -> None:
   start, rollout = time.monotonic(), run.section(RolloutConfig, "rollout")
   with verifier(run) as judge, _seats(run) as (words, seats):
     world = World(store, seats, words, judge, seed=run.seed)
@@ -187,7 +193,8 @@ def _sample(run: Run, share: Share, store: Store) -> None:
     missing = (problem for problem in share if not store.complete(problem))
     found = collect(missing, recipe(run), world, rollout.ahead)
     with (
-      _preemptible(world, f"SIGTERM; what was finished is in {store.path}"),
+      # An exception out of nowhere could be lost in a coroutine.
+      _on_sigterm(lambda: world.stop(preempted)),
       contextlib.closing(found),
       _progress(share, store) as progress,
     ):
@@ -225,13 +232,9 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _preemptible(world: World, message: str) -> Iterator[None]:
-  """Ends sampling by Preempted when SIGTERM arrives in the block."""
-
-  def stop(*_: object) -> None:
-    world.stop(Preempted(message))
-
-  before = signal.signal(signal.SIGTERM, stop)
+def _on_sigterm(react: Callable[[], None]) -> Iterator[None]:
+  """Calls `react` when SIGTERM arrives in the block."""
+  before = signal.signal(signal.SIGTERM, lambda *_: react())
   try:
     yield
   finally:
