@@ -1,8 +1,8 @@
 """The sampling stage: captions, reasoning, rewards -> W/trajectories.
 
 Any number of processes may share it: each takes a shard of the problems and has
-a segment of the store to itself. The one that finds everything there at the end
-marks the stage as done.
+a segment of the store to itself. The one that finds the store complete at its
+end marks the stage as done.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _log = logging.getLogger("sophia_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One of `count` shares of the problems, told by their ids alone.
+  """One of `count` shares of the problems; their ids alone decide.
 
   Example: Shard.of("0/4")
   """
@@ -63,7 +63,7 @@ class Shard:
     """Reads "i/n".
 
     Raises:
-      SophiaError: it is no such thing.
+      SophiaError: the text has another form.
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
@@ -74,12 +74,12 @@ class Shard:
 
   @property
   def name(self) -> str:
-    """Of its segment of the store."""
+    """Name of its segment of the store."""
     return "0" if self.count == 1 else f"{self.index}-of-{self.count}"
 
   @property
   def terms(self) -> str:
-    """What processes that sample at the same time must agree on."""
+    """Terms that processes which sample at the same time must share."""
     return f"{self.count} shard{'s' if self.count > 1 else ''}"
 
   def __contains__(self, problem: Problem) -> bool:
@@ -89,7 +89,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-  """The problems of a shard, read anew by every iteration."""
+  """The problems of a shard, read again by every iteration."""
 
   problems: ProblemFile
   shard: Shard
@@ -100,14 +100,15 @@ class Share:
 
 # ------------------------------------------------------------ what others use too
 def policy_directory(run: Run) -> Path:
-  """The policy that captions are sampled from: warmed up, if the config says."""
+  """Returns the policy that captions are sampled from: warmed up, if the config
+  has a warm-up."""
   if run.config.get("warmup"):
     return run.workdir / "models" / "warm"
   return run.path(run.config.policy.path)
 
 
 def problems(run: Run) -> ProblemFile:
-  """What SOPHIA samples for: no evaluation set may be among it.
+  """Returns the problems to sample for, none of an evaluation set.
 
   Raises:
     SophiaError: the first mistake in the file.
@@ -209,7 +210,7 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
   """Marks the stage as done, if this was the last shard of it.
 
   Raises:
-    SophiaError: of the own shard something is missing.
+    SophiaError: a problem of the own shard is not complete.
   """
   with files.exclusive(
     run.workdir / "trajectories" / "finish.lock", "finishing"
@@ -222,7 +223,7 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
       if problem in share.shard:
         raise SophiaError(
           f"{store.path}: {problem.id} is not complete, perhaps not the only "
-          "one; give the same command again"
+          "one; run the same command again"
         )
       others += 1
     if others:
@@ -270,7 +271,7 @@ def _seats(run: Run) -> Iterator[tuple[Renderer, Mapping[str, Seat]]]:
 
 
 def verifier(run: Run) -> Verifier:
-  """The verifier, which has shown that it can tell right from wrong."""
+  """Returns the verifier, once it has told right answers from wrong ones."""
   pool = Verifier(**run.config.reward.to_dict())
   pool.self_check()
   return pool
