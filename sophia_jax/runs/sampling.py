@@ -1,8 +1,8 @@
 """The sampling stage: captions, reasoning, rewards -> W/trajectories.
 
 Any number of processes may share it: each takes a shard of the problems and has
-a segment of the store to itself. The one that finds everything there at the end
-marks the stage as done.
+a segment of the store to itself. The one that finds the store complete at its
+end marks the stage as done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 from sophia_jax import files
@@ -50,7 +50,7 @@ _log = logging.getLogger("sophia_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One of `count` shares of the problems, told by their ids alone.
+  """One of `count` shares of the problems; their ids alone decide.
 
   Example: Shard.of("0/4")
   """
@@ -63,7 +63,7 @@ class Shard:
     """Reads "i/n".
 
     Raises:
-      SophiaError: it is no such thing.
+      SophiaError: the text has another form.
     """
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
@@ -74,12 +74,12 @@ class Shard:
 
   @property
   def name(self) -> str:
-    """Of its segment of the store."""
+    """Name of its segment of the store."""
     return "0" if self.count == 1 else f"{self.index}-of-{self.count}"
 
   @property
   def terms(self) -> str:
-    """What processes that sample at the same time must agree on."""
+    """Terms that processes which sample at the same time must share."""
     return f"{self.count} shard{'s' if self.count > 1 else ''}"
 
   def __contains__(self, problem: Problem) -> bool:
@@ -89,7 +89,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-  """The problems of a shard, read anew by every iteration."""
+  """The problems of a shard, read again by every iteration."""
 
   problems: ProblemFile
   shard: Shard
@@ -100,14 +100,15 @@ class Share:
 
 # ------------------------------------------------------------ what others use too
 def policy_directory(run: Run) -> Path:
-  """The policy that captions are sampled from: warmed up, if the config says."""
+  """Returns the policy that captions are sampled from: warmed up, if the config
+  has a warm-up."""
   if run.config.get("warmup"):
     return run.workdir / "models" / "warm"
   return run.path(run.config.policy.path)
 
 
 def problems(run: Run) -> ProblemFile:
-  """What SOPHIA samples for: no evaluation set may be among it.
+  """Returns the problems to sample for, none of an evaluation set.
 
   Raises:
     SophiaError: the first mistake in the file.
@@ -169,17 +170,23 @@ def sample(run: Run, shard: Shard = Shard()) -> None:
   start = time.monotonic()
   directory = run.workdir / "trajectories"
   share = Share(problems(run), shard)
+  preempted = Preempted(f"SIGTERM; what was finished is in {directory}")
+
+  def stop() -> None:
+    raise preempted
+
   with (
     files.shared(directory / "sampling.lock", shard.terms),
+    _on_sigterm(stop),
     open_store(run, shard=shard) as store,
   ):
     _log.info("--- sample%s", f" {shard.name}" if shard.count > 1 else "")
     if not all(map(store.complete, share)):
-      _sample(run, share, store)
+      _sample(run, share, store, preempted)
     _finish(run, share, store, time.monotonic() - start)
 
 
-def _sample(run: Run, share: Share, store: Store) -> None:
+def _sample(run: Run, share: Share, store: Store, preempted: Preempted) -> None:
   start, rollout = time.monotonic(), run.section(RolloutConfig, "rollout")
   with verifier(run) as judge, _seats(run) as (words, seats):
     world = World(store, seats, words, judge, seed=run.seed)
@@ -187,7 +194,8 @@ def _sample(run: Run, share: Share, store: Store) -> None:
     missing = (problem for problem in share if not store.complete(problem))
     found = collect(missing, recipe(run), world, rollout.ahead)
     with (
-      _preemptible(world, f"SIGTERM; what was finished is in {store.path}"),
+      # An exception out of nowhere could be lost in a coroutine.
+      _on_sigterm(lambda: world.stop(preempted)),
       contextlib.closing(found),
       _progress(share, store) as progress,
     ):
@@ -202,7 +210,7 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
   """Marks the stage as done, if this was the last shard of it.
 
   Raises:
-    SophiaError: of the own shard something is missing.
+    SophiaError: a problem of the own shard is not complete.
   """
   with files.exclusive(
     run.workdir / "trajectories" / "finish.lock", "finishing"
@@ -215,7 +223,7 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
       if problem in share.shard:
         raise SophiaError(
           f"{store.path}: {problem.id} is not complete, perhaps not the only "
-          "one; give the same command again"
+          "one; run the same command again"
         )
       others += 1
     if others:
@@ -225,13 +233,9 @@ def _finish(run: Run, share: Share, store: Store, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _preemptible(world: World, message: str) -> Iterator[None]:
-  """Ends sampling by Preempted when SIGTERM arrives in the block."""
-
-  def stop(*_: object) -> None:
-    world.stop(Preempted(message))
-
-  before = signal.signal(signal.SIGTERM, stop)
+def _on_sigterm(react: Callable[[], None]) -> Iterator[None]:
+  """Calls `react` when SIGTERM arrives in the block."""
+  before = signal.signal(signal.SIGTERM, lambda *_: react())
   try:
     yield
   finally:
@@ -267,7 +271,7 @@ def _seats(run: Run) -> Iterator[tuple[Renderer, Mapping[str, Seat]]]:
 
 
 def verifier(run: Run) -> Verifier:
-  """The verifier, which has shown that it can tell right from wrong."""
+  """Returns the verifier, once it has told right answers from wrong ones."""
   pool = Verifier(**run.config.reward.to_dict())
   pool.self_check()
   return pool
