@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -46,6 +47,7 @@ def leave_one_out(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
   return rewards if n < 2 else centred(rewards) * (n / (n - 1))
 
 
+@functools.partial(jax.jit, static_argnames=("gamma", "lam"))
 def gae(
   rewards: Float[Array, "B T"],
   values: Float[Array, "B T"],

@@ -106,9 +106,9 @@ class World(Protocol):
     """Renders the problem as a role is asked it.
 
     Args:
-      template: the role: "policy", the problem as the policy answers it; "caption", the
-        question for a description of its images; "reasoner", the problem with
-        a caption in place of the images; "teacher".
+      template: the role: "policy", the problem as the policy answers it;
+        "caption", the question for a description of its images; "reasoner",
+        the problem with a caption in place of the images; "teacher".
       context: further texts that the role is shown, such as `caption`.
     """
     ...

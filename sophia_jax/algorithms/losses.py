@@ -24,12 +24,20 @@ def nll(out: Forward, batch: Batch) -> Float[Array, "B T"]:
 
 
 # -------------------------------------------------------------- policy gradients
+def reinforce(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+  """Returns -A log pi; reads "advantages".
+
+  REINFORCE on fresh samples, and SOPHIA's Eq. 7 (arXiv 2507.16814), where A is
+  the trajectory's reward: the ratio pi/mu is taken as 1, and Lemma A.3 bounds
+  the bias by delta when |pi/mu - 1| <= delta on the rewarded set.
+  """
+  return -batch.streams["advantages"] * out.logps
+
+
 def weighted(ratio: Ratio) -> Loss:
   """Returns -rho A, not clipped; reads "advantages".
 
-  With `ratios.one` it is REINFORCE, and SOPHIA's Eq. 7 (arXiv 2507.16814), where
-  A is the trajectory's reward: Lemma A.3 bounds the bias by delta when
-  |pi/mu - 1| <= delta on the rewarded set.
+  With `ratios.one` its gradient is that of `reinforce`.
   """
 
   def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:

@@ -31,7 +31,7 @@ def bounded(log_ratio: Float[Array, "B T"]) -> Float[Array, "B T"]:
 def one(logps: Float[Array, "B T"], batch: Batch) -> Float[Array, "B T"]:
   """Returns 1, with the gradient of log pi.
 
-  SOPHIA's Eq. 7 (arXiv 2507.16814), and REINFORCE on fresh samples.
+  For one update on fresh samples, and where the sampler is not known.
   """
   del batch
   return jnp.exp(logps - stop(logps))

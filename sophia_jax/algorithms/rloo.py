@@ -47,7 +47,7 @@ def rloo(c: Config) -> Algorithm:
     streams=(*credit.STREAMS, "group", "size"),
     annotate=(annotate.old_logps(), *penalty),
     terms=(
-      Term(diagnostics.POLICY, losses.weighted(ratios.one)),
+      Term(diagnostics.POLICY, losses.reinforce),
       *grpo.entropy_bonus(c.entropy),
     ),
     metrics=diagnostics.of_policy(ratios.token),

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from sophia_jax.algorithms import (
   credit,
   losses,
-  ratios,
   reductions,
   sampling,
   selection,
@@ -130,5 +129,5 @@ def sophia(c: Config) -> Algorithm:
     credit=learnt(c),
     streams=("advantages", "weights", "count"),
     reduction=reductions.named(c.reduction, "sophia"),
-    terms=(Term(POLICY, losses.weighted(ratios.one)),),
+    terms=(Term(POLICY, losses.reinforce),),
   )

@@ -1,7 +1,8 @@
-"""The schema of problems and examples: every check.
+"""The schema of problems and examples: one table of fields, with their checks.
 
 A check gives "what; remedy" or None. The same checks hold for files that are
-loaded, files that are checked and records that an importer has made.
+loaded, files that are checked and records that an importer has made. Editors
+get the table as a JSON Schema.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sophia_jax.config import nearest
 from sophia_jax.data.images import image_size, open_image
 from sophia_jax.types import ANSWER_TYPES, SophiaError
 
 _IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
-# C0 and C1 controls but tab and line ends, and lone surrogates.
+# C0 and C1 controls except tab and line ends, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-# ---------------------------------------------------------------------- fields
+# ---------------------------------------------------------------------- checks
 Check = Callable[[Any], str | None]
-"""A value -> "what; remedy", or None if it is right."""
+"""Value -> "what; remedy", or None if it is right."""
 
 
 def _text(value: Any) -> str | None:
@@ -116,41 +117,129 @@ def _kind(value: Any) -> str:
   }.get(type(value), f"a {type(value).__name__}")
 
 
-_PROBLEM: dict[str, Check] = {
-  "id": _name,
-  "images": _list_of(_name),
-  "question": _words,
-  "answer": _words,
-  "answer_type": _answer_type,
-  "choices": _list_of(_words),
-  "tolerance": _tolerance,
-  "accepted": _list_of(_words),
-  "hint": _text,
-  "difficulty": _name,
-  "source": _text,
-  "tags": _tags,
+# ---------------------------------------------------------------------- fields
+class Field(NamedTuple):
+  """A key of a problem or an example."""
+
+  check: Check
+  json: Mapping[str, Any]
+  """JSON Schema of its values; looser than `check` at most."""
+  doc: str
+
+
+_TEXT: Mapping[str, Any] = {
+  "type": "string",
+  "not": {"pattern": "<img>|</img>|<IMG_CONTEXT>"},
 }
-_EXAMPLE: dict[str, Check] = {
-  "id": _name,
-  "images": _list_of(_name),
-  "question": _words,
-  "response": _words,
-  "system": _nullable_text,
-  "weight": _weight,
+_WORDS = {**_TEXT, "pattern": r"\S"}
+_NAME = {**_TEXT, "pattern": r"^[^\r\n]*\S[^\r\n]*$"}
+_AMOUNT = {"type": "number", "minimum": 0}
+_ID = Field(_name, _NAME, "Unique name, one line.")
+_IMAGES = Field(
+  _list_of(_name),
+  {"type": "array", "items": _NAME},
+  "Paths of the images, relative to the file, in the order of the question.",
+)
+_QUESTION = Field(
+  _words,
+  _WORDS,
+  "Text of the question. <image> marks where an image belongs, once for each "
+  "image or not at all.",
+)
+_PROBLEM: dict[str, Field] = {
+  "id": _ID,
+  "images": _IMAGES,
+  "question": _QUESTION,
+  "answer": Field(
+    _words,
+    _WORDS,
+    "Gold answer; for a choice its letter or the text of the option.",
+  ),
+  "answer_type": Field(
+    _answer_type,
+    {"enum": [*ANSWER_TYPES], "default": "auto"},
+    "How answers are compared; auto: by the form of the gold answer.",
+  ),
+  "choices": Field(
+    _list_of(_words),
+    {"type": "array", "items": _WORDS, "maxItems": 26},
+    "Texts of the options A, B, C, ...",
+  ),
+  "tolerance": Field(
+    _tolerance,
+    {"type": "array", "items": _AMOUNT},
+    "How far a number may be off: one number for all answers, or one for each.",
+  ),
+  "accepted": Field(
+    _list_of(_words),
+    {"type": "array", "items": _WORDS},
+    "Further answers that are right, each of them alone.",
+  ),
+  "hint": Field(_text, _TEXT, "Text that stands before the question."),
+  "difficulty": Field(
+    _name, {**_NAME, "default": "easy"}, "Name of the reasoner in the config."
+  ),
+  "source": Field(
+    _text,
+    _TEXT,
+    "Data set that the problem is from; evaluation sets are never trained on.",
+  ),
+  "tags": Field(
+    _tags,
+    {"type": "object", "additionalProperties": _TEXT},
+    "Labels that scores are split by.",
+  ),
+}
+_EXAMPLE: dict[str, Field] = {
+  "id": _ID,
+  "images": _IMAGES,
+  "question": _QUESTION,
+  "response": Field(_words, _WORDS, "Text to learn."),
+  "system": Field(
+    _nullable_text,
+    _TEXT,
+    'System prompt; null: the default one, "": none at all.',
+  ),
+  "weight": Field(_weight, {**_AMOUNT, "default": 1.0}, "Factor of the loss."),
 }
 _REQUIRED = {"id", "question", "answer", "response"}
 _OPTIONAL = {*_PROBLEM, *_EXAMPLE} - _REQUIRED
 
 
-def schema_of(examples: bool) -> Mapping[str, Check]:
-  """The keys of an Example or of a Problem, each with its check."""
+def schema_of(examples: bool) -> Mapping[str, Field]:
+  """Returns the fields of an Example or of a Problem by their keys."""
   return _EXAMPLE if examples else _PROBLEM
+
+
+def json_schema(examples: bool = False) -> dict[str, Any]:
+  """Returns the JSON Schema of a line, for editors.
+
+  It holds for every line that the check takes; the check also compares fields
+  with each other and opens the images.
+  """
+  properties: dict[str, Any] = {}
+  for key, field in schema_of(examples).items():
+    value = field.json
+    if key in _OPTIONAL:  # null is absence
+      value = {"anyOf": [{"type": "null"}, value]}
+    properties[key] = {"description": field.doc, **value}
+  return {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Example" if examples else "Problem",
+    "description": "A question with the response to learn."
+    if examples
+    else "A verifiable question about zero or more images.",
+    "type": "object",
+    "properties": properties,
+    "required": [key for key in properties if key in _REQUIRED],
+    "additionalProperties": False,
+  }
 
 
 def record_errors(
   record: Mapping[str, Any], examples: bool = False
 ) -> list[str]:
-  """What is wrong with one record, its images apart, as `check` says it."""
+  """Returns the errors of one record, images excepted, as the check does."""
   errors = [*_field_errors(record, schema_of(examples))]
   return errors or [*_cross_errors(record)]
 
@@ -159,7 +248,7 @@ def record_errors(
 def check_records(
   path: Path, examples: bool = False, decode: bool = True
 ) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
-  """Line number, record with absolute image paths, errors; one for each line.
+  """Yields number, record with absolute image paths and errors of each line.
 
   Raises:
     SophiaError: the file cannot be opened.
@@ -187,7 +276,7 @@ def check_records(
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-  """Lines that are not blank, numbered from 1.
+  """Yields the lines that are not blank, numbered from 1.
 
   Raises:
     SophiaError: the file cannot be opened.
@@ -202,7 +291,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes) -> tuple[dict[str, Any] | None, list[str]]:
-  """The JSON object of a line, or what is wrong with it."""
+  """Returns the JSON object of a line, or None and its errors."""
   try:
     value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
   except UnicodeDecodeError as e:
@@ -243,14 +332,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _field_errors(
-  record: Mapping[str, Any], schema: Mapping[str, Check]
+  record: Mapping[str, Any], schema: Mapping[str, Field]
 ) -> Iterator[str]:
   for key in record:
     if key not in schema:
       yield f"unknown key {key!r}; {nearest(key, schema)}"
-  for key, check in schema.items():
+  for key, field in schema.items():
     if key in record:
-      problem = check(record[key])
+      problem = field.check(record[key])
       if problem:
         yield f"{key} {problem}"
     elif key in _REQUIRED:
@@ -258,7 +347,7 @@ def _field_errors(
 
 
 def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
-  """What is wrong between fields that are each right."""
+  """Yields the errors between fields that are right by themselves."""
   images, choices = record.get("images", []), record.get("choices", [])
   asked = [record.get("hint", ""), record["question"], *choices]
   marks = sum(text.count("<image>") for text in asked)

@@ -1,14 +1,16 @@
-"""Data files from the command line: check, import, decontaminate.
+"""Data files from the command line: check, import, decontaminate, schema.
 
   python -m sophia_jax.datasets check problems.jsonl
   python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
   python -m sophia_jax.datasets decontaminate TRAIN.jsonl --against B.jsonl \\
     --out CLEAN.jsonl --report DROPPED.jsonl
+  python -m sophia_jax.datasets schema
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -19,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sophia_jax.config import nearest
-from sophia_jax.data.schema import check_records, schema_of
+from sophia_jax.data.schema import check_records, json_schema, schema_of
 from sophia_jax.types import SophiaError
 
 _CHECK = "example: python -m sophia_jax.datasets check problems.jsonl"
@@ -37,13 +39,14 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m sophia_jax.datasets",
     description="Checks a JSONL file of problems, makes one from a data set, "
-    "or removes from one what overlaps a benchmark.",
+    "removes from one what overlaps a benchmark, or prints the schema.",
     epilog=_CHECK,
   )
   commands = parser.add_subparsers(dest="command", required=True)
   _add_check(commands)
   _add_import(commands)
   _add_decontaminate(commands)
+  _add_schema(commands)
   return parser
 
 
@@ -127,8 +130,22 @@ def _add_decontaminate(commands: Any) -> None:
   parser.set_defaults(run=_decontaminate)
 
 
+def _add_schema(commands: Any) -> None:
+  parser = commands.add_parser(
+    "schema",
+    help="print the JSON Schema of a line, for editors",
+    epilog="example: python -m sophia_jax.datasets schema > problem.schema.json",
+  )
+  parser.add_argument(
+    "--examples",
+    action="store_true",
+    help="lines are questions with a response, not problems",
+  )
+  parser.set_defaults(run=_schema)
+
+
 def main(argv: list[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+  """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
   try:
     return args.run(args)
@@ -191,6 +208,11 @@ def _decontaminate(args: argparse.Namespace) -> int:
     f"{args.out}: {kept} kept, {dropped.total()} dropped"
     f"{f' ({reasons})' if reasons else ''}; see {args.report}"
   )
+  return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+  print(json.dumps(json_schema(args.examples), indent=2))
   return 0
 
 

@@ -7,10 +7,11 @@ processes that import sympy, started when the first formula comes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import NamedTuple, Self
@@ -37,10 +38,12 @@ Extractor = Callable[[str, Problem], str | None]
 
 
 class _Asked(NamedTuple):
-  """Somebody who waits for a comparison that is under way."""
+  """A caller that waits for a comparison in flight."""
 
   future: Future[Verdict]
   problem_id: str
+  counted: bool = True
+  """Whether the verdict is one of a response, not of one accepted answer."""
 
 
 class Verifier:
@@ -91,7 +94,7 @@ class Verifier:
     self.close()
 
   def close(self) -> None:
-    """Ends every worker. What is under way raises SophiaError."""
+    """Ends every worker. Comparisons in flight raise SophiaError."""
     self._pool.close()
 
   # ------------------------------------------------------------------ verifying
@@ -121,11 +124,10 @@ class Verifier:
     except SophiaError:
       self._ledger.end(None, problem.id, 0.0)
       raise
-    known = read if isinstance(read, Verdict) else self._known(read)
-    if isinstance(known, Verdict):
-      self._answer(asked, known)
+    if isinstance(read, Verdict):
+      self._answer(asked, read)
     else:
-      self._ask(known, asked)
+      self._decide(read, problem.accepted, asked)
     return asked.future
 
   def verify(self, items: Iterable[Item]) -> list[Verdict]:
@@ -232,6 +234,44 @@ class Verifier:
         return question
     return Verdict(status=status, extracted=question.answer)
 
+  def _decide(
+    self, question: Comparison, accepted: Sequence[str], asked: _Asked
+  ) -> None:
+    """Compares with the gold answer and with every other accepted answer."""
+    golds = (question.gold, *accepted)
+    known = [self._known(question._replace(gold=gold)) for gold in golds]
+    verdicts = [one for one in known if isinstance(one, Verdict)]
+    best = min(verdicts, key=_rank, default=None)
+    if best and (best.status is Status.RIGHT or len(verdicts) == len(golds)):
+      self._answer(asked, best)
+      return
+    open_ = [one for one in known if isinstance(one, Comparison)]
+    if len(golds) == 1:
+      self._ask(open_[0], asked)
+      return
+    votes = _Votes(len(open_), [*verdicts])
+    for one in open_:
+      vote = _Asked(Future(), asked.problem_id, counted=False)
+      vote.future.add_done_callback(functools.partial(self._vote, asked, votes))
+      self._ask(one, vote)
+
+  def _vote(
+    self, asked: _Asked, votes: _Votes, future: Future[Verdict]
+  ) -> None:
+    """Answers when the last of several comparisons is done; in its thread."""
+    error = future.exception()
+    with self._lock:
+      votes.missing -= 1
+      votes.error = votes.error or error
+      if error is None:
+        votes.verdicts.append(future.result())
+      if votes.missing:
+        return
+    if votes.error is not None:
+      self._fail(asked, votes.error)
+    else:
+      self._answer(asked, min(votes.verdicts, key=_rank))
+
   def _ask(self, question: Comparison, asked: _Asked) -> None:
     """Has it compared, once for all who ask the same."""
     with self._lock:
@@ -265,14 +305,36 @@ class Verifier:
         verdict = Verdict(status=status, extracted=question.answer)
         self._answer(asked, verdict, seconds)
       else:
-        self._ledger.end(None, asked.problem_id, 0.0)
-        asked.future.set_exception(error)
+        self._fail(asked, error)
 
   def _answer(
     self, asked: _Asked, verdict: Verdict, seconds: float = 0.0
   ) -> None:
-    self._ledger.end(verdict, asked.problem_id, seconds)
+    if asked.counted:
+      self._ledger.end(verdict, asked.problem_id, seconds)
     asked.future.set_result(verdict)
+
+  def _fail(self, asked: _Asked, error: BaseException) -> None:
+    if asked.counted:
+      self._ledger.end(None, asked.problem_id, 0.0)
+    asked.future.set_exception(error)
+
+
+def _rank(verdict: Verdict) -> int:
+  """Orders verdicts against several accepted answers: the first one counts."""
+  return _RANKS.index(verdict.status)
+
+
+_RANKS = (Status.RIGHT, Status.TIMED_OUT, Status.WRONG, Status.UNPARSEABLE)
+
+
+@dataclasses.dataclass
+class _Votes:
+  """Verdicts of one answer against several accepted ones."""
+
+  missing: int
+  verdicts: list[Verdict]
+  error: BaseException | None = None
 
 
 def _put(

@@ -164,7 +164,7 @@ class EmbeddedEngine:
 
   @property
   def room(self) -> int:
-    """Slots that no request has, and none waits for."""
+    """Number of slots that no request has or waits for."""
     return self._running.count(None) - len(self._inbox)
 
   def tick(self) -> list[tuple[int, Completion]]:
@@ -214,7 +214,7 @@ class EmbeddedEngine:
       return completions
 
   def clear(self) -> None:
-    """Drops every request, and the memory of the slots."""
+    """Drops every request, and frees the memory of the slots."""
     with self._lock:
       self._inbox.clear()
       self._running = [None] * self.config.slots
@@ -336,7 +336,7 @@ class EmbeddedEngine:
     return _insert(slots, caches, source, fresh)
 
   def _prompt_arrays(self, prompts: list[Prompt]):
-    """Right-padded prompts in bucketed shapes, with the tiles they show."""
+    """Returns right-padded prompts in bucketed shapes, and the tiles they show."""
     n, longest = self.config.prefill_rows, max(map(len, prompts))
     length = min(_bucket(longest, 32), self.config.length)
     tokens = np.zeros((n, length), np.int32)
@@ -386,7 +386,7 @@ def _prompt_key(prompt: Prompt) -> bytes:
 
 
 def _bucket(n: int, smallest: int) -> int:
-  """The first of smallest * (1, 1.5, 2, 3, 4, 6, ...) that holds n."""
+  """Returns the first of smallest * (1, 1.5, 2, 3, 4, 6, ...) that holds n."""
   size = smallest
   while size < n:
     if n <= size * 3 // 2:

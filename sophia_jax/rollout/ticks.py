@@ -125,7 +125,7 @@ class Ticks:
 
   # ------------------------------------------------------------------ advancing
   def advance(self) -> bool:
-    """Runs one tick, if there is anything to wait for but servers.
+    """Runs one tick; returns False where only servers are waited for.
 
     Raises:
       BaseException: what `stop` was given, or an engine or the verifier raised.
@@ -133,15 +133,16 @@ class Ticks:
     if self._stopped is not None:
       raise self._stopped
     busy = [n for n, engine in enumerate(self._engines) if engine.busy]
+    if not busy and not self._grades:
+      return False
     if busy:
       self.count += 1
       self._tick(busy)
-    elif self._grades:
+    else:
       self.count = self._grades[0].due
     while self._grades and self._grades[0].due <= self.count:
       self._deliver(self._grades.popleft())
-      busy.append(-1)
-    return bool(busy)
+    return True
 
   def _tick(self, busy: Sequence[int]) -> None:
     """Ticks engines side by side, and delivers in the order of their numbers."""

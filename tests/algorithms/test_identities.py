@@ -37,7 +37,8 @@ POLICY = {
   "one": losses.surrogate(ratios.one, 0.2, 0.2),
   "sequence": losses.surrogate(ratios.sequence, 0.2, 0.2),
   "not clipped": losses.weighted(ratios.token),
-  "reinforce": losses.weighted(ratios.one),
+  "ratio 1": losses.weighted(ratios.one),
+  "reinforce": losses.reinforce,
   "cispo": losses.capped(ratios.token, 4.0),
 }
 
@@ -183,7 +184,7 @@ def test_ppo_without_a_critic_is_reinforce_with_the_reward_to_go():
 def test_sophia_is_the_likelihood_of_what_it_selects():
   taught = rows.with_streams(BATCH, {"advantages": BATCH.streams["mask"]})
   np.testing.assert_allclose(
-    gradient(losses.weighted(ratios.one), NEAR, taught),
+    gradient(losses.reinforce, NEAR, taught),
     gradient(losses.nll, NEAR, taught),
     atol=1e-7,
   )

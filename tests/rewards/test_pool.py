@@ -367,3 +367,26 @@ def test_no_worker_outlives_a_killed_parent_not_even_a_hanging_one():
   while any(map(alive, pids)) and time.monotonic() < end:
     time.sleep(0.1)
   assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize(
+  ("kind", "gold", "accepted", "answer", "status"),
+  [
+    ("auto", "24/7", ("3.429",), "3.429", "right"),
+    ("auto", "24/7", ("3.429",), r"\frac{24}{7}", "right"),
+    ("auto", "24/7", ("3.429",), "3.43", "wrong"),
+    ("string", "cat", ("kitten", "a cat"), "kitten", "right"),
+    ("string", "cat", ("kitten", "a cat"), "dog", "wrong"),
+    ("math", "x^2+1", ("(x+1)^2-2x", "y"), "1+x^2", "right"),
+    ("math", "x^2", ("x^3", "x^4"), "x*x*x", "right"),
+    ("math", "x^2", ("x^3", "x^4"), "x^5", "wrong"),
+  ],
+)
+def test_every_accepted_answer_is_right(kind, gold, accepted, answer, status):
+  text, problem, reason = item(gold, answer, kind)
+  problem = dataclasses.replace(problem, accepted=accepted)
+  with Verifier(workers=1) as verifier:
+    first, again = verifier.verify([(text, problem, reason)] * 2)
+    assert first == again
+    assert first.status == status
+    assert verifier.report().answers == 2

@@ -241,3 +241,8 @@ def no_thread_is_left():
       return False
     time.sleep(0.01)
   return True
+
+
+def in_background(work):
+  """Runs `work` in a thread that does not keep the test."""
+  threading.Thread(target=work, daemon=True).start()
