@@ -148,7 +148,9 @@ def opened(
     sampling.opened_reasoners(run, stage) as reasoners,
   ):
     sampler = Sampler(run, stage, engine, reasoners, judge)
-    with sampling.preemptible(sampler.stop, "what was finished is stored"):
+    with sampling.preemptible(
+      sampler.stop, "what was finished is stored", chained=True
+    ):
       yield sampler
 
 

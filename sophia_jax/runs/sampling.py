@@ -191,6 +191,7 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
   share = ShardProblems(problems(run, stage), shard)
   with (
     files.shared(directory / "sampling.lock", shard.terms),
+    preemptible(_raised, f"what was finished is in {directory}"),
     open_store(run, stage, shard=shard) as store,
   ):
     name = f" {shard.name}" if shard.count > 1 else ""
@@ -218,6 +219,7 @@ def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
     found = collect(missing, stage.algorithm.sample, world)
     total = len(done) + len(missing)
     with (
+      # An exception out of nowhere could be lost in a coroutine.
       preemptible(world.stop, f"what was finished is in {store.path}"),
       contextlib.closing(found),
       Progress(step_name(stage), total, "problem", len(done)) as progress,
@@ -259,18 +261,26 @@ def _finish(
       run.mark(step_name(stage), seconds)
 
 
+def _raised(error: BaseException) -> None:
+  raise error
+
+
 @contextlib.contextmanager
 def preemptible(
-  stop: Callable[[BaseException], None], what: str
+  stop: Callable[[BaseException], None], what: str, chained: bool = False
 ) -> Iterator[None]:
-  """Ends sampling by Preempted when SIGTERM arrives in the block."""
+  """Ends sampling by Preempted when SIGTERM arrives in the block.
 
+  Args:
+    stop: takes the error; raises it, or has it raised where that is safe.
+    chained: whether the handler before, a training session's, is called too.
+  """
   before = signal.getsignal(signal.SIGTERM)
 
   def handle(*args: Any) -> None:
-    stop(Preempted(f"SIGTERM; {what}"))
-    if callable(before):  # a training session's
+    if chained and callable(before):
       before(*args)
+    stop(Preempted(f"SIGTERM; {what}"))
 
   signal.signal(signal.SIGTERM, handle)
   try:
