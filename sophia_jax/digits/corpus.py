@@ -138,13 +138,13 @@ def _reasoner(
     ink = str(rng.choice(list(scenes.INKS)))
     paper = str(rng.choice(list(scenes.PAPERS)))
     seen = language.caption(digits, ink, paper)
-    asked = "\n".join(
+    text = "\n".join(
       [question.text]
       + [f"{chr(65 + j)}. {c}" for j, c in enumerate(question.choices)]
     )
     yield {
       "id": f"worked-{i}",
       "images": [],
-      "question": prompts.reason(asked, seen),
+      "question": prompts.reason(text, seen),
       "response": language.worked(rng, question, digits),
     }
