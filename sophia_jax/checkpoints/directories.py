@@ -41,6 +41,7 @@ from sophia_jax.checkpoints.writing import (
   Held,
   Table,
   Values,
+  copied,
   tensor_bytes,
   write_tensors,
 )
@@ -126,7 +127,7 @@ def difference(a: Values, b: Values, cfg: InternVLConfig) -> str | None:
   with Progress("comparing", len(table), "tensor") as progress:
     for name, parts in table.items():
       for part in parts:
-        x, y = a.fetch(part), b.fetch(part)
+        x, y = (copied(v.fetch(part), v.dtype(part)) for v in (a, b))
         if x.dtype != y.dtype:
           return f"{name} is {y.dtype}, should be {x.dtype}"
         if not np.array_equal(x.view(np.uint8), y.view(np.uint8)):
@@ -199,6 +200,7 @@ def _collect(values: Values, table: Table) -> Params:
   params: dict[str, np.ndarray] = {}
   for part in parts:
     param = keys.to_param(values.fetch(part), part.kind)
+    param = param.astype(values.dtype(part), copy=False)
     if part.layer is None:
       params[part.param] = np.ascontiguousarray(param)
       continue
