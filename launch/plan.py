@@ -78,35 +78,35 @@ def main() -> None:
   for line in refused:
     print(line)
   plans.sort(key=lambda p: (not p.fits, p.estimated_seconds))
-  for one in plans:
-    print(table(one))
+  for candidate in plans:
+    print(table(candidate))
   values = json.dumps([dataclasses.asdict(p) for p in plans], indent=1)
   if flags.FLAGS.out:
     write_text(Path(flags.FLAGS.out), values)
   print(json.dumps(dataclasses.asdict(plans[0])))
 
 
-def table(one: Plan) -> str:
+def table(p: Plan) -> str:
   """Formats a plan for people."""
   rows = [
-    f"{one.topology}  {_shown(one.mesh)}  remat {one.remat}  {one.source}  "
-    f"{'fits' if one.fits else 'DOES NOT FIT'}: {one.peak_gib:.1f} of "
-    f"{one.hbm_gib:.1f} GiB a device",
-    *(f"  {name:18} {gib:9.2f} GiB" for name, gib in one.memory_gib.items()),
+    f"{p.topology}  {_shown(p.mesh)}  remat {p.remat}  {p.source}  "
+    f"{'fits' if p.fits else 'DOES NOT FIT'}: {p.peak_gib:.1f} of "
+    f"{p.hbm_gib:.1f} GiB a device",
+    *(f"  {name:18} {gib:9.2f} GiB" for name, gib in p.memory_gib.items()),
     *(
       f"  {kind:18} {gib:9.2f} GiB moved an update"
-      for kind, gib in one.collectives_gib.items()
+      for kind, gib in p.collectives_gib.items()
     ),
-    *(f"  {name:18} {s:9.2f} s" for name, s in one.seconds.items()),
-    f"  an update: {one.tokens_per_step:,} tokens, "
-    f"{one.model_flops / 1e15:,.0f} PFLOP, about {one.estimated_seconds:,.1f} s"
-    f" = {one.estimated_tokens_per_s:,.0f} tokens/s, MFU "
-    f"{one.estimated_mfu:.1%}",
-    f"  ({METHODS[one.source]}, not a timing; attention at "
-    f"{one.attention_efficiency:.0%} of the peak; {one.segment:,} tokens a "
+    *(f"  {name:18} {s:9.2f} s" for name, s in p.seconds.items()),
+    f"  an update: {p.tokens_per_step:,} tokens, "
+    f"{p.model_flops / 1e15:,.0f} PFLOP, about {p.estimated_seconds:,.1f} s"
+    f" = {p.estimated_tokens_per_s:,.0f} tokens/s, MFU "
+    f"{p.estimated_mfu:.1%}",
+    f"  ({METHODS[p.source]}, not a timing; attention at "
+    f"{p.attention_efficiency:.0%} of the peak; {p.segment:,} tokens a "
     "sequence)",
   ]
-  return "\n".join(rows + ([f"  advice: {one.advice}"] if one.advice else []))
+  return "\n".join(rows + ([f"  advice: {p.advice}"] if p.advice else []))
 
 
 def _accelerator(topology: str) -> Accelerator:

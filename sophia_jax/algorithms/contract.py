@@ -51,7 +51,7 @@ class Moment:
   metrics: Mapping[str, float] = dataclasses.field(
     default_factory=dict, hash=False
   )
-  """Metrics of the last update or round."""
+  """Metrics of an update or round before; empty at the beginning."""
 
 
 @flax.struct.dataclass
@@ -232,7 +232,7 @@ class Algorithm:
   credit: Credit | None = None
   streams: tuple[str, ...] = ("weights", "count")
   """Names of the streams that the sequences bring, made by `credit`; those of
-  the annotators and `numbers` come on top."""
+  the annotators come on top."""
   reduction: Reduction = token
   """Reduction of sequences that no rollout made: examples, mixed-in sources."""
   annotate: tuple[Annotator, ...] = ()
@@ -243,7 +243,7 @@ class Algorithm:
   """Terms of which the largest value where w > 0 is reported."""
   numbers: Mapping[str, Coefficient] = dataclasses.field(default_factory=dict)
   """Numbers evaluated on the host before an update, as coefficients are; losses
-  read each as a constant stream of its name, and it is reported as a metric."""
+  and metrics read each as a constant stream of its name."""
   outputs: tuple[str, ...] = ("logps",)
   critic: Algorithm | None = None
   """Terms, metrics and outputs of a critic with weights of its own, which
@@ -257,6 +257,6 @@ class Algorithm:
 
   @property
   def all_streams(self) -> tuple[str, ...]:
-    """Names of all streams that the losses may read."""
+    """Names of the streams that the batches of an update hold."""
     made = (name for a in self.annotate for name in a.streams)
-    return tuple(sorted({*self.streams, *made, *self.numbers}))
+    return tuple(sorted({*self.streams, *made}))

@@ -36,6 +36,11 @@ def mean(name: str, value: Loss, weights: str = "mask") -> Term:
   return Term(name, seen, weights=weights, normaliser=weights)
 
 
+def stream(name: str, key: str, weights: str = "mask") -> Term:
+  """Returns a term that reports the mean of a stream."""
+  return mean(name, lambda out, batch: batch.streams[key], weights)
+
+
 def of_policy(ratio: Ratio) -> tuple[Term, ...]:
   """Returns the metrics of a policy gradient.
 
@@ -96,11 +101,8 @@ def entropy() -> Term:
 
 def of_returns() -> tuple[Term, ...]:
   """Returns the means of advantages, returns and values; they are streams."""
-
-  def stream(name: str) -> Term:
-    return mean(f"critic/{name}/mean", lambda out, batch: batch.streams[name])
-
-  return tuple(map(stream, ("advantages", "returns", "values")))
+  names = ("advantages", "returns", "values")
+  return tuple(stream(f"critic/{name}/mean", name) for name in names)
 
 
 def of_pairs(beta: float) -> tuple[Term, ...]:

@@ -23,13 +23,22 @@ class Config(dpo.Config):
   """Coefficient of the likelihood of the chosen response."""
 
 
-def running_shift(moment: Moment) -> float:
-  """Returns BCO's D: the mean of beta h over the responses of all updates so far.
+def shifts_seen(moment: Moment) -> float:
+  """Returns how many means `running_shift` is the mean of."""
+  before = moment.metrics.get("shift_seen", 0.0)
+  return before + (REWARD in moment.metrics)
 
-  D_s = ((s - 1) D_{s-1} + mean of update s - 1) / s,   D_0 = 0
+
+def running_shift(moment: Moment) -> float:
+  """Returns BCO's D: the mean over the metrics so far of beta h over responses.
+
+    D_{s+1} = (s D_s + mean of beta h) / (s + 1),   D_0 = 0
+
+  All of it is in the metrics, so a resumed run continues the same mean.
   """
-  before = moment.metrics.get("shift", 0.0) * max(moment.step - 1, 0)
-  return (before + moment.metrics.get(REWARD, 0.0)) / max(moment.step, 1)
+  m = moment.metrics
+  past = m.get("shift_seen", 0.0) * m.get("shift", 0.0)
+  return (past + m.get(REWARD, 0.0)) / max(shifts_seen(moment), 1.0)
 
 
 def mpo(c: Config) -> Algorithm:
@@ -66,6 +75,8 @@ def mpo(c: Config) -> Algorithm:
     metrics=(
       *plain.metrics,
       diagnostics.mean(REWARD, reward, weights="answer"),
+      diagnostics.stream("shift", "shift", weights="answer"),
+      diagnostics.stream("shift_seen", "shift_seen", weights="answer"),
     ),
-    numbers={"shift": running_shift},
+    numbers={"shift": running_shift, "shift_seen": shifts_seen},
   )

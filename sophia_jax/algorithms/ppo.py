@@ -103,5 +103,11 @@ def ppo(c: Config) -> Algorithm:
     ),
     maxima=(diagnostics.largest_ratio(ratios.token),),
     outputs=("logps", "entropy", *(("value",) if head else ())),
-    critic=None if head else Algorithm(terms=(value,), outputs=("value",)),
+    critic=None
+    if head
+    else Algorithm(
+      streams=("weights", "count", "values", "returns"),
+      terms=(value,),
+      outputs=("value",),
+    ),
   )

@@ -32,8 +32,8 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
   """Reads the config of the model that a checkpoint directory holds.
 
   `dtype` is the checkpoint's own; parameters are fp32 unless the caller
-  replaces `param_dtype`. A head that is among the tensors is used, whatever the
-  config says; without one the config must say that it is tied.
+  replaces `param_dtype`. A head that is among the tensors is used, even where
+  the config says tied; without one the config must say so.
 
   Raises:
     SophiaError: a file that is absent, a setting this model does not have, or
@@ -89,8 +89,8 @@ def _said_tied(top: Section) -> bool:
   """Returns tie_word_embeddings as transformers reads it.
 
   The outer flag wins where it stands; InternVL's own default is true.
-  InternVLChatModel looks into its language model's section, and writes false
-  on the outside, whatever the model.
+  InternVLChatModel looks into its language model's section, and always writes
+  false on the outside.
   """
   kind = top.get("model_type")
   inner = top.get("llm_config" if kind == "internvl_chat" else "text_config")

@@ -41,6 +41,7 @@ from sophia_jax.checkpoints.writing import (
   Held,
   Table,
   Values,
+  copied,
   tensor_bytes,
   write_tensors,
 )
@@ -53,7 +54,7 @@ Where = str | pathlib.Path
 
 # ------------------------------------------------------------------------- read
 def load_params(directory: Where, cfg: InternVLConfig) -> Params:
-  """The parameters of a checkpoint of any format, in `cfg.param_dtype`.
+  """Reads the parameters of a checkpoint of any format, in `param_dtype`.
 
   Returns:
     The tree that `InternVL(cfg)` takes, as numpy arrays on the host.
@@ -71,14 +72,14 @@ def load_params(directory: Where, cfg: InternVLConfig) -> Params:
 def load_sharded(
   directory: Where, cfg: InternVLConfig, shardings: Params
 ) -> Params:
-  """`load_params` straight onto devices.
+  """Reads parameters straight onto devices.
 
   A process reads only what its devices hold, and its host holds no more than
-  some pieces of a tensor at any time. To be called outside of `jax.set_mesh`.
+  some pieces of a tensor at any time. Call it outside of `jax.set_mesh`.
 
   Args:
-    shardings: of every parameter (`train.sharding.param_shardings`), or of
-      those that are wanted.
+    shardings: sharding of every parameter (`train.sharding.param_shardings`),
+      or of those that are wanted.
   """
   directory = pathlib.Path(directory)
   if not is_orbax(directory):
@@ -107,10 +108,10 @@ def _restore(directory: pathlib.Path, wanted: Params, kind: type) -> Params:
 def open_values(
   directory: Where, cfg: InternVLConfig, dtype: str | None
 ) -> Values:
-  """The tensors of a directory, one at a time where the format allows it.
+  """Opens the tensors of a directory, one at a time where possible.
 
   Args:
-    dtype: what they are converted to; None keeps their own.
+    dtype: dtype they are converted to; None keeps their own.
   """
   directory = pathlib.Path(directory)
   if is_orbax(directory):
@@ -121,12 +122,12 @@ def open_values(
 
 
 def difference(a: Values, b: Values, cfg: InternVLConfig) -> str | None:
-  """The first tensor whose bits differ; None if there is none."""
+  """Returns the first tensor whose bits differ; None if there is none."""
   table = _table(cfg, Format.HF)
   with Progress("comparing", len(table), "tensor") as progress:
     for name, parts in table.items():
       for part in parts:
-        x, y = a.fetch(part), b.fetch(part)
+        x, y = (copied(v.fetch(part), v.dtype(part)) for v in (a, b))
         if x.dtype != y.dtype:
           return f"{name} is {y.dtype}, should be {x.dtype}"
         if not np.array_equal(x.view(np.uint8), y.view(np.uint8)):
@@ -144,16 +145,16 @@ def save_params(
   dtype: str | None = None,
   format: Format = Format.HF,
 ) -> None:
-  """Writes a checkpoint directory, with everything that is needed to use it.
+  """Writes a checkpoint directory with everything needed to use it.
 
   It appears complete or not at all; an older one is replaced. With several
   processes all of them call this, and the first one writes.
 
   Args:
-    params: on the host or on devices, whatever their layout.
+    params: parameters on the host or on devices, in any layout.
     tokenizer_dir: the directory the model came from: tokenizer files, and for
       internvl_chat also remote code and settings, are copied from there.
-    dtype: of the tensors written; None keeps each parameter's own.
+    dtype: dtype of the tensors written; None keeps each parameter's own.
 
   Raises:
     SophiaError: a model that the format cannot express, no tokenizer in
@@ -193,12 +194,13 @@ def write_directory(
 
 
 def _collect(values: Values, table: Table) -> Params:
-  """The parameters themselves, on the host."""
+  """Collects the parameters on the host."""
   parts = list(itertools.chain.from_iterable(table.values()))
   depth = collections.Counter(part.param for part in parts)
   params: dict[str, np.ndarray] = {}
   for part in parts:
     param = keys.to_param(values.fetch(part), part.kind)
+    param = param.astype(values.dtype(part), copy=False)
     if part.layer is None:
       params[part.param] = np.ascontiguousarray(param)
       continue
@@ -210,12 +212,12 @@ def _collect(values: Values, table: Table) -> Params:
 
 
 def _table(cfg: InternVLConfig, format: Format) -> Table:
-  """Key -> parts of what is written."""
+  """Returns the tensors that are written: key -> parts."""
   naming = naming_of(cfg, format)
   if format is not Format.INTERNVL_CHAT or not cfg.decoder.tied_head:
     return keys.table(cfg, naming)
-  # The original format always has a head of its own: the embedding once more,
-  # which lies on disk as a head does.
+  # The original format always has a separate head: the embedding again, which
+  # lies on disk as a head does.
   untied = replace(cfg, decoder=replace(cfg.decoder, tied_head=False))
   table = keys.table(untied, naming)
   (embedding,) = (
@@ -250,7 +252,7 @@ def _write_sidecars(
   tiling = read_tiling(source)
   words = words_of(cfg, format, known)
   config = write_config(cfg, dtype, special, words, known, tiling)
-  if format is Format.ORBAX:  # whatever the words, the parameters are our own
+  if format is Format.ORBAX:  # its parameters are tied as the model is
     config["tie_word_embeddings"] = cfg.decoder.tied_head
   sidecars.write_json(work / CONFIG, config)
   sidecars.write_generation(work, special)

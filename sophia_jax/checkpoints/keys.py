@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ X = TypeVar("X", bound=Any)
 
 
 class Kind(enum.Enum):
-  """How a tensor on disk becomes a parameter."""
+  """Layouts of a tensor on disk, by how it becomes a parameter."""
 
   SAME = enum.auto()
   LINEAR = enum.auto()  # [out, in] <-> [in, out]
@@ -32,7 +33,7 @@ class Kind(enum.Enum):
 
 
 class Naming(enum.Enum):
-  """Who wrote a checkpoint."""
+  """Conventions by which tensors are named, one for each writer."""
 
   HF = "hf"  # transformers' InternVLForConditionalGeneration, on disk
   HF_MEMORY = "hf_memory"  # the same, as a v5 state dict names it
@@ -47,7 +48,7 @@ class Row(NamedTuple):
   hf: str
   """{i} is the layer."""
   chat: str | None
-  """In InternVLChatModel; [q] names a part of a fused tensor. The language
+  """Name in InternVLChatModel; [q] names a part of a fused tensor. The language
   model's names are InternLM2's: around Qwen2 they equal `hf`."""
 
 
@@ -222,11 +223,11 @@ HEADS = (
   "language_model.output.weight",
   "lm_head.weight",
 )
-"""What the output projection is called; absent where it is tied."""
+"""Names of the output projection; absent where it is tied."""
 
 
 def detect(names: Iterable[str]) -> Naming:
-  """The naming that `names` follow."""
+  """Returns the naming that `names` follow."""
   names = set(names)
   if any(name.startswith("vision_model.") for name in names):
     internlm2 = "language_model.model.tok_embeddings.weight" in names
@@ -239,21 +240,21 @@ def detect(names: Iterable[str]) -> Naming:
 
 
 def ignored(name: str) -> bool:
-  """Buffers of old files that are recomputed, never read."""
+  """Tells buffers of old files, which are recomputed and never read."""
   return name.endswith("rotary_emb.inv_freq")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Where one (slice of a) tensor on disk belongs."""
+  """Place of a tensor on disk, or of a slice of it, among the parameters."""
 
   param: str
   layer: int | None
   kind: Kind
   shape: tuple[int, ...]
-  """On disk, unfused."""
+  """Shape on disk, unfused."""
   runs: Runs
-  """Its rows in the tensor on disk."""
+  """Rows of the part in the tensor on disk."""
 
 
 class Runs(NamedTuple):
@@ -264,7 +265,7 @@ class Runs(NamedTuple):
   stride: int
 
   def between(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """(first, count) of the rows on disk that are rows [start, stop)."""
+    """Yields (first, count) of the rows on disk that are [start, stop)."""
     while start < stop:
       group, row = divmod(start, self.group)
       count = min(stop - start, self.group - row)
@@ -273,16 +274,13 @@ class Runs(NamedTuple):
 
 
 def table(cfg: InternVLConfig, naming: Naming) -> dict[str, tuple[Part, ...]]:
-  """Every tensor a checkpoint of `cfg` holds, in order: key -> its parts."""
-  shapes = {
-    path: leaf.shape
-    for path, leaf in flatten_dict(abstract_params(cfg), sep="/").items()
-  }
+  """Returns all tensors of a checkpoint of `cfg`, in order: key -> parts."""
+  shapes = _shapes(cfg)
   parts: dict[str, list[Part]] = {}
   for row in ROWS:
     if row.param not in shapes:
       continue
-    shape: tuple[int, ...] = shapes[row.param]
+    shape = shapes[row.param]
     layers: Iterable[int | None] = (None,)
     if "/layers/" in row.param:
       layers, shape = range(shape[0]), shape[1:]
@@ -295,13 +293,22 @@ def table(cfg: InternVLConfig, naming: Naming) -> dict[str, tuple[Part, ...]]:
   return {key: tuple(of_key) for key, of_key in parts.items()}
 
 
+@functools.cache
+def _shapes(cfg: InternVLConfig) -> Mapping[str, tuple[int, ...]]:
+  """Shapes by path; tracing the model for them takes a sixth of a second."""
+  return {
+    path: leaf.shape
+    for path, leaf in flatten_dict(abstract_params(cfg), sep="/").items()
+  }
+
+
 def _runs(param: str, fused: str, rows: int, cfg: InternVLConfig) -> Runs:
-  """Rows of a whole tensor, or of "q", "k" or "v" in a fused one."""
+  """Returns the rows of a tensor, or of "q", "k" or "v" in a fused one."""
   if not fused:
     return Runs(0, rows, rows)
   if param.startswith("vision/"):
     return Runs("qkv".index(fused) * rows, rows, 3 * rows)
-  # Of each kv head: the query heads it serves, then its key, then its value.
+  # Each kv head: the query heads it serves, then its key, then its value.
   d = cfg.decoder
   served = d.heads // d.kv_heads
   stride = (served + 2) * d.head_dim
@@ -312,7 +319,7 @@ def _runs(param: str, fused: str, rows: int, cfg: InternVLConfig) -> Runs:
 
 
 def _template(row: Row, naming: Naming) -> tuple[str, str]:
-  """The key with {i} in it, and the part of a fused tensor."""
+  """Returns the key with {i} in it, and the part of a fused tensor."""
   chat = naming is Naming.CHAT_INTERNLM2 or (
     naming is Naming.CHAT and not row.param.startswith("language/")
   )
@@ -344,12 +351,12 @@ def _disk_shape(
 
 
 def tensor_shape(parts: tuple[Part, ...]) -> tuple[int, ...]:
-  """Shape of the tensor on disk that holds `parts`."""
+  """Returns the shape of the tensor on disk that holds `parts`."""
   return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
 
 def fuse(tensors: Sequence[np.ndarray], parts: tuple[Part, ...]) -> np.ndarray:
-  """The tensor on disk that holds `parts`, whose values are `tensors`."""
+  """Returns the tensor on disk that holds the values of `parts`."""
   if len(parts) == 1:
     return tensors[0]
   whole = np.empty(tensor_shape(parts), tensors[0].dtype)
@@ -362,7 +369,7 @@ def fuse(tensors: Sequence[np.ndarray], parts: tuple[Part, ...]) -> np.ndarray:
 
 
 def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:
-  """From the layout on disk to ours."""
+  """Converts the layout on disk to ours."""
   if kind is Kind.LINEAR:
     return x.T
   if kind is Kind.ROW:
@@ -373,7 +380,7 @@ def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def from_param(x: X, kind: Kind, shape: tuple[int, ...]) -> X:
-  """The inverse of `to_param`; `shape` is the one on disk."""
+  """Inverts `to_param`; `shape` is the one on disk."""
   if kind is Kind.LINEAR:
     return x.T
   if kind is Kind.PATCH:

@@ -1,4 +1,4 @@
-"""Whether a directory is as whole as it was when it was finished."""
+"""Tells whether a directory is as whole as when it was finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def seal(directory: pathlib.Path) -> None:
 
 
 def damage(directory: pathlib.Path) -> str | None:
-  """What is wrong with a sealed directory; None if nothing, or not sealed."""
+  """Returns the damage of a sealed directory; None if none, or not sealed."""
   path = directory / NAME
   if not path.is_file():
     return None

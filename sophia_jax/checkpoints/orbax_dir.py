@@ -14,7 +14,7 @@ from sophia_jax.models import Params
 from sophia_jax.types import SophiaError
 
 PARAMS = "params"
-"""The subtree of parameters, here as in the state of a training run."""
+"""Key of the parameters, here and in the state of a training run."""
 
 
 def save(params: Params, directory: pathlib.Path) -> None:
@@ -26,12 +26,12 @@ def save(params: Params, directory: pathlib.Path) -> None:
   with ocp.PyTreeCheckpointer() as checkpointer:
     try:
       checkpointer.save(directory.absolute(), {PARAMS: params})
-    except ValueError as e:  # as tensorstore tells every failure of a file
+    except ValueError as e:  # as tensorstore reports every failure of a file
       raise OSError(str(e).splitlines()[0]) from e
 
 
 def saved(directory: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-  """ "a/b/c" -> shape and dtype of every parameter that is in `directory`."""
+  """Returns the shape and dtype of every parameter in it: "a/b/c" -> leaf."""
   with ocp.PyTreeCheckpointer() as checkpointer:
     metadata = checkpointer.metadata(directory.absolute())
   tree = metadata.item_metadata.tree[PARAMS]
@@ -44,7 +44,7 @@ def saved(directory: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
 def restore(
   directory: pathlib.Path, wanted: Params, restore_type: Any = jax.Array
 ) -> Params:
-  """The parameters that `wanted` (shapes, dtypes, shardings) names.
+  """Restores the parameters that `wanted` (shapes, dtypes, shardings) names.
 
   Raises:
     SophiaError: one that is missing or of another shape.

@@ -1,4 +1,4 @@
-"""Filters: which examples are fit to be learnt, and why the others are not.
+"""Filters: selects examples fit for training and counts why others are not.
 
 Every filter is off by default. Each example that is left out is counted under
 the first filter that objects, so the counts add up.
@@ -23,18 +23,18 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-  """What an example must be. The defaults let everything pass.
+  """Requirements of an example. The defaults let everything pass.
 
   Example: FilterConfig(deduplicate=True, max_tokens=16384, language=0.9,
     max_repetition=0.4, min_compression=0.1)
   """
 
   deduplicate: bool = False
-  """Of examples with the same images, question and response, keep the first."""
+  """Whether only the first of equal examples is kept."""
   min_tokens: int = 0
-  """Of the response."""
+  """Minimum response length, tokens."""
   max_tokens: int = 0
-  """Of the response; 0: no limit."""
+  """Maximum response length, tokens; 0: no limit."""
   language: float = 0.0
   """Least share of the response in the script of the question; 0: off."""
   max_repetition: float = 1.0
@@ -43,7 +43,7 @@ class FilterConfig:
   """Least size of the compressed response as a share of the plain one. Prose
   has 0.3 to 0.5, a loop less than 0.05."""
   truncate: bool = False
-  """Cut a response that is too long for a row, where its images fit whole."""
+  """Whether a response too long for a row is cut, where its images fit whole."""
 
   def __post_init__(self) -> None:
     for name in ("min_tokens", "max_tokens"):
@@ -57,11 +57,11 @@ class FilterConfig:
 def keep(
   examples: Iterable[Example], config: FilterConfig, count_tokens: CountTokens
 ) -> tuple[list[Example], dict[str, int]]:
-  """The examples that pass, in their order, and counts for a report.
+  """Returns the examples that pass, in their order, and counts for a report.
 
   Args:
-    examples: what might be learnt.
-    config: what it must be.
+    examples: candidates for training.
+    config: requirements of an example.
     count_tokens: tokens of texts in the policy's vocabulary.
 
   Returns:
@@ -112,7 +112,7 @@ def _objection(
 
 # --------------------------------------------------------------- deduplication
 def normalised(text: str) -> str:
-  """Text without differences of case, width, accent encoding and white space."""
+  """Returns a text without differences of case, width, accents and space."""
   return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -178,7 +178,7 @@ def scripts(text: str) -> dict[str, int]:
 
 
 def language_share(question: str, response: str) -> float:
-  """Share of the response's words in the script the question is written in.
+  """Returns the share of a response's words in the question's script.
 
   1 where either has too few words to tell. It cannot tell languages of one
   script apart, such as English and French.
@@ -198,7 +198,7 @@ RUN = 16
 
 
 def repetition(text: str) -> float:
-  """Share of the words and signs that stand in a run seen earlier in the text."""
+  """Returns the share of words and signs in a run seen earlier in the text."""
   units = _UNITS.findall(text)
   count = len(units) - RUN + 1
   if count < 2:

@@ -34,7 +34,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are decoded, by Pillow's names.
 
 Every build of Pillow reads them, that of a server included, and none runs a
-program: PostScript, for one, would start Ghostscript whatever the file's name.
+program: PostScript, for one, starts Ghostscript under any file name.
 """
 MAX_PIXELS = 64 * 1024**2
 """Larger images are refused before they are decoded: 192 MiB as RGB."""
@@ -71,20 +71,21 @@ _TRANSPOSE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-  """How an image is cut into tiles. The defaults are InternVL's."""
+  """Tiling of an image. The defaults are InternVL's."""
 
   tile_size: int = 448
   """Side S of a square tile, in pixels."""
   min_tiles: int = 1
+  """Smallest grid, in tiles."""
   """Fewest tiles of the grid."""
   max_tiles: int = 12
-  """Of the grid; the thumbnail comes on top."""
+  """Largest grid, in tiles, thumbnail excluded."""
   thumbnail: bool = True
   """Whether a grid of several tiles is followed by the whole image as one."""
   resize: str = "pil"
-  """"pil": bit for bit what Pillow makes. "fast": three times as fast, single
-  bytes off by at most 2 levels. Evaluation uses "pil" whatever this says, unless
-  config.eval.resize asks for it."""
+  """Resampling. "pil": bit for bit Pillow's. "fast": three times as fast, single
+  bytes off by at most 2 levels; evaluation uses it only if config.eval.resize
+  says so."""
 
   def __post_init__(self) -> None:
     if self.tile_size < 1:
@@ -100,7 +101,7 @@ class ImageConfig:
       )
 
   def share(self, images: int) -> ImageConfig:
-    """The config of each image of a prompt with `images` images."""
+    """Returns the config of each image of a prompt with `images` images."""
     most = max(1, self.max_tiles // max(images, 1))
     least = min(self.min_tiles, most)
     return dataclasses.replace(self, min_tiles=least, max_tiles=most)
@@ -250,7 +251,7 @@ def _line(error: BaseException) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-  """The EXIF orientation, 1 if there is none that can be read.
+  """Returns the EXIF orientation, 1 if there is none that can be read.
 
   Called before the pixels are loaded, here and when counting tiles, so both see
   the same. The base-class method is named because PNG's own decodes the image.
@@ -268,7 +269,7 @@ def _orientation(image: Image.Image) -> int:
 # -------------------------------------------------------------------- tiling
 @functools.cache
 def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
-  """All (columns, rows), by their number of tiles."""
+  """Returns all (columns, rows), by their number of tiles."""
   side = range(1, max_tiles + 1)
   grids = [
     (c, r) for c in side for r in side if min_tiles <= c * r <= max_tiles
@@ -280,7 +281,7 @@ def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
 def choose_grid(
   width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int
 ) -> tuple[int, int]:
-  """(columns, rows) of the grid nearest in aspect ratio to the image.
+  """Returns (columns, rows) of the grid nearest in aspect ratio.
 
   On an exact tie the larger grid wins if the image has more than half of its
   pixels (InternVL's `dynamic_preprocess`).
@@ -297,7 +298,7 @@ def choose_grid(
 
 
 def grid_tiles(grid: tuple[int, int], config: ImageConfig) -> int:
-  """Tiles of a grid, thumbnail included."""
+  """Returns the number of tiles of a grid, thumbnail included."""
   n = grid[0] * grid[1]
   return n + 1 if config.thumbnail and n > 1 else n
 
@@ -326,14 +327,14 @@ def _grid_of(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
 
 
 def count_tiles(path: str, config: ImageConfig) -> int:
-  """Tiles of an image, thumbnail included, from its header alone."""
+  """Counts an image's tiles, thumbnail included, by its header alone."""
   return grid_tiles(_grid_of(image_size(path), config), config)
 
 
 def load_tiles(
   path: str | io.BytesIO, count: int, config: ImageConfig
 ) -> UInt8[np.ndarray, "n S S 3"]:
-  """The tiles of an image that a prompt has given `count` tiles.
+  """Cuts an image into the `count` tiles that its prompt has.
 
   Grids are tried from few tiles to many, so the grid chosen among at most n
   tiles stays the choice when n shrinks to its own size: `count` alone says which

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Error = tuple[int, str]
-"""Line from 1, and "what; remedy"."""
+"""Line, from 1, and "what; remedy"."""
 
 
 # --------------------------------------------------------------------- reading
@@ -60,16 +60,16 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
-  """As `load_problems`, one at a time."""
+  """Yields the problems of a file one at a time; see `load_problems`."""
   return (Problem(**record) for record in _load(path, False, False))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProblemFile:
-  """Problems that `read_problems` found no mistake in, for going through again.
+  """Problems of a file that was checked, for reading it again.
 
-  Every iteration reads the file anew, which may be larger than the memory, and
-  opens no image.
+  Every iteration reads the file, which may exceed the memory, and opens no
+  image.
   """
 
   path: Path
@@ -102,7 +102,7 @@ def load_problems(
 def load_examples(
   path: str | os.PathLike[str], decode: bool = False
 ) -> list[Example]:
-  """Reads questions with responses: instruction data, or what is to be scored.
+  """Reads questions with responses: instruction data, or data to score.
 
   Args and errors as for `load_problems`.
   """
@@ -112,7 +112,7 @@ def load_examples(
 def check(
   path: str | os.PathLike[str], examples: bool = False, decode: bool = True
 ) -> list[Error]:
-  """All errors of a file, in the order of its lines.
+  """Returns all errors of a file, in the order of its lines.
 
   Raises:
     SophiaError: the file cannot be opened.

@@ -6,7 +6,7 @@
 A problem is dropped for the first of these that holds:
 
   image    one of its pictures is one of the benchmark's (`perceptual`),
-           re-encoded, resized, framed or slightly cropped, whatever is asked
+           re-encoded, resized, framed or slightly cropped, whichever question is asked
            about it; with --keep-same-image only if the questions match too
   text     the questions are equal when normalised (`overlap`)
   ngrams   the questions share half of the 8-word sequences of the shorter one
@@ -45,14 +45,14 @@ from sophia_jax.types import SophiaError
 VISUAL_WORDS = 20
 """Common words from which on text alone tells a problem with a picture."""
 PLAIN_WORDS = overlap.N + overlap.MIN_GRAMS - 1
-"""Common words from which on a question is told apart without its choices."""
+"""Words that suffice to tell a question without its choices."""
 
 _LINES = 2000
 _IMAGES = 128
 
 
 class Question(NamedTuple):
-  """What of a problem is compared."""
+  """Parts of a problem that are compared."""
 
   line: int
   id: str
@@ -62,7 +62,7 @@ class Question(NamedTuple):
 
 
 class Match(NamedTuple):
-  """Why a training problem is dropped."""
+  """Reason for which a training problem is dropped."""
 
   why: str
   score: float | None = None
@@ -79,7 +79,7 @@ class Known(NamedTuple):
 
 # --------------------------------------------------------------------- reading
 def questions(path: Path) -> Iterator[tuple[Question, dict[str, Any]]]:
-  """The questions of a file of problems or examples, with their records.
+  """Yields the questions of a file of problems or examples, with records.
 
   Raises:
     SophiaError: "FILE:LINE: what; remedy" of the first broken line.
@@ -99,7 +99,7 @@ def questions(path: Path) -> Iterator[tuple[Question, dict[str, Any]]]:
 def _words(record: Mapping[str, Any]) -> list[str]:
   found = overlap.words(record["question"])
   if len(found) < PLAIN_WORDS:
-    # "Which is true?" is told apart by its choices, in whatever order.
+    # Choices tell one "Which is true?" from another; their order does not.
     choices = sorted(overlap.words(c) for c in record.get("choices", ()))
     found += itertools.chain.from_iterable(["|", *c] for c in choices)
   return found
@@ -144,7 +144,7 @@ class Comparer:
   def images(
     self, paths: Sequence[str]
   ) -> Iterator[tuple[str, list[tuple[int, float]] | str]]:
-    """Each path with (known, score) of what shows the same, or what is wrong."""
+    """Yields each path with (known, score) of its matches, or its error."""
     for part, broken, chunk in self._hashed(paths, "images"):
       hits: dict[int, list[tuple[int, float]]] = collections.defaultdict(list)
       for hit in self._images(part) if self._images else ():
@@ -186,7 +186,7 @@ def compare(
   keep_same_image: bool = False,
   workers: int = 1,
 ) -> dict[int, Match]:
-  """What must go, by line, and why.
+  """Returns the lines that overlap a benchmark, each with its reason.
 
   Raises:
     SophiaError: a broken line, or a benchmark's picture that cannot be read.
@@ -221,7 +221,7 @@ def compare(
 
 
 def _enough(asked: Question, known: Question, hit: overlap.TextHit) -> bool:
-  """Whether the common text tells the problem."""
+  """Tells whether the common text identifies the problem."""
   if asked.images or known.images:
     return hit.words >= VISUAL_WORDS
   return hit.equal or hit.words >= PLAIN_WORDS
@@ -251,7 +251,7 @@ def decontaminate(
   keep_same_image: bool = False,
   workers: int = 1,
 ) -> tuple[int, collections.Counter[str]]:
-  """Writes what is clean and what is not; each file whole or not at all.
+  """Writes the clean problems and the dropped ones; each file whole or not.
 
   Returns:
     Problems kept, and problems dropped by reason.
@@ -284,7 +284,7 @@ def decontaminate(
 def _moved(
   record: Mapping[str, Any], images: Sequence[str], folder: Path
 ) -> dict[str, list[str]]:
-  """Image paths are relative to the file they stand in."""
+  """Makes image paths relative to the file that is written."""
   if not images:
     return {}
   return {

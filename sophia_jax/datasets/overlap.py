@@ -18,16 +18,16 @@ from jaxtyping import Bool, Int, UInt64
 N = 8
 """Words of an n-gram."""
 THRESHOLD = 0.5
-"""Of the n-grams of the shorter question, how many the longer one must have."""
+"""Least share of the shorter question's n-grams that the longer one has."""
 MIN_GRAMS = 5
 """Questions with fewer (under 12 words) must be equal word for word."""
 BOILERPLATE = 8
-"""An n-gram of more benchmark questions than this is an instruction ("answer
-with the option's letter") and does not count."""
+"""Most benchmark questions with one n-gram; a commoner one is an instruction
+("answer with the option's letter") and does not count."""
 
 
 class TextHit(NamedTuple):
-  """A question that says what question `known` of the index says."""
+  """A question that says the same as question `known` of the index."""
 
   query: int
   known: int
@@ -35,7 +35,7 @@ class TextHit(NamedTuple):
   score: float
   """1.0 if they are equal; otherwise the share of common n-grams."""
   words: int
-  """Length of what is common."""
+  """Length of the common text, in words."""
 
 
 # ------------------------------------------------------------------ normalising
@@ -81,7 +81,7 @@ _WORD = re.compile(rf"\d+(?:\.\d+)?|[{_SIGN}]|[^\W\d_{_SIGN}]+|[-+*/=<>%]")
 
 
 def words(text: str) -> list[str]:
-  """The words, numbers and operators of a text, normalised.
+  """Returns the words, numbers and operators of a text, normalised.
 
   Example: words("What is $\\\\dfrac{1}{2}$ of X?") -> what is 1 / 2 of x
   """
@@ -148,7 +148,7 @@ class TextIndex:
     return hashes[whole], owner[:count][whole], sizes
 
   def __call__(self, texts: Sequence[Sequence[str]]) -> list[TextHit]:
-    """All pairs of a question and a known one that say the same."""
+    """Returns all pairs of a question and a known one that say the same."""
     hits = [
       TextHit(i, known, True, 1.0, len(text))
       for i, text in enumerate(texts)
@@ -190,7 +190,7 @@ class TextIndex:
 def _distinct(
   grams: UInt64[np.ndarray, "G"], owner: Int[np.ndarray, "G"]
 ) -> tuple[UInt64[np.ndarray, "D"], Int[np.ndarray, "D"]]:
-  """Each n-gram of a text once, sorted by n-gram."""
+  """Returns each n-gram of a text once, sorted by n-gram."""
   order = np.lexsort((owner, grams))
   grams, owner = grams[order], owner[order]
   new = np.ones(len(grams), bool)
@@ -201,7 +201,7 @@ def _distinct(
 def _is_in(
   values: UInt64[np.ndarray, "G"], keys: UInt64[np.ndarray, "K"]
 ) -> Bool[np.ndarray, "G"]:
-  """Membership in sorted keys."""
+  """Tells which queries are among sorted keys."""
   if not len(keys):
     return np.zeros(len(values), bool)
   place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)

@@ -20,13 +20,13 @@ from sophia_jax.data.images import open_image
 from sophia_jax.types import SophiaError
 
 RADIUS = 10
-"""Bits of 64 in which two hashes of one picture may differ."""
+"""Largest number of the 64 bits in which hashes of one picture differ."""
 MIN_CORRELATION = 0.9
-"""Of two thumbnails of one picture."""
+"""Least correlation of two thumbnails of one picture."""
 MAX_STRETCH = 1.15
-"""Between the aspect ratios of one picture."""
+"""Largest quotient of the aspect ratios of one picture."""
 VIEWS = 2
-"""Whole, and without the border."""
+"""Views of a picture: whole, and without the border."""
 
 _SIDE = 32
 _THUMB = 16
@@ -40,7 +40,7 @@ _COSINES = np.cos(np.pi * (2 * _k + 1) * np.arange(1, 9)[:, None] / (2 * _SIDE))
 
 
 class Signatures(NamedTuple):
-  """What is kept of N images: about 530 bytes of each."""
+  """Hashes and thumbnails of N images: about 530 bytes each."""
 
   hashes: UInt64[np.ndarray, "N V"]
   thumbs: Int8[np.ndarray, "N V 256"]
@@ -84,12 +84,12 @@ def signatures(paths: Sequence[str]) -> tuple[Signatures, dict[int, str]]:
 
 
 def join(parts: Sequence[Signatures]) -> Signatures:
-  """The images of all parts, in their order."""
+  """Concatenates signatures, in the order of the parts."""
   return Signatures(*map(np.concatenate, zip(*parts)))
 
 
 def without_border(grey: Image.Image) -> Image.Image:
-  """The part that is not of the border's grey; all of it if nothing is left."""
+  """Cuts a border of one grey off; returns all of it if nothing is left."""
   pixels = np.asarray(grey).astype(np.int16)
   edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
   drawn = np.abs(pixels - np.median(np.concatenate(edges))) > 32
@@ -134,7 +134,7 @@ class Index:
     ]
 
   def __call__(self, queries: Signatures) -> list[Hit]:
-    """All pairs of a query and a known image that show the same."""
+    """Returns all pairs of a query and a known image that show the same."""
     best: dict[tuple[int, int], float] = {}
     for v in range(VIEWS):
       for start in range(0, len(queries.hashes), _BLOCK):
@@ -173,7 +173,7 @@ def _band(hashes: UInt64[np.ndarray, "N"], b: int) -> Int[np.ndarray, "N"]:
 
 
 def _flips(bits: int) -> Int[np.ndarray, "F"]:
-  """Every mask of at most `bits` of 16 bits."""
+  """Returns every mask of at most `bits` of 16 bits."""
   chosen = itertools.chain.from_iterable(
     itertools.combinations(range(16), n) for n in range(bits + 1)
   )
@@ -181,7 +181,7 @@ def _flips(bits: int) -> Int[np.ndarray, "F"]:
 
 
 _Table = tuple[Int[np.ndarray, "65537"], Int[np.ndarray, "N"]]
-"""Where each key's images begin, and the images in the order of their keys."""
+"""Start of each key's images, and the images in the order of their keys."""
 
 
 def _table(keys: Int[np.ndarray, "N"]) -> _Table:
@@ -194,7 +194,7 @@ def _table(keys: Int[np.ndarray, "N"]) -> _Table:
 def _lookup(
   keys: Int[np.ndarray, "Q"], table: _Table, flips: Int[np.ndarray, "F"]
 ) -> Int[np.ndarray, "2 H"]:
-  """(query, known) pairs whose keys differ by one of `flips`."""
+  """Returns (query, known) pairs whose keys differ by one of `flips`."""
   starts, order = table
   asked = keys[:, None] ^ flips
   first = starts[asked].ravel()

@@ -24,11 +24,11 @@ EVALUATION_SOURCES: Mapping[str, str] = {
   "mv_math": "MV-MATH",
   "olympiadbench": "OlympiadBench",
 }
-"""`source` -> the benchmark; what carries one of these is never trained on."""
+"""`source` -> benchmark; records of these sources are never trained on."""
 
 # A few words of each problem of AIME 2024 I and II, chosen to be its own and
 # to read the same in every edition. Collections that say neither year nor
-# contest (NuminaMath does not) can only be told by text.
+# contest (NuminaMath does not) are recognised by their text alone.
 _AIME_2024 = (
   "Every morning Aya goes for a 9-kilometer-long walk",
   "both greater than 1, such that log_x(y^x)=log_y(x^{4y})",
@@ -74,15 +74,15 @@ _AIME_2024_MARKS = tuple(map(_squashed, _AIME_2024))
 
 
 def is_aime_2024(question: str) -> bool:
-  """Whether a question is one of the thirty of AIME 2024, told by its text."""
+  """Tells by its text whether a question is one of AIME 2024's thirty."""
   text = _squashed(question)
   return any(mark in text for mark in _AIME_2024_MARKS)
 
 
 def evaluation_source(record: Problem | Example) -> str | None:
-  """The evaluation set that a record belongs to, None if it may be trained on.
+  """Returns the evaluation set of a record, None if it may be trained on.
 
-  A problem names its source; the id of whatever was imported starts with it.
+  A problem names its source; the ids of imported records start with it.
   """
   names = [record.id] if "/" in record.id else []
   if isinstance(record, Problem):
@@ -97,10 +97,10 @@ def evaluation_source(record: Problem | Example) -> str | None:
 def refuse_evaluation(
   records: Iterable[Problem | Example], path: str = "training data"
 ) -> None:
-  """Lets through what may be trained on and stops at what may not.
+  """Checks that no record belongs to an evaluation set.
 
   Args:
-    records: what is about to be sampled from or trained on.
+    records: records to be sampled from or trained on.
     path: the file they come from, for the message.
 
   Raises:

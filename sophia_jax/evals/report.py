@@ -92,14 +92,14 @@ def tally(groups: Iterable[Group], selected: Container[str]) -> Tally:
     for caption, row in branches(group):
       if caption is not None:
         rewards.append(_caption_reward(caption))
-      for one in row:
-        assert one.verdict is not None
-        status[one.verdict.status.value] += 1
-        lengths["all"].append(one.length)
-        if one.verdict.status is Status.RIGHT:
-          lengths["right"].append(one.length)
-        if one.id in selected:
-          lengths["selected"].append(one.length)
+      for trajectory in row:
+        assert trajectory.verdict is not None
+        status[trajectory.verdict.status.value] += 1
+        lengths["all"].append(trajectory.length)
+        if trajectory.verdict.status is Status.RIGHT:
+          lengths["right"].append(trajectory.length)
+        if trajectory.id in selected:
+          lengths["selected"].append(trajectory.length)
   return Tally(
     counts={
       "problems": problems,

@@ -133,11 +133,11 @@ class Scorer:
     """Ids of repeated responses."""
 
   def grade(
-    self, given: Iterable[GivenResponse], **limits: Any
+    self, responses: Iterable[GivenResponse], **limits: Any
   ) -> Iterator[dict[str, Any]]:
     """Yields the verdict of each response to a problem of the benchmark."""
     with self.rule.verifier(**limits) as verifier:
-      for chunk in _chunks(given, AT_ONCE):
+      for chunk in _chunks(responses, AT_ONCE):
         known = [(r, r.problem) for r in chunk if r.problem is not None]
         self.unknown += [r.id for r in chunk if r.problem is None]
         answered = ((problem, r.text, r.finish) for r, problem in known)
@@ -192,10 +192,10 @@ class Scorer:
 
 
 def _chunks(
-  given: Iterable[GivenResponse], size: int
+  responses: Iterable[GivenResponse], size: int
 ) -> Iterator[list[GivenResponse]]:
   chunk: list[GivenResponse] = []
-  for response in given:
+  for response in responses:
     chunk.append(response)
     if len(chunk) == size:
       yield chunk
@@ -235,9 +235,9 @@ def score(args: argparse.Namespace) -> list[str]:
   )
   scorer = Scorer(benchmark, problems, args.upstream)
   path = Path(args.responses)
-  given = read_responses(path, by_name(problems))
+  responses = read_responses(path, by_name(problems))
   written = write_jsonl(
-    args.out, _some(scorer.grade(given, workers=args.workers), scorer, path)
+    args.out, _some(scorer.grade(responses, workers=args.workers), scorer, path)
   )
   return [f"{args.out}: {written} verdicts", *report(scorer.summary())]
 

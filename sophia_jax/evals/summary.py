@@ -52,12 +52,12 @@ def _tag(name: str, problem: Problem) -> str:
   return problem.tags.get(name, "")
 
 
-def _mean(one: Scored) -> float:
-  return one.score
+def _mean(scored: Scored) -> float:
+  return scored.score
 
 
-def _at_k(k: int, one: Scored) -> float:
-  return pass_at_k(len(one.grades), sum(m.right for m in one.grades), k)
+def _at_k(k: int, scored: Scored) -> float:
+  return pass_at_k(len(scored.grades), sum(m.right for m in scored.grades), k)
 
 
 def _score(
@@ -100,11 +100,11 @@ def rows(
   scored: Iterable[Scored], responses: Responses
 ) -> Iterable[dict[str, Any]]:
   """Yields every response with its verdict, read from the disk one at a time."""
-  for one in scored:
-    for sample, grade in enumerate(one.grades):
-      response = responses.read(one.problem.id, sample)
+  for item in scored:
+    for sample, grade in enumerate(item.grades):
+      response = responses.read(item.problem.id, sample)
       yield {
-        **row(one.problem, sample, grade),
+        **row(item.problem, sample, grade),
         "response": response.text,
         "tokens": response.tokens,
         "finish": response.finish.value,

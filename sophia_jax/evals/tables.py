@@ -60,33 +60,33 @@ def _more(summary: Mapping[str, Any]) -> list[str]:
   return [*lines, *comparison(summary.get("comparison"))]
 
 
-def comparison(found: Mapping[str, Any] | None) -> list[str]:
+def comparison(result: Mapping[str, Any] | None) -> list[str]:
   """Formats a comparison in a line; nothing without one."""
-  if not found:
+  if not result:
     return []
-  change = found["after"] - found["before"]
-  if found["test"] == "McNemar":
-    how = f"{found['gained']} gained, {found['lost']} lost"
+  change = result["after"] - result["before"]
+  if result["test"] == "McNemar":
+    how = f"{result['gained']} gained, {result['lost']} lost"
   else:
-    how = f"95 % interval [{found['low']:+.1%}, {found['high']:+.1%}]"
+    how = f"95 % interval [{result['low']:+.1%}, {result['high']:+.1%}]"
   return [
-    f"against {found['against']}: {found['before']:.1%} -> {found['after']:.1%}"
-    f" ({change:+.1%}; {how}; p = {found['p']:.3g}, {found['test']}, "
-    f"n = {found['n']})"
+    f"against {result['against']}: {result['before']:.1%} -> {result['after']:.1%}"
+    f" ({change:+.1%}; {how}; p = {result['p']:.3g}, {result['test']}, "
+    f"n = {result['n']})"
   ]
 
 
 def _paper(summary: Mapping[str, Any], model: str) -> list[str]:
-  found = paper.rows(summary["benchmark"], model)
-  if not found:
+  theirs = paper.rows(summary["benchmark"], model)
+  if not theirs:
     return []
-  width = max(len(row.model) for row in found)
+  width = max(len(row.model) for row in theirs)
   differing = "; ".join(paper.differences(summary["settings"]))
   return [
     f"paper (arXiv 2507.16814), whole benchmark{differing and '; here '}{differing}",
     *(
       f"  {row.model:{width}}  {row.value:6.1%}  "
       f"{'the same model' if row.same else 'reference'}"
-      for row in found
+      for row in theirs
     ),
   ]

@@ -155,12 +155,12 @@ class _StderrFilter:
     """Reads what is available; returns False at the end of the file."""
     while True:
       try:
-        found = os.read(self._pipe, 1 << 16)
+        data = os.read(self._pipe, 1 << 16)
       except BlockingIOError:
         return True
-      if not found:
+      if not data:
         return False
-      *lines, self._line = (self._line + found).split(b"\n")
+      *lines, self._line = (self._line + data).split(b"\n")
       for line in lines:
         self._take(line + b"\n")
 

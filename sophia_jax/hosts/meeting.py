@@ -191,8 +191,8 @@ def assert_same(what: str, text: str, remedy: str) -> None:
   if not jax.distributed.is_initialized():
     return
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint32))
-  others = np.flatnonzero((found != found[0]).any(axis=1)).tolist()
+  digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint32))
+  others = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
   if others:
     named = ", ".join(map(str, others))
     raise SophiaError(

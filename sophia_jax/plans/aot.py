@@ -41,13 +41,13 @@ def devices(topology: str) -> Sequence[Any]:
   """
   kind, _, size = topology.partition(":")
   if kind in ("cpu", *GPUS):
-    found = jax.devices("cpu")
-    if str(len(found)) != size:
+    local = jax.devices("cpu")
+    if str(len(local)) != size:
       raise SophiaError(
-        f"--topology={topology}: this process has {len(found)} CPU devices; "
+        f"--topology={topology}: this process has {len(local)} CPU devices; "
         f"set XLA_FLAGS=--xla_force_host_platform_device_count={size}"
       )
-    return found
+    return local
   try:
     return topologies.get_topology_desc(topology, platform="tpu").devices
   except RuntimeError as e:
@@ -298,16 +298,18 @@ def _computations(
 ) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
   """Returns name -> (result type, operation, rest of the line), and the name
   of the entry."""
-  found: dict[str, list[tuple[str, str, str]]] = {}
+  computations: dict[str, list[tuple[str, str, str]]] = {}
   entry, current = "", ""
   for line in text.splitlines():
     if header := _HEADER.match(line):
       current = header[2]
-      found[current] = []
+      computations[current] = []
       entry = current if header[1] else entry
     elif instruction := _INSTRUCTION.match(line):
-      found[current].append((instruction[1], instruction[2], instruction[3]))
-  return found, entry
+      computations[current].append(
+        (instruction[1], instruction[2], instruction[3])
+      )
+  return computations, entry
 
 
 def _bytes(result: str) -> float:

@@ -59,10 +59,10 @@ def _memory(case: Case, program: aot.Program) -> dict[str, float]:
   """
   state = arithmetic.state_bytes(case)
   kept = arithmetic.kept_bytes(case)
-  given = state["parameters"] + state["frozen"] + state["optimizer"]
+  arguments = state["parameters"] + state["frozen"] + state["optimizer"]
   return {
     **state,
-    "batch": program.arguments - given,
+    "batch": program.arguments - arguments,
     "activations": kept,
     "temporaries": program.temporaries - state["gradients"] - kept,
     "code": float(program.code),

@@ -41,6 +41,7 @@ _KEY = re.compile(
   rb'(?:"turn":\d+,"role":"[^"\\]*(?:\\.[^"\\]*)*"'
   rb'|"of":"[0-9a-f]*"(?=,"status":"([a-z_]+)"))))[,}]'
 )
+_quoted = json.encoder.encode_basestring_ascii
 _log = logging.getLogger(__name__)
 
 
@@ -109,26 +110,29 @@ class Head(NamedTuple):
 # ------------------------------------------------------------------------ keys
 def answer_key(path: tuple[int, ...], turn: int, role: str) -> int:
   """Returns 64 bits that identify an answer among those of its problem."""
-  return _hash(_place({"path": path, "turn": turn, "role": role}))
+  return _hash(
+    f'"path":{_list(path)},"turn":{turn},"role":{_quoted(role)}'.encode()
+  )
 
 
 def grade_key(path: tuple[int, ...], of: str) -> int:
   """Returns 64 bits that identify a grade among those of its problem."""
-  return _hash(_place({"path": path, "of": of}))
+  return _hash(f'"path":{_list(path)},"of":{_quoted(of)}'.encode())
 
 
 def identity(completion: Completion) -> str:
   """Returns a digest of all of a completion that its grade depends on."""
-  graded = json.dumps([completion.text, completion.finish_reason.value])
-  return hashlib.blake2b(graded.encode(), digest_size=8).hexdigest()
+  graded = f"{completion.finish_reason.value} {completion.text}"
+  data = graded.encode(errors="surrogatepass")
+  return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _place(values: dict[str, Any]) -> bytes:
-  """Returns the part of a line that says which record of a problem it is."""
-  return _dump(values)[1:-1]
+def _list(path: tuple[int, ...]) -> str:
+  return f"[{','.join(map(str, path))}]"
 
 
 def _hash(place: bytes) -> int:
+  """Hashes the part of a line that says which record of a problem it is."""
   digest = hashlib.blake2b(place, digest_size=8).digest()
   return int.from_bytes(digest, "big")
 
@@ -197,7 +201,7 @@ def decode(line: bytes) -> Record | None:
   data = _payload(line)
   if data is None:
     return None
-  values = json.loads(data)
+  values = json.loads(data.decode())
   key = {"problem_id": values["id"], "digest": values["digest"]}
   if "finished" in values:
     return Finished(**key, records=values["finished"])

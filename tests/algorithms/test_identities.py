@@ -341,7 +341,10 @@ def softplus(x):
 def test_dpo_and_bco_are_those_of_each_pair():
   pairs = list(per_pair())
   assert len(pairs) == 9
-  batch = rows.with_streams(PAIRS, {"shift": np.full_like(SAID, 0.07)})
+  numbers = {"shift": 0.07, "shift_seen": 3.0}
+  batch = rows.with_streams(
+    PAIRS, {k: np.full_like(SAID, v) for k, v in numbers.items()}
+  )
   out = Forward(logps=jnp.asarray(SAID))
   found = rows.means(PAIRED.terms, out, batch)
   b, shift = 0.1, 0.07
@@ -362,6 +365,8 @@ def test_dpo_and_bco_are_those_of_each_pair():
   np.testing.assert_allclose(
     seen["rewards/accuracies"], np.mean(np.array(margins) > 0), rtol=1e-5
   )
+  for name, number in numbers.items():
+    np.testing.assert_allclose(seen[name], number, rtol=1e-5)
   each = [b * h for c, r, _ in pairs for h in (c, r)]
   np.testing.assert_allclose(seen["implicit_reward"], np.mean(each), rtol=1e-4)
 
@@ -387,10 +392,13 @@ def test_the_corners_of_mpo_are_dpo_and_sft_on_the_chosen():
   )
 
 
-def test_the_shift_is_the_mean_of_what_earlier_updates_saw():
+def test_the_shift_is_the_mean_of_what_was_seen_before():
   seen, metrics = [0.4, -0.2, 0.7, 0.1], {}
   for step, reward in enumerate(seen):
-    shift = running_shift(Moment(step=step, metrics=metrics))
+    moment = Moment(step=9, metrics=metrics)
+    shift = running_shift(moment)
     want = np.mean(seen[:step]) if step else 0.0
     np.testing.assert_allclose(shift, want, atol=1e-12)
-    metrics = {"shift": shift, "implicit_reward": reward}
+    # An update reports what it was given.
+    numbers = {k: f(moment) for k, f in PAIRED.numbers.items()}
+    metrics = {**numbers, "implicit_reward": reward}

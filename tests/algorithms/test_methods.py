@@ -70,7 +70,12 @@ def taught(name):
 def both(name):
   if name in ("sft", "sophia"):
     return taught(name)
-  return method(name), rows.ready(method(name), length=40)
+  algorithm = method(name)
+  batch = rows.ready(algorithm, length=40)
+  zeros = np.zeros(batch.tokens.shape, np.float32)
+  return algorithm, rows.with_streams(
+    batch, dict.fromkeys(algorithm.numbers, zeros)
+  )
 
 
 def test_the_table_holds_what_the_tests_know():
@@ -93,10 +98,6 @@ def test_an_objective_jits_and_has_a_finite_gradient(name):
       params
     ), seen
 
-  batch = rows.with_streams(
-    batch,
-    {k: np.zeros_like(batch.positions, np.float32) for k in algorithm.numbers},
-  )
   for params in (POLICY, far):
     (loss, gradient), seen = graded(params, batch)
     for leaf in jax.tree.leaves((loss, gradient, seen)):

@@ -1,4 +1,4 @@
-"""What is wrong with a directory is told in one line, before anything is read."""
+"""A damaged directory is named in one line, before anything is read."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_tensors_that_are_not_finite_are_named(saved, value, caplog):
     with caplog.at_level("WARNING"):
       loaded = load()
     (record,) = caplog.records
-    told = record.getMessage()
-    assert told == f"{saved / shards.SINGLE}: {name} holds NaN or infinity"
+    message = record.getMessage()
+    assert message == f"{saved / shards.SINGLE}: {name} holds NaN or infinity"
     kernel = loaded["language"]["layers"]["attn"]["k"]["kernel"]
     np.testing.assert_equal(np.asarray(kernel)[1, 1, 3], np.float32(value))
 

@@ -154,7 +154,7 @@ def test_lengths_are_inclusive():
 
 # ----------------------------------------------------------------------- language
 @pytest.mark.parametrize("name", TEXTS)
-def test_scripts_are_told_apart(name):
+def test_scripts_are_distinguished(name):
   found = scripts(TEXTS[name])
   assert max(found, key=found.get) == name
   for other, text in TEXTS.items():

@@ -119,7 +119,7 @@ def test_what_often_lies_in_an_images_place_is_named(tmp_path, start, what):
 def test_no_file_is_refused_before_it_is_opened(tmp_path, kind):
   path = tmp_path / "a.png"
   if kind == "a FIFO":
-    os.mkfifo(path)  # whoever opens it waits for a writer, for ever
+    os.mkfifo(path)  # opening it would wait for a writer
   elif kind == "a folder":
     path.mkdir()
   elif kind == "a device":

@@ -1,4 +1,4 @@
-"""The JSONL schema: every mistake is found, named and mended."""
+"""The JSONL schema: every mistake is found and named."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Evaluation sets are told apart, by name and AIME 2024 also by text."""
+"""Evaluation sets are recognised by name, AIME 2024 also by text."""
 
 import pytest
 

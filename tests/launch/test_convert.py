@@ -336,12 +336,12 @@ from pathlib import Path
 from sophia_jax.runs import scoring
 from launch.convert import convert
 from sophia_jax.checkpoints import Format, writing
-save_file = writing.save_file
-def slowly(*args, **kwargs):
-  save_file(*args, **kwargs)
+write_file = writing._write_file
+def slowly(*args):
+  yield from write_file(*args)
   print("one file is written", flush=True)
   time.sleep(60)
-writing.save_file = slowly
+writing._write_file = slowly
 writing.SHARD_BYTES = 20_000
 convert(Path(sys.argv[1]), Path(sys.argv[2]), Format.HF)
 """

@@ -3,7 +3,7 @@
   python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
 
 One small module a data set; its docstring says where the data comes from,
-under which licence, how it must lie on disk and what comes out. Nothing is
+under which licence, how it must lie on disk and what it gives. Nothing is
 downloaded here.
 
 Each row is right, left out for a reason, or broken. Broken ones are listed as
@@ -42,11 +42,11 @@ IMPORTERS = {
     "wildvision",
   )
 }
-"""Name of a data set -> its module, imported when it is asked for."""
+"""Name of a data set -> its module, imported on demand."""
 
 
 def find_importer(name: str) -> Importer:
-  """The importer called `name`; "mv-math" is "mv_math".
+  """Returns the importer called `name`; "mv-math" is "mv_math".
 
   Raises:
     SophiaError: there is none; the nearest and all names are given.

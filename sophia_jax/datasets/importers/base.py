@@ -38,7 +38,7 @@ class Row:
   place: str
   """FILE:LINE, or "FILE: row 7" where the file has no lines."""
   number: int
-  """From 1, over all files of the data set."""
+  """Number of the row, from 1, over all files of the data set."""
   folder: Path
   """Folder of the file, where its image paths start."""
   file: str

@@ -47,8 +47,9 @@ Notes = collections.Counter[str]
 
 
 def find_files(src: Path, patterns: Sequence[str]) -> list[Path]:
-  """Returns SRC itself, or the files below it that the first useful pattern
-  matches, whatever their split.
+  """Returns SRC itself, or the files of the first pattern that matches any.
+
+  Files of all splits are returned.
 
   Raises:
     SophiaError: there are none, or they are of several generations.
@@ -178,7 +179,7 @@ def _note_other_kinds(files: Iterable[Path], read: str, notes: Notes) -> None:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-  """Globs are matched whatever the case: Windows writes TRAIN.CSV."""
+  """Compiles a glob, ignoring case: Windows writes TRAIN.CSV."""
   known = {"**/": "(?:.*/)?", "*": "[^/]*"}
   parts = re.split(r"(\*\*/|\*)", pattern)
   regex = "".join(known.get(part, re.escape(part)) for part in parts)
@@ -213,7 +214,7 @@ def _data_files(src: Path, notes: Notes) -> Iterator[Path]:
 
 
 def _is_stale(name: str, saved: frozenset[str] | None) -> bool:
-  """`map` and `filter` leave their results beside what was saved."""
+  """Tells a result that `map` or `filter` left from what was saved."""
   if saved is not None:
     return name not in saved
   return _CACHE.fullmatch(name) is not None

@@ -31,7 +31,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
 
 
 def convert_any(row: Mapping[str, Any], at: Context) -> Record:
-  """A problem of any version; its hint is the benchmark's own."""
+  """Converts a problem of any version; its hint is the benchmark's own."""
   query = as_text(row.get("query_cot")) or ""
   hint, found, question = query.partition("\nQuestion:")
   if not found:

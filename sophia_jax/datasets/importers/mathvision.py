@@ -9,7 +9,7 @@ Command:  python -m sophia_jax.datasets import --from=mathvision SRC DST
 Gives:    problems, evaluation only: 3,040 (test), 1,532 of them with choices,
           or 304 (testmini)
 
-One answer of the test set has a form feed where \\frac belongs; it is mended.
+One answer of the test set has a form feed where \\frac belongs; it is corrected.
 Options that are only letters or marks of images stand in the picture: they are
 left out, and the answer is a letter.
 """

@@ -34,7 +34,7 @@ class Media:
 
   def __init__(self, dst: Path):
     self.folder = dst.parent.absolute()
-    """What image paths are relative to."""
+    """Folder that image paths are relative to."""
     self._name = f"{dst.stem}_images"
     self._staged: Path | None = None
 

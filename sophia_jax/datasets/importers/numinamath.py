@@ -7,7 +7,7 @@ Command:  python -m sophia_jax.datasets import --from=numinamath SRC DST
 Gives:    text problems to train on, with the column `answer` (1.5) or the last
           \\boxed{} of the solution (CoT) as the answer; what has none (proofs)
           is left out. With --as=examples the solutions as responses.
-          AIME 2024 is told by its text and left out
+          AIME 2024 is recognised by its text and left out
 """
 
 from __future__ import annotations

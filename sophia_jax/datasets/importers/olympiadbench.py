@@ -60,7 +60,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
 
 
 def _tolerance(error: str | None) -> list[float]:
-  """ "1e-1", or one for each answer: "1e34,,1e-3"; 0 where none is stated."""
+  """Parses "1e-1", or one for each answer: "1e34,,1e-3"; 0 for none."""
   try:
     each = [float(e) if e.strip() else 0.0 for e in (error or "").split(",")]
   except ValueError:
@@ -69,7 +69,7 @@ def _tolerance(error: str | None) -> list[float]:
 
 
 def _tags(row: Mapping[str, Any], at: Context) -> dict[str, str]:
-  """The file's name says most: OE_MM_physics_zh_CEE."""
+  """Reads the tags, most of them from the name: OE_MM_physics_zh_CEE."""
   _, shown, subject, language, contest, *_ = [
     *at.row.file.split("_"),
     *[""] * 5,

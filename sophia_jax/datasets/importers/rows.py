@@ -33,7 +33,7 @@ _BATCH = 32
 _DECODER = json.JSONDecoder()
 
 Read = tuple[str, str, Any, str]
-"""Where in the file, key, value, error."""
+"""Place in the file, key, value, error."""
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[Row]:

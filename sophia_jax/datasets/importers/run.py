@@ -250,7 +250,7 @@ def _record(
 
 
 def _shown(error: str) -> str:
-  """Returns an error made safe to print, whatever of the row it quotes."""
+  """Returns an error made safe to print, quotes of the row included."""
   line = "".join(c if c.isprintable() else "?" for c in error[:MAX_SHOWN])
   return f"{line}..." if len(error) > MAX_SHOWN else line
 

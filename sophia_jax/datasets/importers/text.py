@@ -1,6 +1,6 @@
 """Takes the texts of data sets apart.
 
-Patterns take time in proportion to the text, whatever it holds.
+Patterns take time in proportion to any text.
 """
 
 from __future__ import annotations
