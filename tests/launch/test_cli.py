@@ -160,10 +160,16 @@ def test_the_report_has_what_scripts_read(killed):
   assert sum(counts["status"].values()) == 60
   assert 0 <= report["caption_reward_mean"] <= 1
   assert list(report["seconds"]) == STAGES
+  stages = {row["name"]: row for row in report["stages"]}
+  assert list(stages) == ["reasoner", "warmup", "sophia"]
+  assert stages["sophia"]["pass_at_1"] == report["pass_at_1"]["after"]
+  assert stages["warmup"]["pass_at_1"] == report["pass_at_1"]["before"]
+  assert stages["sophia"]["algorithm"] == "sophia"
+  assert all(row["updates"] > 0 for row in stages.values())
   assert all(seconds > 0 for seconds in report["seconds"].values())
   assert {"jax", "flax"} <= report["versions"].keys()
   assert report["config"]["prepare"]["corpus"]["problems"] == 10
-  assert report["config"]["sophia"]["random"] is True
+  assert report["config"]["stages"]["sophia"]["random"] is True
 
 
 def test_evaluate_the_export(killed, command):
