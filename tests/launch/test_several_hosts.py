@@ -95,7 +95,7 @@ def trained(workdir, other):
   found, wanted = (
     load_file(w / "export" / "model.safetensors") for w in (workdir, other)
   )
-  start = load_file(other / "models" / "warm" / "model.safetensors")
+  start = load_file(other / "warmup" / "export" / "model.safetensors")
   assert found.keys() == wanted.keys() == start.keys()
   for name, value in found.items():
     np.testing.assert_allclose(value, wanted[name], atol=1e-5, err_msg=name)

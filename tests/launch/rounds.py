@@ -1,0 +1,34 @@
+"""A workdir in which a tiny policy can begin its rounds."""
+
+from sophia_jax.checkpoints import save_params
+from sophia_jax.files import write_jsonl
+from tests.rollout import little
+
+
+def ready(workdir):
+  """Makes a policy and problems: it says "red" and "ink", and "red" is right."""
+  words = little.renderer(str(workdir / "models" / "words"), True)
+  model = little.model(words)
+  favourites = [*(words.encode(w)[0] for w in ("red", "ink")), words.end_id]
+  save_params(
+    little.indifferent(model, favourites),
+    model.cfg,
+    workdir / "models" / "policy",
+    workdir / "models" / "words",
+  )
+  images = workdir / "data" / "images"
+  images.mkdir(parents=True)
+  paths = [path.rpartition("data/")[2] for path in little.pictures(images)[:2]]
+  rows = [
+    {
+      "id": f"p{i}",
+      "question": "What do you see" + " paper" * (i % 3),
+      "answer": "red",
+      "answer_type": "string",
+      "images": paths[i % 2 : i % 2 + 1] * (i % 3 > 0),
+    }
+    for i in range(10)
+  ]
+  write_jsonl(workdir / "data" / "problems.jsonl", rows)
+  write_jsonl(workdir / "data" / "heldout.jsonl", rows[:4])
+  return workdir

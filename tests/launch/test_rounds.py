@@ -1,0 +1,166 @@
+"""Rounds as a user types them: the same bits twice, killed, in two processes."""
+
+import collections
+import json
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sophia_jax.rollout.store import Store, round_directory
+from sophia_jax.train import metrics
+from tests.launch import rounds
+from tests.launch.commands import assert_refused
+from tests.launch.test_several_hosts import DEVICES, ended, together
+
+CONFIG = "--config=tests/launch/rounds_config.py"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+  return rounds.ready(tmp_path_factory.mktemp("fresh") / "W")
+
+
+@pytest.fixture
+def workdir(fresh, tmp_path):
+  return shutil.copytree(fresh, tmp_path / "W")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fresh, command, tmp_path_factory):
+  """A run that nothing disturbs."""
+  workdir = shutil.copytree(fresh, tmp_path_factory.mktemp("whole") / "W")
+  done = command("launch.run", CONFIG, f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def weights(workdir):
+  return (workdir / "export" / "model.safetensors").read_bytes()
+
+
+def answers(workdir):
+  """How often each answer of each round was written."""
+  found = collections.Counter()
+  for number in range(3):
+    store = Store(round_directory(workdir, number), read_only=True)
+    for segment in store.path.glob("*.jsonl"):
+      for line in segment.read_bytes().splitlines():
+        record = json.loads(line)["record"]
+        if "token_ids" in str(record):
+          found[number, json.dumps(record, sort_keys=True)] += 1
+  return found
+
+
+def test_rounds_learn_and_say_what_happened(undisturbed):
+  rows = metrics.read(undisturbed / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert [row["round"] for row in rows if "round" in row] == [0, 1, 2]
+  first = rows[0]
+  assert 0 < first["critic/score/mean"] < 1
+  assert first["actor/ppo_kl"] == pytest.approx(0, abs=1e-5)
+  assert first["training/rollout_probs_diff_max"] < 1e-4
+  assert rows[-1]["actor/kl_loss"] > 0
+  assert "val/pass_at_1" in rows[4]
+  start = load_file(undisturbed / "models/policy/model.safetensors")
+  end = load_file(undisturbed / "export/model.safetensors")
+  assert any(np.abs(end[name] - x).max() > 1e-3 for name, x in start.items())
+  report = json.loads((undisturbed / "report.json").read_text())
+  [stage] = report["stages"]
+  assert (stage["name"], stage["rounds"], stage["updates"]) == ("grpo", 3, 6)
+  assert report["counts"]["captions"] == 0
+  page = (undisturbed / "report.html").read_text()
+  assert "grpo: reward" in page and "grpo: entropy" in page
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bits(
+  undisturbed, workdir, start
+):
+  kill(workdir, start, kills=3, seed=1)
+  assert weights(workdir) == weights(undisturbed)
+  assert answers(workdir) == answers(undisturbed)
+  assert set(answers(workdir).values()) == {1}
+
+
+@pytest.mark.slow
+def test_thirty_kills(undisturbed, workdir, start):
+  kill(workdir, start, kills=30, seed=2)
+  assert weights(workdir) == weights(undisturbed)
+  assert answers(workdir) == answers(undisturbed)
+
+
+def kill(workdir, start, kills, seed):
+  """Kills a run so many times, each after a random time, and lets it end."""
+  rng = random.Random(seed)
+  begun = lambda: sorted((workdir / "rounds").glob("*/0.jsonl"))
+  for _ in range(kills):
+    process = start("launch.run", CONFIG, f"--workdir={workdir}")
+    before = len(begun())
+    while process.poll() is None and len(begun()) == before:
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if (workdir / "report.json").exists():
+      break
+  process = start("launch.run", CONFIG, f"--workdir={workdir}")
+  _, err = process.communicate(timeout=600)
+  assert process.returncode == 0, err
+
+
+def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
+  done = ended(
+    [
+      start(
+        "launch.train",
+        CONFIG,
+        f"--workdir={workdir}",
+        "--config.mesh.fsdp=2",
+        "--peer_timeout_s=10",
+        *flags,
+        XLA_FLAGS=f"{DEVICES}1",
+      )
+      for flags in together(2)
+    ]
+  )
+  assert [code for code, _, _ in done] == [0, 0], [err for *_, err in done]
+  found = load_file(workdir / "export/model.safetensors")
+  for name, want in load_file(undisturbed / "export/model.safetensors").items():
+    np.testing.assert_allclose(found[name], want, atol=1e-5, err_msg=name)
+
+
+# ---------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (["stages.grpo.algorithm=grpoo"], ["'grpoo'", "'grpo'"]),
+    (["stages.grpo.n=1"], ["grpo.n", "2 rollouts"]),
+    (["answering.top_p=0.9"], ["top_p", "importance ratios"]),
+    (["stages.grpo.kl_estimator=k1"], ["k1"]),
+    (["stages.grpo.start=sophia"], ["stages.grpo.start=sophia"]),
+    (["stages.grpo.groups=11"], ["groups=11", "10 problems"]),
+    (["stages.grpo.rounds=0"], ["rounds is 0"]),
+  ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything(
+  workdir, command, flags, said
+):
+  given = [f"--config.{flag}" for flag in flags]
+  done = command("launch.run", CONFIG, f"--workdir={workdir}", *given)
+  assert_refused(done, *said)
+  assert not (workdir / "config.json").exists()
+  assert not (workdir / "rounds").exists()
+
+
+def test_other_settings_on_a_begun_workdir_are_refused(undisturbed, command):
+  done = command(
+    "launch.run",
+    CONFIG,
+    f"--workdir={undisturbed}",
+    "--config.stages.grpo.kl=0.5",
+  )
+  assert_refused(done, "method.kl = 0.01", "0.5")
