@@ -169,7 +169,7 @@ def test_versions_that_do_not_add_up_are_not_taken(client, fake, words, spans):
     **(found := good(body)),
     "meta_info": {**found["meta_info"], "weight_versions": spans},
   }
-  with pytest.raises(SophiaError, match="weight_versions|no end"):
+  with pytest.raises(SophiaError, match=r"weight_versions|no end"):
     asyncio.run(client(fake).ask(asking.ask(words)))
 
 
