@@ -37,6 +37,7 @@ from sophia_jax.rewards.reading import (
   matrix,
   prepare,
   readings,
+  split,
   statement,
 )
 from sophia_jax.rewards.regions import same_region
@@ -193,6 +194,10 @@ def same_value(gold: str, answer: str, slack: float = 0.0) -> bool:
     return _same_rows(*rows, slack)
   if at_top(gold, (":",))[1:] or at_top(answer, (":",))[1:]:
     return _same_ratio(gold, answer)
+  if gold.startswith(r"\{") and answer.startswith(r"\{"):
+    golds, answers = split(gold), split(answer)
+    one_each = golds != [gold] and answers != [answer]
+    return one_each and same_items(golds, answers, [slack] * len(golds))
   if bracketed(gold) or bracketed(answer) or r"\cup" in gold + answer:
     fenced = _same_fenced(gold, answer, slack)
     if fenced is not None:

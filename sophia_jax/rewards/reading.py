@@ -153,10 +153,13 @@ def split(text: str) -> list[str]:
 def readings(text: str) -> list[list[str]]:
   """Returns the items of `text` in each way to read it.
 
-  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5.
+  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5; a set is
+  one item and its elements.
   """
-  joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-  found: list[list[str]] = []
+  joined = text
+  if not re.search(r"[\[({]", text):
+    joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+  found: list[list[str]] = [[text]] if text.startswith(r"\{") else []
   for line in dict.fromkeys((text, joined)):
     items = _without_domains(split(line))
     found += [items] if items == _named_places(items) else [

@@ -266,6 +266,9 @@ def _number(asked: Comparison) -> Status | None:
   status = compare_number(asked.gold, asked.answer, slack, asked.question)
   if status is Status.UNPARSEABLE and asked.answer_type == "auto":
     return _formula(asked)
+  texts = [squeeze(spell(unwrap(t))) for t in (asked.gold, asked.answer)]
+  if status is Status.UNPARSEABLE and re.search(r"\d", texts[0]):
+    return Status.RIGHT if texts[0] == texts[1] else status
   return status
 
 
