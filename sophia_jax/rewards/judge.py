@@ -57,8 +57,8 @@ def judge(gold: str, answer: str, tolerance: Sequence[float] = ()) -> Status:
     return Status.UNPARSEABLE if found is None else Status.WRONG
   if squeeze(wanted) == squeeze(found):
     return Status.RIGHT
-  (wanted, classes), (found, other) = map(cut_qualifier, (wanted, found))
-  if classes and other and classes != other:
+  (wanted, qualifier), (found, other) = map(cut_qualifier, (wanted, found))
+  if qualifier.contradicts(other):
     return Status.WRONG
   if same_region(wanted, found):
     return Status.RIGHT
