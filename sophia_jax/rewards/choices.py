@@ -1,4 +1,4 @@
-r"""Which options an answer names: by letter, by text or by value.
+r"""Finds the options that an answer names: by letter, by text or by value.
 
 `(B)`, `B. blue`, `\textbf{(B) } 12`, "option B" and "blue" all name option B.
 """

@@ -1,4 +1,4 @@
-r"""Is an answer the gold answer? The judge of formulas: `math` and `olympiad`.
+r"""Judges formulas: the answer types `math` and `olympiad`.
 
 An answer is read into items (`reading`); every gold item must equal an answer
 item, each another one. Items are compared as what they are: words, numbers

@@ -68,7 +68,7 @@ class Number:
   """Example: Number(Fraction(5, 2), ulp=Fraction(1, 10)) for "2.5"."""
 
   value: Fraction
-  """As written: 50 for 50 %."""
+  """Number as written: 50 for 50 %."""
   percent: bool = False
   unit: str = ""
   sure_unit: bool = True

@@ -217,7 +217,7 @@ class Statement(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What the first part names, in one spelling; "" if it names nothing."""
+    """Name of the first part, in one spelling; "" if it is no name."""
     first = self.parts[0]
     named = len(self.parts) > 1 and self.relations[0] not in ORDERS
     return plain_name(first) if named and is_name(first) else ""

@@ -30,7 +30,7 @@ FAILURES = (
   TypeError,
   ValueError,
 )
-"""What sympy raises where it cannot read or compute what was written."""
+"""Errors of sympy where it cannot read or compute what was written."""
 
 _FOR_SYMPY = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac ?\{d\}")
 _NEVER = re.compile(r"\\text|%|\\mathbb|\\begin|\\infty|_\{[^{}]*[^\w{}=]")
