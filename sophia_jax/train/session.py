@@ -91,6 +91,7 @@ class Session:
     *,
     updates: int,
     log: LogConfig = NO_LOG,
+    role: str = "actor",
   ):
     """Prepares a session; entering it makes the state.
 
@@ -101,6 +102,7 @@ class Session:
       identity: what a resumed run may not change, kept in every checkpoint.
       updates: updates of the whole run, for the learning rate's schedule and
         the progress bar; a run of rounds may estimate it.
+      role: "actor" or "critic", in the names of metrics.
 
     Raises:
       SophiaError: a batch does not divide among the devices.
@@ -113,7 +115,7 @@ class Session:
     self.cursor: dict[str, Any] = {}
     """What the driver saved with the newest checkpoint."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
-    self._identity, self._log_config = identity, log
+    self._identity, self._log_config, self._role = identity, log, role
     self._params = params
     self._extra: dict[str, float] = {}
     self._values: Metrics = {}
@@ -171,6 +173,7 @@ class Session:
       self.updates,
       trackers(path, self._log_config, done) if leads else (),
       utilisation(self._model.cfg, config.trained),
+      self._role,
     )
 
   # ------------------------------------------------------------------ parameters
@@ -206,15 +209,16 @@ class Session:
       models: further models that annotators name: "reference", "critic".
         "policy" is this session's own.
     """
-    return annotate.annotate(
-      self._algorithm.annotate,
-      {"policy": self.scorer(), **(models or {})},
-      sequences,
-      packing,
-      reading,
-      self._mesh,
-      self.config.block,
-    )
+    with self.waiting("timing_s/annotate"):
+      return annotate.annotate(
+        self._algorithm.annotate,
+        {"policy": self.scorer(), **(models or {})},
+        sequences,
+        packing,
+        reading,
+        self._mesh,
+        self.config.block,
+      )
 
   def update(self, batch: Batch, moment: Moment | None = None) -> None:
     """Makes one update, on the devices; does not wait for it.
