@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sophia_jax.algorithms import ppo
-from sophia_jax.algorithms.contract import Moment
+from sophia_jax.algorithms.contract import Moment, Term
 from sophia_jax.train import metrics
 from tests.train import rounds, toy
 
@@ -52,10 +52,24 @@ def test_parameters_that_were_taken_outlive_the_next_update(session, batches):
     jax.tree.map(np.testing.assert_array_equal, after[part], kept[part])
 
 
+def follows(out, batch):
+  return -out.logps * batch.streams["follows"]
+
+
+FOLLOWING = dataclasses.replace(
+  toy.ALGORITHM,
+  terms=(Term("follows", follows),),
+  numbers={"follows": lambda moment: 1 - moment.metrics.get("logp", 0.0)},
+)
+
+
+@pytest.mark.parametrize("algorithm", [toy.ALGORITHM, FOLLOWING])
 def test_a_resumed_session_ends_the_same_to_the_last_bit(
-  session, batches, tmp_path
+  algorithm, batches, tmp_path
 ):
-  with rounds.session(tmp_path / "whole", toy.ALGORITHM) as opened:
+  """Also where an update depends on the metrics of the one before."""
+  session = lambda: rounds.session(tmp_path / "run", algorithm)
+  with rounds.session(tmp_path / "whole", algorithm) as opened:
     for batch in batches:
       opened.update(batch)
     wanted = jax.device_get(opened.params())
