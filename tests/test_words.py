@@ -22,7 +22,6 @@ NOT_YET = (
   "sophia_jax/data/problems.py",
   "sophia_jax/data/schema.py",
   "sophia_jax/datasets/",
-  "sophia_jax/rewards/",
   "sophia_jax/rollout/",
   "sophia_jax/runs/",
   "sophia_jax/servers/",

@@ -18,7 +18,7 @@ from sophia_jax.algorithms.contract import Algorithm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(grpo.Group):
+class Config(grpo.GroupConfig):
   """Clipped importance-sampling policy optimisation."""
 
   high: float = 4.0

@@ -135,7 +135,8 @@ def of_round(
     groups: everything sampled, with part "reward" (`credit.rewarded`).
     kept: the groups that are learnt.
     sequences: what is learnt of them.
-    moment: the round; a rollout's staleness is its distance in versions.
+    moment: the round; the staleness of a rollout of the policy is its distance
+      in versions.
   """
   rollouts = [r for g in groups for r in g.rollouts]
   lengths = [float(r.length) for r in rollouts]
@@ -146,7 +147,8 @@ def of_round(
     for a in s.streams["advantages"][s.streams["mask"] > 0]
   ]
   parts = {key: _part(rollouts, key) for key in _keys(rollouts)}
-  stale = [float(moment.round - r.version) for r in rollouts]
+  own = [r for r in rollouts if r.author == "policy"]
+  stale = [float(moment.round - r.version) for r in own]
   return {
     **_spread("critic/score", parts.get("reward", [])),
     **_spread("critic/advantages", advantages),

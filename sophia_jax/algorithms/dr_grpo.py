@@ -9,7 +9,7 @@ from sophia_jax.algorithms.contract import Algorithm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(grpo.Group):
+class Config(grpo.GroupConfig):
   """GRPO done right."""
 
   low: float = 0.2

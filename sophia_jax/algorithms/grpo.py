@@ -27,7 +27,7 @@ from sophia_jax.types import SophiaError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
+class GroupConfig:
   """Settings that all methods with group baselines have."""
 
   n: int = 8
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Group):
+class Config(GroupConfig):
   """Group-relative policy optimisation."""
 
   low: float = 0.2
@@ -72,7 +72,7 @@ def grpo(c: Config, method: str = "grpo") -> Algorithm:
 
 
 def clipped(
-  c: Group,
+  c: GroupConfig,
   method: str,
   credited: Credit,
   bounds: tuple[float, float, float],
@@ -99,7 +99,7 @@ def clipped(
 
 
 def grouped(
-  c: Group,
+  c: GroupConfig,
   method: str,
   credited: Credit,
   policy: Loss,

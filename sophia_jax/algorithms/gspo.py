@@ -9,7 +9,7 @@ from sophia_jax.algorithms.contract import Algorithm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(grpo.Group):
+class Config(grpo.GroupConfig):
   """Group sequence policy optimisation."""
 
   low: float = 3e-4

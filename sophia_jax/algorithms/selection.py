@@ -71,15 +71,14 @@ def most_varied(share: float, key: str = "reward") -> Select:
 
 
 def fresh(bound: int) -> Select:
-  """Drops groups with a rollout of a policy more than `bound` rounds old."""
+  """Drops groups in which the policy of a rollout is over `bound` rounds old."""
 
   def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
-    oldest = moment.round - bound
-    return [
-      g
-      for g in groups
-      if min((r.version for r in g.rollouts), default=oldest) >= oldest
-    ]
+    def keep(group: Group) -> bool:
+      own = (r for r in group.rollouts if r.author == "policy")
+      return all(moment.round - r.version <= bound for r in own)
+
+    return [g for g in groups if keep(g)]
 
   return rule
 

@@ -8,6 +8,7 @@ tokenizer numbers otherwise.
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ TEXT_MODELS = ("qwen2", "llama", "internlm2")
 _IMAGE_IDS = ("image_token_id", "image_token_index", "img_context_token_id")
 """Names under which configs have had the id of the image token."""
 _LARGEST = 1 << 31
+_ADAPTER = re.compile(r"\blora_|\.base_layer\.|\bbase_model\.")
 
 
 def read_config(directory: str | pathlib.Path) -> InternVLConfig:
@@ -75,6 +77,7 @@ def _tied(directory: pathlib.Path, top: Section) -> bool:
   if is_orbax(directory):  # written here, where the flag is right
     return said
   names = Shards(directory).tensors
+  _check_names(names)
   if any(head in names for head in HEADS):
     return False
   if not said:
@@ -83,6 +86,25 @@ def _tied(directory: pathlib.Path, top: Section) -> bool:
       "not say tie_word_embeddings; fetch the weights again, or set it to true"
     )
   return True
+
+
+def _check_names(names: Iterable[str]) -> None:
+  """Refuses tensors that are not a whole model's, and says what they are.
+
+  Raises:
+    ValueError: adapters that are not merged, or a wrapper around the model.
+  """
+  names = list(names)
+  if adapter := next((n for n in names if _ADAPTER.search(n)), None):
+    raise ValueError(
+      f"{adapter} is an adapter's tensor; merge the adapters and save again"
+    )
+  for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module."):
+    if names and all(name.startswith(prefix) for name in names):
+      raise ValueError(
+        f"the names of all tensors begin with {prefix}, a wrapper's; save the "
+        "model without it"
+      )
 
 
 def _said_tied(top: Section) -> bool:

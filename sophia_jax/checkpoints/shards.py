@@ -49,10 +49,11 @@ class Stored(NamedTuple):
 DTYPES = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
+  "F16": np.dtype(np.float16),
 }
-"""Tensors that can be read, as safetensors and as numpy name them."""
+"""Tensors that can be read, as safetensors and as numpy name them, in the order
+of its files."""
 
 
 class Shards:

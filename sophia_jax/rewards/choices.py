@@ -1,4 +1,4 @@
-r"""Which options an answer names: by letter, by text or by value.
+r"""Finds the options that an answer names: by letter, by text or by value.
 
 `(B)`, `B. blue`, `\textbf{(B) } 12`, "option B" and "blue" all name option B.
 """
@@ -23,6 +23,7 @@ _LETTERS = re.compile(
   r"\(?[A-Z][).]?(?:\s*(?:,|、|and\b|or\b|&|和|或|/)\s*\(?[A-Z]\b[).]?)+"
 )
 _HEDGE = re.compile(r"(?:and|or|和|或|&|/)\s*\(?[A-Z]\)?(?![A-Za-z'])")
+_ONLY_LETTERS = re.compile(r"(?:[(\[]?[A-Z][)\].,:;、]*\s*)+")
 _LETTER_ALONE = re.compile(r"(?<![A-Za-z'])[A-H](?![A-Za-z'])")
 _RUN = re.compile(r"[A-Z]{2,}")
 _SEPARATORS = re.compile(r"\s*(?:,|，|、|;|\band\b|&|和|\s)\s*")
@@ -78,6 +79,9 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   named = _letter(label[1] or label[2] or label[3] or label[5], choices)
   rest = label[4] or label[6] or ""
   other = _by_text(rest, choices) or _by_value(rest, choices)
+  if _ONLY_LETTERS.fullmatch(rest) and not other & named:
+    letter = (label[1] or label[2] or label[3] or label[5]).upper()
+    return named if set(re.findall("[A-Z]", rest)) == {letter} else frozenset()
   letters = set(_LETTER_ALONE.findall(rest)) if label[5] else set()
   if _HEDGE.search(rest) or letters or (other and not other & named):
     return frozenset()
@@ -134,8 +138,16 @@ def _letter(letter: str, choices: Sequence[str]) -> frozenset[int]:
 def _by_text(text: str, choices: Sequence[str]) -> frozenset[int]:
   wanted = normalise(text)
   return frozenset(
-    i for i, choice in enumerate(choices) if normalise(choice) == wanted
+    i
+    for i, choice in enumerate(choices)
+    if wanted in (normalise(choice), normalise(_unlabelled(choice, i)))
   )
+
+
+def _unlabelled(choice: str, index: int) -> str:
+  """Returns an option without its own letter in front: 8 cm of "C. 8 cm"."""
+  letter = chr(ord("A") + index)
+  return re.sub(rf"^\(?{letter}[).:、]\s*(?=\S)", "", choice.strip())
 
 
 def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:
@@ -145,8 +157,12 @@ def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:
   """
   if not text:
     return frozenset()
-  found = [i for i, choice in enumerate(choices) if _same(choice, text)]
-  texts = {squeeze(bare_words(spell(choices[i]))) for i in found}
+  found = [
+    i for i, choice in enumerate(choices) if _same(_unlabelled(choice, i), text)
+  ]
+  texts = {
+    squeeze(bare_words(spell(_unlabelled(choices[i], i)))) for i in found
+  }
   return frozenset(found if len(texts) == 1 else ())
 
 

@@ -18,10 +18,10 @@ from sophia_jax.rewards.text import half_width, unwrap
 from sophia_jax.types import Problem
 
 TAIL_CHARS = 20_000
-"""Only this much of the end of a response is looked at."""
+"""Length of the end of a response that is read."""
 
 ANSWER_CHARS = 1000
-"""A longer answer is no answer; most verifiers take less."""
+"""Longest answer; most verifiers take less."""
 
 # Tokenisers, not grammars: each alternative has a bounded length, so a scan
 # cannot backtrack.
@@ -180,10 +180,10 @@ def _inside_answer(text: str) -> tuple[str, bool]:
 
 class _Box(NamedTuple):
   command: int
-  """Where its command begins."""
+  """Start of its command."""
   start: int
   end: int
-  """Where its content begins and ends."""
+  """Bounds of its content."""
 
 
 def last_boxed(text: str) -> str | None:

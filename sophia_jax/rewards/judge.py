@@ -1,4 +1,4 @@
-r"""Is an answer the gold answer? The judge of formulas: `math` and `olympiad`.
+r"""Judges formulas: the answer types `math` and `olympiad`.
 
 An answer is read into items (`reading`); every gold item must equal an answer
 item, each another one. Items are compared as what they are: words, numbers
@@ -37,6 +37,7 @@ from sophia_jax.rewards.reading import (
   matrix,
   prepare,
   readings,
+  split,
   statement,
 )
 from sophia_jax.rewards.regions import same_region
@@ -56,8 +57,8 @@ def judge(gold: str, answer: str, tolerance: Sequence[float] = ()) -> Status:
     return Status.UNPARSEABLE if found is None else Status.WRONG
   if squeeze(wanted) == squeeze(found):
     return Status.RIGHT
-  (wanted, classes), (found, other) = map(cut_qualifier, (wanted, found))
-  if classes and other and classes != other:
+  (wanted, qualifier), (found, other) = map(cut_qualifier, (wanted, found))
+  if qualifier.contradicts(other):
     return Status.WRONG
   if same_region(wanted, found):
     return Status.RIGHT
@@ -193,6 +194,10 @@ def same_value(gold: str, answer: str, slack: float = 0.0) -> bool:
     return _same_rows(*rows, slack)
   if at_top(gold, (":",))[1:] or at_top(answer, (":",))[1:]:
     return _same_ratio(gold, answer)
+  if gold.startswith(r"\{") and answer.startswith(r"\{"):
+    golds, answers = split(gold), split(answer)
+    one_each = golds != [gold] and answers != [answer]
+    return one_each and same_items(golds, answers, [slack] * len(golds))
   if bracketed(gold) or bracketed(answer) or r"\cup" in gold + answer:
     fenced = _same_fenced(gold, answer, slack)
     if fenced is not None:

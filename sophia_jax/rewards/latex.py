@@ -61,6 +61,10 @@ _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "tg")
 _NAMES = re.compile("arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
                     "|csc|exp|log|ln|lg|sqrt|max|min|gcd|lcm|pi")  # fmt: skip
+_ACCENTS = frozenset(
+  {r"\vec", r"\overrightarrow", r"\overline", r"\hat", r"\bar", r"\tilde"}
+)
+"""Marks over a name: \\vec{AB} is not \\vec{BA}."""
 _APPLIED = frozenset("fghFGH")
 """Letters that are functions where a bracket follows."""
 _ENDS = frozenset(")]}|,=<>:;") | {r"\rfloor", r"\rceil", r"\}"}
@@ -197,6 +201,8 @@ class _Parser:
     name = _function_of(token)
     if name:
       return self._function(name)
+    if token in _ACCENTS:
+      return self._accented()
     commands: dict[str, Callable[[], Expression]] = {
       r"\frac": self._fraction,
       r"\sqrt": self._root,
@@ -314,6 +320,17 @@ class _Parser:
       return sympy.Symbol(name + "".join(self._tokens[start : self._at]))
     constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
     return constants.get(name) or sympy.Symbol(name)
+
+  def _accented(self) -> Expression:
+    accent = self._take()
+    if self.here != "{":
+      return sympy.Symbol(f"{accent}{{{self._take()}}}")
+    self._take()
+    content = ""
+    while self.here and self.here.isalnum():
+      content += self._take()
+    self._take("}")
+    return sympy.Symbol(f"{accent}{{{content}}}")
 
   def _primes(self) -> str:
     primes = ""

@@ -108,6 +108,10 @@ _COMMANDS = (
   (re.compile(rf"\\(?:left|right|[bB]igg?[lrm]?){_END}\.?"), ""),
   (re.compile(r"\\\s*!"), ""),
   (re.compile(r"\{,\}"), ","),
+  (re.compile(r"(?<!\\)\\[()\[\]]"), " "),
+  (re.compile(rf"\\langle{_END}"), "("),
+  (re.compile(rf"\\rangle{_END}"), ")"),
+  (re.compile(r"(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])"), r"\\infty "),
   # Thin spaces group thousands as commas do.
   (
     re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[, ]|~)\d{3})+(?![\d])"),
@@ -148,7 +152,7 @@ _COMMANDS = (
   (re.compile(rf"\\R{_END}|\\mathbf\s*\{{R\}}|\\Reals{_END}"), r"\\mathbb{R}"),
   (re.compile(r"\\mathbb\s*([A-Z])"), r"\\mathbb{\1}"),
   (
-    re.compile(r"\\(?:mathbf|mathit|boldsymbol|bm|mathcal|vec)\s*\{([^{}]*)\}"),
+    re.compile(r"\\(?:mathbf|mathit|boldsymbol|bm|mathcal)\s*\{([^{}]*)\}"),
     r"{\1}",
   ),
   (
@@ -179,7 +183,8 @@ def _worded(content: str) -> str:
     return f" {word} "
   if word in ("%", "-"):
     return word
-  if re.search(r"[\\^_{}]", word):  # a formula in an upright font
+  # A formula in an upright font, or a number with its unit.
+  if re.search(r"[\\^_{}]|^[-+]?\d", word):
     return f" {word} "
   return f"\\text{{{' '.join(content.split())}}}"
 

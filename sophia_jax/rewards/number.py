@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sophia_jax.rewards.notation import spell
+from sophia_jax.rewards.notation import bare_words, spell
 from sophia_jax.rewards.units import Unit, read_unit
 
 REL_TOL = Fraction(1, 10**6)
@@ -52,6 +52,14 @@ _REPEATING = re.compile(
   _SIGN + r"(?P<whole>\d*)\.(?P<fixed>\d*) ?\\(?:overline|dot) ?"
   r"\{(?P<cycle>\d{1,20})\}"
 )
+_SMALL = (
+  "zero one two three four five six seven eight nine ten eleven twelve thirteen"
+  " fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBER_WORDS = {word: i for i, word in enumerate(_SMALL.split())} | {
+  word: 10 * i for i, word in enumerate(_TENS.split(), 2)
+}
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d/.,])")
 
 
@@ -60,7 +68,7 @@ class Number:
   """Example: Number(Fraction(5, 2), ulp=Fraction(1, 10)) for "2.5"."""
 
   value: Fraction
-  """As written: 50 for 50 %."""
+  """Number as written: 50 for 50 %."""
   percent: bool = False
   unit: str = ""
   sure_unit: bool = True
@@ -74,8 +82,10 @@ def parse_number(text: str) -> Number | None:
   """Returns the number that `text` is, or None. nan and inf are no numbers."""
   text = _SPACED.sub(lambda m: m[0].replace(" ", ""), spell(text))
   text = text.strip()
-  if text.startswith("(") and text.endswith(")"):
+  if text.startswith("(") and text.endswith(")") and "," not in text:
     text = text[1:-1].strip()
+  if (named := _in_words(bare_words(text).strip().lower())) is not None:
+    return Number(Fraction(named))
   text = re.sub(r"_\{\\text\{([a-z]+)\}\}", _base_digit, text)
   if repeating := _REPEATING.fullmatch(text):
     return _repeated(repeating)
@@ -219,6 +229,15 @@ def _in_base(match: re.Match[str]) -> Number | None:
     return None
   sign = -1 if match["sign"] == "-" else 1
   return Number(Fraction(sign * value), base=base)
+
+
+def _in_words(text: str) -> int | None:
+  """Returns the number of "seven" or "twenty-one"."""
+  tens, hyphen, ones = text.partition("-" if "-" in text else " ")
+  one, other = _NUMBER_WORDS.get(tens), _NUMBER_WORDS.get(ones)
+  if not hyphen or one is None or other is None:
+    return _NUMBER_WORDS.get(text)
+  return one + other if one >= 20 and 1 <= other <= 9 else None
 
 
 def _base_digit(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-r"""How OpenBMB's judge reads an answer, quirks included: a line, then items.
+r"""Reads an answer as OpenBMB's judge does, quirks included: a line, then items.
 
 Written from a description of its `AutoScoringJudge` (He et al. 2024, arXiv
 2402.14008); `openbmb` compares the items.

@@ -38,7 +38,7 @@ Extractor = Callable[[str, Problem], str | None]
 
 
 class _Asked(NamedTuple):
-  """A caller that waits for a comparison in flight."""
+  """A caller waiting for a comparison in flight."""
 
   future: Future[Verdict]
   problem_id: str
@@ -56,8 +56,8 @@ class Verifier:
     memory_mb: what a worker may allocate above what its imports need.
     comparer: "module:function" that a worker calls with each task.
     backlog: formulas that may wait; `submit` blocks while there are more.
-    extractor: (response, problem) -> answer or None. A benchmark with rules of
-      its own gives them here; `lambda answer, problem: answer` where an LLM
+    extractor: (response, problem) -> answer or None. A benchmark with other
+      rules gives them here; `lambda answer, problem: answer` where an LLM
       has extracted the answers already.
     upstream_compatible: `olympiad` repeats the quirks of OpenBMB's judge; its
       extraction is `extractor=openbmb_text.extract_upstream`.
@@ -101,10 +101,9 @@ class Verifier:
   def submit(
     self, text: str, problem: Problem, reason: FinishReason
   ) -> Future[Verdict]:
-    """The verdict of one response, some time: a formula that hangs is waited
-    for by nobody but its own future.
+    """Returns a future of the verdict; a formula that hangs delays no other.
 
-    Done at once where no formula has to be compared. Otherwise a thread of the
+    Set at once where no formula has to be compared. Otherwise a thread of the
     verifier sets the result, soon after `timeout_s` of a worker at the latest.
     Callbacks (`add_done_callback`) run there and must be short: put the
     verdict into a queue, submit nothing. While `backlog` formulas wait,
@@ -131,9 +130,9 @@ class Verifier:
     return asked.future
 
   def verify(self, items: Iterable[Item]) -> list[Verdict]:
-    """One verdict for each (response, problem, finish reason), in order.
+    """Returns a verdict for each (response, problem, finish reason), in order.
 
-    As `submit`, whose errors it raises.
+    Raises the errors of `submit`.
     """
     futures = [self.submit(*item) for item in items]
     return [future.result() for future in futures]
@@ -141,7 +140,7 @@ class Verifier:
   def verify_stream(
     self, items: Iterable[Item]
   ) -> Iterator[tuple[int, Verdict]]:
-    """(index of the item, verdict) in the order in which they are done.
+    """Yields (index of the item, verdict) in the order of completion.
 
     Waits for `backlog` formulas at most. Items are drawn in the caller's
     thread, when a verdict is asked for: where drawing one may take long, use
@@ -162,14 +161,14 @@ class Verifier:
       yield number, future.result()
 
   def report(self) -> Report:
-    """Counts by status, answers per second and the slowest, until now."""
+    """Returns counts by status, answers per second and the slowest, so far."""
     return self._ledger.report()
 
   def self_check(self) -> None:
-    """Refuses to run unless known right and wrong answers come out so.
+    """Checks that answers with known verdicts get them.
 
     Raises:
-      SophiaError: names the first case that does not.
+      SophiaError: names the first answer with another verdict.
     """
     items = [
       (
@@ -201,7 +200,7 @@ class Verifier:
   def _read(
     self, text: str, problem: Problem, reason: FinishReason
   ) -> Comparison | Verdict:
-    """What to compare; a verdict where there is nothing to compare."""
+    """Returns what to compare, or a verdict if there is nothing to compare."""
     if problem.answer_type not in ANSWER_TYPES:
       raise SophiaError(
         f"problem {problem.id!r}: answer_type {problem.answer_type!r} is not "
@@ -223,7 +222,7 @@ class Verifier:
     )
 
   def _known(self, question: Comparison) -> Verdict | Comparison:
-    """The verdict, or the question back if a worker is needed for it."""
+    """Returns the verdict, or the question if a worker is needed for it."""
     with self._lock:
       status = self._cache.get(question)
       if status is not None:
@@ -273,16 +272,16 @@ class Verifier:
       self._answer(asked, min(votes.verdicts, key=_rank))
 
   def _ask(self, question: Comparison, asked: _Asked) -> None:
-    """Has it compared, once for all who ask the same."""
+    """Sends a comparison to the workers, once for all callers with the same."""
     with self._lock:
       if question in self._waiting:
         self._waiting[question].append(asked)
         return
     self._room.acquire()
     with self._lock:
-      everybody = self._waiting.setdefault(question, [])
-      everybody.append(asked)
-      first = len(everybody) == 1
+      callers = self._waiting.setdefault(question, [])
+      callers.append(asked)
+      first = len(callers) == 1
     if first:
       future = self._pool.submit(question.task)
       future.add_done_callback(functools.partial(self._compared, question))
@@ -290,16 +289,16 @@ class Verifier:
       self._room.release()
 
   def _compared(self, question: Comparison, future: Future[Compared]) -> None:
-    """Runs in the thread of the workers."""
+    """Answers every caller that waits for a comparison; in the pool's thread."""
     self._room.release()
     error = future.exception()
     with self._lock:
-      everybody = self._waiting.pop(question)
+      callers = self._waiting.pop(question)
       if error is None and not future.result().died:
         self._cache[question] = future.result().status
         if len(self._cache) > CACHE_SIZE:
           self._cache.popitem(last=False)
-    for asked in everybody:
+    for asked in callers:
       if error is None:
         status, seconds, _ = future.result()
         verdict = Verdict(status=status, extracted=question.answer)

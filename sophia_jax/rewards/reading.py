@@ -84,25 +84,40 @@ _QUALIFIER = re.compile(
 )
 
 
-def cut_qualifier(line: str) -> tuple[str, frozenset[str]]:
+class Qualifier(NamedTuple):
+  """Example: Qualifier({"real"}, {"c"}) for "for any real c"."""
+
+  classes: frozenset[str] = frozenset()
+  letters: frozenset[str] = frozenset()
+
+  def contradicts(self, other: Qualifier) -> bool:
+    """Returns whether both say something and not the same."""
+    return any(
+      one and another and one != another
+      for one, another in zip(self, other, strict=True)
+    )
+
+
+def cut_qualifier(line: str) -> tuple[str, Qualifier]:
   r"""Returns `line` without "for any real c" at its end, and what that says.
 
-  What it says is a set of classes of numbers: "real", "integer". Words that
-  are not known to qualify stay, so that the line is no formula.
+  Words that are not known to qualify stay, so that the line is no formula.
   """
   plain = bare_words(line)
   match = _QUALIFIER.search(plain)
   if match is None or not plain[: match.start()].strip():
-    return line, frozenset()
+    return line, Qualifier()
   said = match[0].strip(" ,.")
   words = re.findall(r"[A-Za-z-]{2,}", re.sub(r"\\mathbb\{.\}|\\in", " ", said))
   if not all(word.lower() in _QUALIFYING for word in words):
-    return line, frozenset()
+    return line, Qualifier()
   if re.search(r"[<>=\d+*/^]|\\(?!in\b|mathbb|land)", said):
-    return line, frozenset()
+    return line, Qualifier()
   classes = {_SETS[s] for s in re.findall(r"\\mathbb\{([RZNQC])\}", said)}
   classes |= set(_CLASSES.findall(said.lower()))
-  return plain[: match.start()].strip(" ,("), frozenset(classes)
+  letters = re.findall(r"(?<![A-Za-z{\\])[b-zB-Z](?![A-Za-z])", said)
+  said_of = Qualifier(frozenset(classes), frozenset(letters))
+  return plain[: match.start()].strip(" ,("), said_of
 
 
 # ------------------------------------------------------------------------- items
@@ -153,10 +168,13 @@ def split(text: str) -> list[str]:
 def readings(text: str) -> list[list[str]]:
   """Returns the items of `text` in each way to read it.
 
-  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5.
+  1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5; a set is
+  one item and its elements.
   """
-  joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-  found: list[list[str]] = []
+  joined = text
+  if not re.search(r"[\[({]", text):
+    joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+  found: list[list[str]] = [[text]] if text.startswith(r"\{") else []
   for line in dict.fromkeys((text, joined)):
     items = _without_domains(split(line))
     found += [items] if items == _named_places(items) else [
@@ -199,7 +217,7 @@ class Statement(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What the first part names, in one spelling; "" if it names nothing."""
+    """Name of the first part, in one spelling; "" if it is no name."""
     first = self.parts[0]
     named = len(self.parts) > 1 and self.relations[0] not in ORDERS
     return plain_name(first) if named and is_name(first) else ""

@@ -45,7 +45,7 @@ class Region(NamedTuple):
   name: str
   """The unknown, "" where none is named."""
   pieces: Pieces
-  """In order, without overlap."""
+  """Pieces in order, without overlap."""
 
 
 _REALS: Pieces = (Piece(-sympy.oo, sympy.oo, False, False),)

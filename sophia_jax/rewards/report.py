@@ -1,4 +1,4 @@
-"""What verification cost: how many answers, how fast, which were slowest."""
+"""Counts, rate and slowest answers of verification."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from sophia_jax.types import Status, Verdict
 
 SLOWEST = 10
-"""So many answers are kept by name."""
+"""Number of slow answers that are kept by name."""
 
 
 @dataclass(frozen=True)
 class Slow:
-  """An answer that a worker was busy with for `seconds`."""
+  """An answer that took a worker `seconds`."""
 
   seconds: float
   problem_id: str
@@ -31,10 +31,10 @@ class Report:
 
   statuses: Mapping[Status, int]
   seconds: float
-  """Time during which at least one answer was being verified."""
+  """Time with at least one answer in flight."""
   slowest: tuple[Slow, ...]
-  """The slowest comparisons, slowest first; those without a worker cost
-  microseconds and are not among them."""
+  """Slowest comparisons first; those without a worker cost microseconds and are
+  left out."""
 
   @property
   def answers(self) -> int:
@@ -46,7 +46,7 @@ class Report:
     return self.answers / self.seconds if self.seconds else 0.0
 
   def lines(self) -> list[str]:
-    """For a log: one line of counts, one for each slow answer."""
+    """Returns lines for a log: the counts, then one for each slow answer."""
     counts = ", ".join(f"{n} {s}" for s, n in self.statuses.items() if n)
     head = f"{self.answers} answers verified ({counts or 'none'})"
     return [
@@ -66,26 +66,27 @@ class Ledger:
     self._statuses: collections.Counter[Status] = collections.Counter()
     self._slowest: list[tuple[float, int, Slow]] = []
     self._busy_s = 0.0
-    self._under_way = 0
+    self._in_flight = 0
     self._since = 0.0
 
   def begin(self) -> None:
-    """An answer has come."""
+    """Counts an answer as in flight."""
     with self._lock:
-      if not self._under_way:
+      if not self._in_flight:
         self._since = time.monotonic()
-      self._under_way += 1
+      self._in_flight += 1
 
   def end(
     self, verdict: Verdict | None, problem_id: str, seconds: float
   ) -> None:
-    """It has its verdict, or None where there was an error.
+    """Records the verdict of an answer, None after an error.
 
-    seconds: for which a worker was busy with it; 0 if none was.
+    Args:
+      seconds: what it took a worker; 0 without one.
     """
     with self._lock:
-      self._under_way -= 1
-      if not self._under_way:
+      self._in_flight -= 1
+      if not self._in_flight:
         self._busy_s += time.monotonic() - self._since
       if verdict is None:
         return
@@ -102,9 +103,9 @@ class Ledger:
     return len(self._slowest) < SLOWEST
 
   def report(self) -> Report:
-    """The figures until now."""
+    """Returns the figures so far."""
     with self._lock:
-      running = time.monotonic() - self._since if self._under_way else 0.0
+      running = time.monotonic() - self._since if self._in_flight else 0.0
       return Report(
         {status: self._statuses[status] for status in Status},
         self._busy_s + running,

@@ -30,7 +30,7 @@ FAILURES = (
   TypeError,
   ValueError,
 )
-"""What sympy raises where it cannot read or compute what was written."""
+"""Errors of sympy where it cannot read or compute what was written."""
 
 _FOR_SYMPY = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac ?\{d\}")
 _NEVER = re.compile(r"\\text|%|\\mathbb|\\begin|\\infty|_\{[^{}]*[^\w{}=]")
@@ -104,6 +104,8 @@ def multiples(gold: Expression, answer: Expression) -> bool:
     one, other = (
       sympy.fraction(sympy.together(tree))[0] for tree in (gold, answer)
     )
+    if not (one.free_symbols and other.free_symbols):
+      return False  # x = x+1 says nothing of y = y+2
     return constant_ratio(one, other) is not None
   except FAILURES:
     return False

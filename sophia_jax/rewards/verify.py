@@ -1,4 +1,4 @@
-r"""Is an answer the gold answer? One comparer for each answer type.
+r"""Compares an answer with the gold answer: one comparer for each answer type.
 
 Nothing is ever evaluated as code and every size is bounded before anything is
 parsed. Only `compare_slow` needs sympy, imports it late and may still hang on
@@ -42,7 +42,7 @@ _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
 
 
 class Comparison(NamedTuple):
-  """What two answers are compared by.
+  """A gold answer, an answer, and what decides between them.
 
   Example: Comparison("number", "6", "six")
   """
@@ -52,11 +52,11 @@ class Comparison(NamedTuple):
   answer: str
   choices: tuple[str, ...] = ()
   tolerance: tuple[float, ...] = ()
-  """As `types.Problem.tolerance`."""
+  """Tolerances of `types.Problem`."""
   upstream_compatible: bool = False
   """`olympiad` repeats the quirks of OpenBMB's judge."""
   question: str = ""
-  """What was asked; an answer may repeat the left side that it asks for."""
+  """Text of the problem; an answer may repeat the left side that it asks for."""
 
   @property
   def kind(self) -> str:
@@ -266,6 +266,9 @@ def _number(asked: Comparison) -> Status | None:
   status = compare_number(asked.gold, asked.answer, slack, asked.question)
   if status is Status.UNPARSEABLE and asked.answer_type == "auto":
     return _formula(asked)
+  texts = [squeeze(spell(unwrap(t))) for t in (asked.gold, asked.answer)]
+  if status is Status.UNPARSEABLE and re.search(r"\d", texts[0]):
+    return Status.RIGHT if texts[0] == texts[1] else status
   return status
 
 

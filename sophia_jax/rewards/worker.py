@@ -1,4 +1,4 @@
-"""The process in which formulas are compared; `rewards.workers` starts it.
+"""Process in which formulas are compared, started by `rewards.workers`.
 
 It answers JSON messages on one inherited pipe, one message for each answer, so
 that the other side always knows which answer it hangs on. It loads the comparer
@@ -21,15 +21,16 @@ from sophia_jax.status import Status
 
 READY = b"ready"
 PATIENCE = 5.0
-"""Times `timeout_s`: after so long it ends itself. More than whoever started it
-waits (`workers.MAX_WAIT`)."""
+"""Time after which a worker ends itself, in units of `timeout_s`; longer than
+its parent waits (`workers.MAX_WAIT`)."""
 
 
 def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
   """Serves until the other end of `fd` closes.
 
-  comparer: "module:function", called with (kind, gold, answer, tolerance).
-  memory_mb: what it may allocate beyond what the imports need.
+  Args:
+    comparer: "module:function", called with (kind, gold, answer, tolerance).
+    memory_mb: what it may allocate beyond what the imports need.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   # A benchmark's own comparer may use these; they log every comparison.
@@ -37,7 +38,7 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
   logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
   module, _, name = comparer.partition(":")
   compare = getattr(importlib.import_module(module), name)
-  # Late imports and caches come before the limits.
+  # Late imports and caches before the limits.
   for kind in ("math", "olympiad", "olympiad_upstream"):
     compare(kind, r"\frac{1}{x}+1", "x^{-1}+1", ())
   limit_memory(memory_mb)

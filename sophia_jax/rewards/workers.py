@@ -1,13 +1,13 @@
-"""Formulas compared in processes that can be killed.
+"""Compares formulas in processes that can be killed.
 
-Each worker has a pipe of its own and answers one message for each comparison.
+Each worker has its own pipe and answers one message for each comparison.
 concurrent.futures and pebble share one queue among all workers, and there the
 death of a worker can break the pool or blame the wrong task; here a worker that
 hangs, runs out of memory or is killed costs the one comparison it was busy
 with, and an idle one costs nothing.
 
-One thread owns every worker, so that nobody who asks waits for a formula that
-hangs, and no worker needs a lock.
+One thread owns every worker, so that no caller waits for a formula of another
+that hangs, and no worker needs a lock.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from sophia_jax.types import SophiaError, Status
 
 START_S = 120.0
 MAX_WAIT = 4.0
-"""Times `timeout_s`: how long a worker may take that gets no processor."""
+"""Longest time for a worker that gets no processor, in units of `timeout_s`."""
 MAX_FAILED_STARTS = 3
 _CLOSED = (
   "rewards: the verifier was closed before this was compared; open another"
 )
 
 Task = tuple[str, str, str, tuple[float, ...]]
-"""Kind, gold, answer, tolerance: what the comparer is called with."""
+"""Arguments of the comparer: kind, gold, answer, tolerance."""
 
 
 class Compared(NamedTuple):
-  """What became of a task."""
+  """The outcome of a task."""
 
   status: Status
   seconds: float
   died: bool = False
-  """The worker ended by itself: another try may have a luckier one."""
+  """Whether the worker ended by itself, so that a retry may succeed."""
 
 
 class _Job(NamedTuple):
@@ -59,21 +59,21 @@ class _Worker:
   process: subprocess.Popen[bytes]
   link: connection.Connection
   since: float
-  """When it began what it is busy with."""
+  """Start of the current job or of the process, monotonic seconds."""
   deadline: float
   used_s: float = 0.0
-  """Processor seconds when it began."""
+  """Processor seconds at the start of the current job."""
   ready: bool = False
   job: _Job | None = None
-  """Sent and not answered. One at a time: a message takes a hundredth of a
-  comparison, and nothing waits behind a formula that hangs."""
+  """Job in flight. One at a time: a message takes a hundredth of a comparison,
+  and nothing waits behind a formula that hangs."""
 
   @property
   def waited_for(self) -> bool:
     return self.job is not None or not self.ready
 
   def begin(self, job: _Job, timeout_s: float) -> None:
-    """It is busy with `job` from now on."""
+    """Records that `job` is in flight."""
     self.job = job
     self.since = time.monotonic()
     self.deadline = self.since + timeout_s
@@ -86,9 +86,9 @@ class _Worker:
 
 
 def processor_seconds(pid: int) -> float:
-  """What a process has computed until now.
+  """Returns the processor seconds that a process has used.
 
-  Where there is no /proc, the time of day: a limit is one of wall time there.
+  Without /proc it returns wall time, and limits are limits of wall time.
   """
   try:
     stat = Path(f"/proc/{pid}/stat").read_text()
@@ -99,7 +99,7 @@ def processor_seconds(pid: int) -> float:
 
 
 class Workers:
-  """At most `size` processes; none before the first task. Thread-safe.
+  """Pool of at most `size` processes, none before the first task. Thread-safe.
 
   Args:
     timeout_s: processor seconds of one comparison, then its worker is killed;
@@ -125,7 +125,7 @@ class Workers:
     self._rung = False
 
   def submit(self, task: Task) -> Future[Compared]:
-    """Compares `task` some time; callbacks run in the thread of the pool.
+    """Queues `task` and returns its future; callbacks run in the pool's thread.
 
     The future raises SophiaError where workers do not start, and if the pool is
     closed before its turn.
@@ -143,7 +143,7 @@ class Workers:
     return job.future
 
   def close(self) -> None:
-    """Ends every worker; what was not compared yet raises SophiaError."""
+    """Ends every worker; tasks in flight raise SophiaError."""
     with self._lock:
       self._closed = True
       self._ring()
@@ -151,7 +151,7 @@ class Workers:
       self._thread.join()
 
   def _ring(self) -> None:
-    """Wakes the thread; call it under the lock."""
+    """Wakes the pool's thread; call it under the lock."""
     if not self._rung:
       self._rung = True
       self._button.send_bytes(b"!")
@@ -172,10 +172,10 @@ class Workers:
       self._fail(_CLOSED)
 
   def _fail(self, error: str) -> None:
-    """Whoever waits is told, instead of waiting for ever."""
+    """Raises `error` in every future that is waited for."""
     busy = [worker for worker in self._workers if worker.job]
     jobs = [worker.job for worker in busy if worker.job]
-    for worker in busy:  # its answer would be taken for that to another job
+    for worker in busy:  # its answer would be mistaken for that of another job
       self._workers.remove(worker)
       worker.kill()
     while self._pending:
@@ -191,7 +191,7 @@ class Workers:
     self._await()
 
   def _await(self) -> None:
-    """Takes what the workers say next, or ends those whose time is up."""
+    """Takes the next messages, or ends workers whose time is up."""
     deadlines = [w.deadline for w in self._workers if w.waited_for]
     now = time.monotonic()
     wait_s = max(0.0, min(deadlines) - now) if deadlines else None
@@ -211,7 +211,7 @@ class Workers:
           self._drop(worker, died=False)
 
   def _left(self, worker: _Worker, now: float) -> float:
-    """Seconds it may go on: a busy machine makes no answer wrong."""
+    """Returns the seconds left to a worker; a busy machine fails no answer."""
     used = processor_seconds(worker.process.pid) - worker.used_s
     patience = worker.since + MAX_WAIT * self._timeout_s - now
     return min(max(self._timeout_s - used, 0.0), patience)
@@ -255,7 +255,7 @@ class Workers:
       self._pending.appendleft(job)
 
   def _receive(self, worker: _Worker) -> bool:
-    """Takes one message; False if the worker is dead."""
+    """Takes one message; returns False if the worker is dead."""
     try:
       message = worker.link.recv_bytes()
     except (EOFError, OSError):
@@ -271,7 +271,7 @@ class Workers:
     return True
 
   def _drop(self, worker: _Worker, died: bool) -> None:
-    """Ends a worker, and with it the comparison it was busy with.
+    """Ends a worker and the comparison it was busy with.
 
     Raises:
       SophiaError: too many workers in a row did not start.

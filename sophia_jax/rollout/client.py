@@ -69,6 +69,10 @@ class Client(abc.ABC):
     self.config = config
     self.served_name = "default"
     """What the servers call their model, once `check` has asked."""
+    self.least_version = 0
+    """An answer to a later request that ends with older weights is not taken."""
+    self.revive: Callable[[Endpoint], Coroutine[Any, Any, None]] | None = None
+    """Brings a server that was down up to date, before it is asked again."""
     self._aborting: set[asyncio.Task[None]] = set()
     self._streams: set[Stream[Request, Completion]] = set()
     self._asked: set[asyncio.Task[Completion]] = set()
@@ -78,7 +82,7 @@ class Client(abc.ABC):
     )
     self._thread.start()
     try:
-      self._http = self._await(_opened(config))
+      self._http = self.wait(_opened(config))
     except SophiaError:
       self._end_loop()
       raise
@@ -98,10 +102,10 @@ class Client(abc.ABC):
       return
     for stream in tuple(self._streams):
       self._stop(stream)
-    self._await(self._cancel_asked())
-    self._await(self._endpoints.close())
-    self._await(self._aborted())
-    self._await(self._http.close())
+    self.wait(self._cancel_asked())
+    self.wait(self._endpoints.close())
+    self.wait(self._aborted())
+    self.wait(self._http.close())
     self._end_loop()
 
   def _end_loop(self) -> None:
@@ -109,8 +113,24 @@ class Client(abc.ABC):
     self._thread.join()
     self._loop.close()
 
-  def _await(self, work: Coroutine[Any, Any, T]) -> T:
-    """Runs in the loop's thread, waits here."""
+  @property
+  def endpoints(self) -> list[Endpoint]:
+    return self._endpoints.all
+
+  async def call(
+    self, endpoint: Endpoint, path: str, body: Any, timeout_s: float
+  ) -> Any:
+    """Returns the JSON that an endpoint answers to a POST; to be run by `wait`.
+
+    Raises:
+      Trouble: no good answer in time; another attempt may succeed.
+      Refused: a status of 4xx.
+    """
+    url = endpoint.url + path
+    return await self._http.call(url, body, timeout_s, "weights")
+
+  def wait(self, work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` in the thread of the connections, and waits for it here."""
     return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
   @abc.abstractmethod
@@ -130,7 +150,7 @@ class Client(abc.ABC):
         or too short a context, or generates nothing.
     """
     for endpoint in self._endpoints.all:
-      self._await(self._check(endpoint, model, tokens))
+      self.wait(self._check(endpoint, model, tokens))
 
   async def _check(self, endpoint: Endpoint, model: str, tokens: int) -> None:
     self.served_name = await readiness.check(
@@ -144,6 +164,8 @@ class Client(abc.ABC):
       ) from None
 
   async def _probe(self, endpoint: Endpoint) -> None:
+    if self.revive:
+      await self.revive(endpoint)
     await self._ask_one(endpoint, min(_PROBE_S, self.config.deadline_s))
 
   async def _ask_one(self, endpoint: Endpoint, timeout_s: float) -> None:
@@ -165,6 +187,16 @@ class Client(abc.ABC):
     job = await asyncio.to_thread(self.job, request)
     answer = asyncio.run_coroutine_threadsafe(self._tracked(job), self._loop)
     return await asyncio.wrap_future(answer)
+
+  async def ask_at(self, endpoint: Endpoint, request: Request) -> Completion:
+    """Returns one endpoint's completion, asked once; to be run by `wait`.
+
+    Raises:
+      Trouble: no good answer.
+      Refused: a status of 4xx.
+    """
+    job = await asyncio.to_thread(self.job, request)
+    return await self._call(job, endpoint, self.config.deadline_s)
 
   async def _tracked(self, job: Job) -> Completion:
     """Answers the job as a task that `close` can cancel."""
@@ -210,8 +242,8 @@ class Client(abc.ABC):
   def _stop(self, stream: Stream[Request, Completion]) -> None:
     if stream in self._streams:
       self._streams.remove(stream)
-      self._await(stream.close())
-      self._await(self._aborted())
+      self.wait(stream.close())
+      self.wait(self._aborted())
 
   async def _aborted(self) -> None:
     await asyncio.gather(*self._aborting)

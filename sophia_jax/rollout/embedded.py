@@ -2,29 +2,27 @@
 
 A fixed number of slots decodes in lockstep. After every `chunk` steps, a tick,
 finished slots are returned and filled again; a prompt that several requests
-share is prefilled once. Every shape is a constant or one of a few buckets, so a run
-compiles a handful of programs whatever it is asked.
+share is prefilled once, and a later turn continues in the slot of the turn before: only
+what was added to the ids is fed.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import UInt8, UInt32
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.models.internvl import InternVL, KVCache, init_caches
-from sophia_jax.rollout import sampling
+from sophia_jax.models.internvl import InternVL
+from sophia_jax.rollout import decoding
+from sophia_jax.rollout.decoding import QUEUE, Slots
 from sophia_jax.types import (
   Chat,
   Completion,
@@ -51,26 +49,6 @@ class EngineConfig:
   """Decoding steps between two looks at what has finished."""
 
 
-@flax.struct.dataclass
-class Slots:
-  """The state of S slots; a slot whose `left` is 0 is free or finished."""
-
-  caches: tuple[KVCache, ...]
-  token: Int[Array, "S"]
-  """The token to be fed next, at `position`."""
-  position: Int[Array, "S"]
-  left: Int[Array, "S"]
-  """Tokens that may still be drawn."""
-  drawn: Int[Array, "S"]
-  tokens: Int[Array, "S C"]
-  """Drawn so far; the first `drawn` of a row are valid."""
-  logps: Float[Array, "S C"]
-  keys: UInt32[Array, "S 2"]
-  temperature: Float[Array, "S"]
-  top_p: Float[Array, "S"]
-  top_k: Int[Array, "S"]
-
-
 @dataclasses.dataclass
 class _Job:
   """A request in the tokens of this engine's model."""
@@ -81,6 +59,15 @@ class _Job:
   sampling: Sampling
   versions: list[tuple[int, int]]
   """(policy version, tokens drawn before it took over)."""
+  cached: int = 0
+  """Tokens of the prompt that are in the caches when it starts."""
+
+
+class _Cached(NamedTuple):
+  """What the caches of a slot hold."""
+
+  ids: bytes
+  images: tuple[tuple[str, ...], tuple[int, ...]]
 
 
 class EmbeddedEngine:
@@ -117,6 +104,10 @@ class EmbeddedEngine:
     self._running: list[_Job | None] = [None] * config.slots
     self._slots: Slots | None = None
     self._drawn = np.zeros(config.slots, np.int32)
+    self._cached: dict[int, _Cached] = {}
+    """Of the slots whose request has finished."""
+    self._continuing: dict[int, _Job] = {}
+    """Requests that wait for a tick, by the slot whose caches they continue."""
 
   # -------------------------------------------------------------------- weights
   def load(self, params: Any, version: int) -> None:
@@ -130,6 +121,9 @@ class EmbeddedEngine:
     """
     with self._lock:
       self.params, self.version = params, version
+      self._cached.clear()
+      self._inbox.extendleft(reversed(self._continuing.values()))
+      self._continuing.clear()
       for job, drawn in zip(self._running, self._drawn):
         if job is not None:
           job.versions.append((version, int(drawn)))
@@ -154,18 +148,42 @@ class EmbeddedEngine:
       )
     ticket = next(self._tickets)
     job = _Job(ticket, request.id, prompt, request.sampling, [])
-    self._inbox.append(job)
+    with self._lock:
+      place = self._place_to_continue(prompt)
+      if place is None:
+        self._inbox.append(job)
+      else:
+        job.cached = (
+          len(self._cached.pop(place).ids) // prompt.token_ids.itemsize
+        )
+        self._continuing[place] = job
     return ticket
+
+  def _place_to_continue(self, prompt: Prompt) -> int | None:
+    """Returns the slot that holds the longest beginning of a prompt, if what is
+    left is short; no beginning is shorter than a whole turn and its answer."""
+    ids, images = prompt.token_ids.tobytes(), (prompt.images, prompt.tiles)
+    width = prompt.token_ids.itemsize
+    found = [
+      (len(cached.ids), -place)
+      for place, cached in self._cached.items()
+      if 0 < len(ids) - len(cached.ids) <= (1 + QUEUE) * width
+      and cached.images == images
+      and ids.startswith(cached.ids)
+    ]
+    return -max(found)[1] if found else None
 
   @property
   def busy(self) -> bool:
     """Whether a tick would have something to do."""
-    return bool(self._inbox) or any(self._running)
+    waiting = self._inbox or self._continuing
+    return bool(waiting) or any(self._running)
 
   @property
   def room(self) -> int:
     """Number of slots that no request has or waits for."""
-    return self._running.count(None) - len(self._inbox)
+    waiting = len(self._inbox) + len(self._continuing)
+    return self._running.count(None) - waiting
 
   def tick(self) -> list[tuple[int, Completion]]:
     """Fills free slots from the inbox and decodes one chunk.
@@ -184,7 +202,7 @@ class EmbeddedEngine:
         job and (job.sampling.top_p < 1 or job.sampling.top_k)
         for job in self._running
       )
-      slots = self._slots = _decode(
+      slots = self._slots = decoding.decode(
         self.model,
         self.params,
         self._slots,
@@ -202,9 +220,11 @@ class EmbeddedEngine:
       ]
       if finished:
         tokens, logps = np.asarray(slots.tokens), np.asarray(slots.logps)
+        positions = np.asarray(slots.position)
       completions = []
       for place, job in finished:
         self._running[place], n = None, self._drawn[place]
+        self._keep(place, job, tokens[place, :n], positions[place])
         completions.append(
           (
             job.ticket,
@@ -217,6 +237,8 @@ class EmbeddedEngine:
     """Drops every request, and frees the memory of the slots."""
     with self._lock:
       self._inbox.clear()
+      self._cached.clear()
+      self._continuing.clear()
       self._running = [None] * self.config.slots
       self._slots = None
 
@@ -238,21 +260,48 @@ class EmbeddedEngine:
     finally:
       self.clear()
 
+  def _keep(self, place: int, job: _Job, tokens, position) -> None:
+    """Notes what the caches of a finished request hold, its answer included."""
+    prompt = job.prompt
+    if len(tokens):
+      ids = np.concatenate([prompt.token_ids, tokens], dtype=np.int32)
+      self._cached[place] = _Cached(
+        ids[:position].tobytes(), (prompt.images, prompt.tiles)
+      )
+
   def _fill_slots(self) -> None:
     """Starts as many requests of the inbox as there are free slots."""
-    free = [i for i, job in enumerate(self._running) if job is None]
-    new = [
-      self._inbox.popleft() for _ in range(min(len(free), len(self._inbox)))
-    ]
     if self._slots is None:
-      self._slots = self._empty()
+      self._slots = decoding.empty(
+        self.model.cfg, self.config.slots, self.config.length
+      )
+    if self._continuing:
+      self._continue()
+    free = [i for i, job in enumerate(self._running) if job is None]
+    count = min(len(free), len(self._inbox))
+    new = [self._inbox.popleft() for _ in range(count)]
     for group in self._prefill_groups(new):
       places = [free.pop(0) for _ in group]
       self._slots = self._fill(self._slots, group, places)
-      for place, job in zip(places, group):
-        self._running[place] = job
-        if self.version is not None:
-          job.versions.append((self.version, 0))
+      self._begin(group, places)
+
+  def _continue(self) -> None:
+    """Starts the requests whose beginning is in the caches of their slot."""
+    assert self._slots is not None
+    places, group = list(self._continuing), list(self._continuing.values())
+    self._continuing.clear()
+    new = np.zeros(self.config.slots, bool)
+    new[places] = True
+    fresh = self._fresh(group, places)
+    self._slots = decoding.restart(self._slots, new, fresh)
+    self._begin(group, places)
+
+  def _begin(self, group: Sequence[_Job], places: Sequence[int]) -> None:
+    for place, job in zip(places, group):
+      self._running[place] = job
+      self._cached.pop(place, None)
+      if self.version is not None:
+        job.versions.append((self.version, 0))
 
   def _completion(self, job: _Job, tokens, logps) -> Completion:
     stopped = len(tokens) > 0 and tokens[-1] == self.renderer.end_id
@@ -263,22 +312,6 @@ class EmbeddedEngine:
       logps=tuple(logps.tolist()),
       finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
       versions=_stretches(job.versions, len(tokens)),
-    )
-
-  def _empty(self) -> Slots:
-    s, c = self.config.slots, self.config.length
-    return Slots(
-      caches=init_caches(self.model.cfg, s, c),
-      token=jnp.zeros(s, jnp.int32),
-      position=jnp.zeros(s, jnp.int32),
-      left=jnp.zeros(s, jnp.int32),
-      drawn=jnp.zeros(s, jnp.int32),
-      tokens=jnp.zeros((s, c), jnp.int32),
-      logps=jnp.zeros((s, c), jnp.float32),
-      keys=jnp.zeros((s, 2), jnp.uint32),
-      temperature=jnp.ones(s, jnp.float32),
-      top_p=jnp.ones(s, jnp.float32),
-      top_k=jnp.zeros(s, jnp.int32),
     )
 
   def _prefill_groups(self, new: Sequence[_Job]) -> Iterator[list[_Job]]:
@@ -305,11 +338,20 @@ class EmbeddedEngine:
         rows[key] = len(prompts)
         prompts.append(request.prompt)
     tokens, lengths, tile_slots, tiles = self._prompt_arrays(prompts)
-    caches = _prefill(
+    caches = decoding.prefill(
       self.model, self.params, tokens, lengths, tile_slots, tiles
     )
+    source = np.full(self.config.slots, -1, np.int32)
+    for place, job in zip(places, group):
+      source[place] = rows[_prompt_key(job.prompt)]
+      job.cached = len(job.prompt) - 1
+    return decoding.insert(slots, caches, source, self._fresh(group, places))
+
+  def _fresh(
+    self, group: Sequence[_Job], places: Sequence[int]
+  ) -> dict[str, np.ndarray]:
+    """Returns the fields of Slots with which requests start at `places`."""
     s = self.config.slots
-    source = np.full(s, -1, np.int32)
     fresh = {
       name: np.zeros((s, *shape), dtype)
       for name, shape, dtype in (
@@ -320,20 +362,24 @@ class EmbeddedEngine:
         ("temperature", (), np.float32),
         ("top_p", (), np.float32),
         ("top_k", (), np.int32),
+        ("queue", (QUEUE,), np.int32),
+        ("queued", (), np.int32),
       )
     }
-    for place, request in zip(places, group):
-      how, prompt = request.sampling, request.prompt
-      source[place] = rows[_prompt_key(prompt)]
-      # The prompt's last token is fed by the first decoding step.
-      fresh["token"][place] = prompt.token_ids[-1]
-      fresh["position"][place] = len(prompt) - 1
+    for place, job in zip(places, group):
+      how = job.sampling
+      # The token after those in the cache is fed by the first decoding step.
+      token, *rest = job.prompt.token_ids[job.cached :]
+      fresh["token"][place] = token
+      fresh["position"][place] = job.cached
+      fresh["queue"][place, : len(rest)] = rest[::-1]
+      fresh["queued"][place] = len(rest)
       fresh["left"][place] = how.max_new_tokens
       fresh["keys"][place] = _key_data(how.seed)
       fresh["temperature"][place] = how.temperature
       fresh["top_p"][place] = how.top_p
       fresh["top_k"][place] = how.top_k
-    return _insert(slots, caches, source, fresh)
+    return fresh
 
   def _prompt_arrays(self, prompts: list[Prompt]):
     """Returns right-padded prompts in bucketed shapes, and the tiles they show."""
@@ -397,81 +443,3 @@ def _bucket(n: int, smallest: int) -> int:
 
 def _key_data(seed: int) -> UInt32[np.ndarray, "2"]:
   return np.asarray([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-
-
-# ----------------------------------------------------- the three jitted programs
-@functools.partial(jax.jit, static_argnums=0)
-def _prefill(
-  model, params, tokens, lengths, tile_slots, tiles
-) -> tuple[KVCache, ...]:
-  apply: Any = functools.partial(model.apply, {"params": params})
-  embeds = None if tiles is None else apply(tiles, method="encode")
-  _, caches = apply(tokens, lengths, tile_slots, embeds, method="prefill")
-  return caches
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _insert(slots: Slots, caches: tuple[KVCache, ...], source, fresh) -> Slots:
-  """Copies prefilled row source[s] into slot s; -1 leaves the slot alone."""
-  new = source >= 0
-  rows = jnp.maximum(source, 0)
-
-  def put(old, prompts):
-    columns = tuple(map(slice, prompts.shape[1:]))
-    mask = new[:, None, None, None]
-    head = jnp.where(mask, prompts[rows], old[:, *columns])
-    return jax.lax.dynamic_update_slice(old, head, (0,) * old.ndim)
-
-  def choose(name, value):
-    mask = new.reshape(-1, *[1] * (value.ndim - 1))
-    return jnp.where(mask, value, getattr(slots, name))
-
-  return dataclasses.replace(
-    slots,
-    caches=jax.tree.map(put, slots.caches, caches),
-    drawn=jnp.where(new, 0, slots.drawn),
-    **{name: choose(name, value) for name, value in fresh.items()},
-  )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=2)
-def _decode(
-  model: InternVL,
-  params: Any,
-  slots: Slots,
-  allowed: Bool[Array, "V"],
-  end_id: Int[Array, ""],
-  truncated: bool,
-  steps: int,
-) -> Slots:
-  """Draws up to `steps` tokens in every running slot."""
-  apply: Any = functools.partial(model.apply, {"params": params})
-  rows = jnp.arange(slots.token.shape[0])
-
-  def step(carry):
-    i, s = carry
-    hidden, caches = apply(s.token, s.position, s.caches, method="decode")
-    token, logp = sampling.draw(
-      apply(hidden, method="logits"),
-      s.keys,
-      s.drawn,
-      s.temperature,
-      allowed,
-      (s.top_p, s.top_k) if truncated else None,
-    )
-    live = s.left > 0
-    # A free slot writes out of bounds, which drops the write.
-    column = jnp.where(live, s.drawn, s.tokens.shape[1])
-    return i + 1, dataclasses.replace(
-      s,
-      caches=caches,
-      token=jnp.where(live, token, s.token),
-      position=jnp.where(live, s.position + 1, s.position),
-      left=jnp.where(live & (token != end_id), s.left - 1, 0),
-      drawn=s.drawn + live,
-      tokens=s.tokens.at[rows, column].set(token, mode="drop"),
-      logps=s.logps.at[rows, column].set(logp, mode="drop"),
-    )
-
-  running = lambda carry: (carry[0] < steps) & jnp.any(carry[1].left > 0)
-  return jax.lax.while_loop(running, step, (0, slots))[1]

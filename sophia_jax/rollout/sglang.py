@@ -22,6 +22,7 @@ from sophia_jax.data.chat import Renderer
 from sophia_jax.rollout import readiness, wire
 from sophia_jax.rollout.client import Client, Job
 from sophia_jax.rollout.endpoints import ClientConfig, Endpoint
+from sophia_jax.rollout.wire import Trouble
 from sophia_jax.types import Chat, Completion, Prompt, Request, SophiaError
 
 
@@ -62,22 +63,34 @@ class SGLangEngine(Client):
       request.id,
       "/generate",
       wire.generate_body(prompt, request.sampling, end_id, images),
-      functools.partial(self._read, request, prompt),
+      functools.partial(self._read, request, prompt, self.least_version),
     )
 
   def _read(
-    self, request: Request, prompt: Prompt, answer: Any, where: str
+    self,
+    request: Request,
+    prompt: Prompt,
+    least_version: int,
+    answer: Any,
+    where: str,
   ) -> Completion:
     words = self.renderer
-    ids, logps, reason = wire.read_generated(
+    found = wire.read_generated(
       answer, len(prompt), request.sampling, words.vocab_size, where
     )
+    # Of a server that was started again, and has the weights it began with.
+    if found.versions and found.versions[-1][0] < least_version:
+      raise Trouble(
+        f"it serves version {found.versions[-1][0]} of the weights, not "
+        f"{least_version}"
+      )
     return Completion(
       request_id=request.id,
-      text=words.decode(ids),
-      token_ids=ids,
-      logps=logps,
-      finish_reason=reason,
+      text=words.decode(found.ids),
+      token_ids=found.ids,
+      logps=found.logps,
+      finish_reason=found.reason,
+      versions=found.versions,
     )
 
 

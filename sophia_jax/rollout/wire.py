@@ -6,9 +6,10 @@ plain values. What the servers get wrong by themselves is told in the docstrings
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sophia_jax.types import Chat, FinishReason, Prompt, Sampling, SophiaError
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 _SEEDS = 1 << 31
 """SGLang keeps a seed in 32 bits, signed."""
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 _LARGEST = 1e30
 """No log-probability is; JSON also brings NaN and integers of any size."""
@@ -98,10 +101,20 @@ def _whole(text: str) -> str:
 
 
 # ----------------------------------------------------------------- as received
+class Generated(NamedTuple):
+  """An answer of /generate."""
+
+  ids: tuple[int, ...]
+  logps: tuple[float, ...] | None
+  reason: FinishReason
+  versions: tuple[tuple[int, int], ...]
+  """(weight version, tokens) of each stretch; () where the server has none."""
+
+
 def read_generated(
   answer: Any, prompt_tokens: int, how: Sampling, vocab: int, where: str
-) -> tuple[tuple[int, ...], tuple[float, ...] | None, FinishReason]:
-  """Ids, log-probabilities and why it ended, of an answer of /generate.
+) -> Generated:
+  """Reads an answer of /generate.
 
   Ids come from the log-probability triples: `output_ids` loses special tokens,
   and repeats others where a character was cut. The log-probabilities are those
@@ -131,7 +144,37 @@ def read_generated(
   ids, logps = _tokens_of(triples)
   if max(ids) >= vocab:
     raise Trouble(f"id {max(ids)} is not one of {vocab}")
-  return ids, logps if how.temperature in (0, 1) else None, reason
+  return Generated(
+    ids,
+    logps if how.temperature in (0, 1) else None,
+    reason,
+    _versions(meta, len(ids)),
+  )
+
+
+def _versions(meta: dict[str, Any], count: int) -> tuple[tuple[int, int], ...]:
+  """Returns (version, tokens) of each stretch of an answer.
+
+  A version that is no number was not given by us: such weights never change.
+  """
+  if "weight_versions" not in meta:
+    whole = {"version": meta.get("weight_version"), "start": 0, "end": count}
+    found = [whole]
+  else:
+    found = _field(meta, "weight_versions", list)
+  stretches, at = [], 0
+  for stretch in found:
+    version = stretch.get("version") if isinstance(stretch, dict) else None
+    if type(version) is not str or not _NUMBER.fullmatch(version):
+      return ()
+    start, end = (_field(stretch, key, int) for key in ("start", "end"))
+    if start != at or end <= start:
+      raise Trouble("weight_versions are not stretches of the answer")
+    stretches.append((int(version), end - start))
+    at = end
+  if at != count:
+    raise Trouble(f"weight_versions of {at} tokens, where there are {count}")
+  return tuple(stretches)
 
 
 def read_chat(answer: Any) -> tuple[str, FinishReason]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,9 +16,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ml_collections import ConfigDict
 
@@ -33,6 +35,9 @@ ROOT = Path(__file__).parents[2]
 ROOM = 8
 """Tokens of a context that SGLang-JAX keeps to itself."""
 MOST_ON_CPU = 64
+_SECRET = re.compile(
+  r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)($|_)"
+)
 _POLL_S = 0.5
 _STOP_S = 15.0
 
@@ -53,6 +58,8 @@ class ServeConfig:
   """Requests generated at once; 0: config.engine.slots, 64 at most on a CPU."""
   tp: int = 0
   """Devices that share a model; 0: all that divide its heads."""
+  weights: str = ""
+  """Directory that new weights must lie in; "": the one the checkpoint lies in."""
   start_s: float = 3600.0
   """How long a server may take to its first token: weights and compilation."""
   extra: tuple[str, ...] = ()
@@ -70,9 +77,11 @@ def spec_of(
     where: host, port and api_key.
 
   Raises:
-    SophiaError: the checkpoint is not one that `role` can use.
+    SophiaError: the checkpoint is not one that `role` can use, or others could
+      reach the server and it has no key.
   """
   how = serve_config(config)
+  _check_access(where.get("host", "127.0.0.1"), where.get("api_key"))
   cfg = _checked(model, role)
   platform, devices = find_platform()
   limit = MOST_ON_CPU if platform == "cpu" else config.engine.slots
@@ -91,9 +100,26 @@ def spec_of(
     max_running=how.max_running or min(config.engine.slots, limit),
     tp=how.tp or _shared_by(cfg, devices),
     platform=platform,
+    weights=Path(how.weights).absolute() if how.weights else model.parent,
     extra=how.extra,
     **where,
   )
+
+
+def _check_access(host: str, key: str | None) -> None:
+  """Refuses a server that anybody on the network could ask.
+
+  Raises:
+    SophiaError: the host is another than loopback, and there is no key.
+  """
+  loopback = host == "localhost"
+  with contextlib.suppress(ValueError):
+    loopback = loopback or ipaddress.ip_address(host).is_loopback
+  if not loopback and not key:
+    raise SophiaError(
+      f"--host={host}: other machines could ask this server; name the variable "
+      "with a key by --api_key_env, or leave the host out"
+    )
 
 
 def serve_config(config: ConfigDict) -> ServeConfig:
@@ -167,7 +193,7 @@ class Server:
     command = kind.command(environments.python_of(kind, spec.platform), spec)
     log.parent.mkdir(parents=True, exist_ok=True)
     self.spec, self.log = spec, log
-    with open(log, "wb") as output:
+    with _private(log) as output:
       self._process = subprocess.Popen(
         [sys.executable, "-m", "sophia_jax.hosts.watch", *command],
         stdin=subprocess.PIPE,
@@ -175,8 +201,9 @@ class Server:
         stderr=subprocess.STDOUT,
         cwd=ROOT,
         env={
-          **os.environ,
+          **_without_secrets(os.environ),
           **kind.environ(spec),
+          **backends.access(spec),
           "PYTHONPATH": str(ROOT),
           "PYTHONUNBUFFERED": "1",
         },
@@ -250,6 +277,22 @@ class Server:
         return bool(json.load(answer)["meta_info"]["completion_tokens"])
     except (OSError, ValueError, KeyError):
       return False
+
+
+def _private(log: Path) -> BinaryIO:
+  """Opens a log, empty, that only its owner may read: it shows requests."""
+  file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+  os.fchmod(file, 0o600)  # an older one may be open to all
+  return os.fdopen(file, "wb")
+
+
+def _without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+  """Drops the variables that a server needs none of: keys, tokens, passwords."""
+  return {
+    name: value
+    for name, value in variables.items()
+    if not _SECRET.search(name.upper())
+  }
 
 
 def _last_words(log: Path) -> str:

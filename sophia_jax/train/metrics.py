@@ -20,12 +20,21 @@ from sophia_jax.types import SophiaError
 
 Row = dict[str, float]
 WAITS = ("input_wait", "checkpoint_wait")
-"""Seconds that the loop stood waiting before an update: for its batch, and for
-the checkpoint of the update before."""
+"""Seconds that an update waited for its batch, and for the checkpoint of the
+update before; part of its own seconds."""
+FIELD_NAMES = {
+  "{role}/grad_norm": "grad_norm",
+  "{role}/lr": "learning_rate",
+  "perf/mfu/{role}": "mfu",
+  "perf/time_per_step": "seconds",
+  "perf/throughput": "tokens_per_s_per_device",
+  "perf/total_num_tokens": "live",
+}
+"""Names of the field (verl's) -> ours; the role is "actor" or "critic"."""
 
 
 class NotFinite(SophiaError):
-  """A loss or a gradient after which no later loss would be finite."""
+  """A loss or gradient that is not finite; no later loss would be."""
 
   def __init__(self, message: str, update: int):
     super().__init__(message)
@@ -33,16 +42,18 @@ class NotFinite(SophiaError):
 
 
 class MetricsFile:
-  """Collects device values and writes them now and then; process 0 does.
+  """Collects device values and writes them at intervals; process 0 writes.
 
   Fetching a value waits for the device, so values are fetched in blocks, and
-  the seconds of a block are shared out evenly over its updates.
+  the seconds of a block are divided evenly among its updates.
 
   Args:
-    step: the update training goes on from; later lines, written by a life that
-      was killed before its checkpoint, are dropped.
+    step: the update that training resumes from; later lines, which a killed run
+      wrote after its checkpoint, are dropped.
+    steps: updates of the whole run, for the progress bar.
     trackers: take every row as well.
-    derived: what follows from a row: `utilisation`.
+    derived: further values of a row: `utilisation`.
+    role: "actor" or "critic", in the field's names.
   """
 
   def __init__(
@@ -52,14 +63,16 @@ class MetricsFile:
     steps: int,
     trackers: Sequence[Tracker] = (),
     derived: Callable[[Row], Row] = lambda row: {},
+    role: str = "actor",
   ):
     self._path, self._steps = path, step
     self._trackers, self._derived = trackers, derived
+    self._names = {n.format(role=role): own for n, own in FIELD_NAMES.items()}
     self._writes = jax.process_index() == 0
     self._progress = Progress(path.parent.name, steps, "update", step)
     self._pending: list[Mapping[str, Any]] = []
     self._waits = dict.fromkeys(WAITS, 0.0)
-    self._since = time.perf_counter()
+    self._since, self._elsewhere = time.perf_counter(), 0.0
     if not self._writes:
       return
     kept = [row for row in read(path) if row["step"] <= step]
@@ -67,38 +80,48 @@ class MetricsFile:
 
   @contextlib.contextmanager
   def waiting(self, name: str) -> Iterator[None]:
-    """Counts the seconds of its block in the next row, as one of WAITS."""
+    """Counts the seconds of its block in the next row, under `name`.
+
+    Seconds under names outside WAITS, such as those of sampling, are no part of
+    the update's own.
+    """
     start = time.perf_counter()
     try:
       yield
     finally:
-      self._waits[name] += time.perf_counter() - start
+      seconds = time.perf_counter() - start
+      self._waits[name] = self._waits.get(name, 0.0) + seconds
+      if name not in WAITS:
+        self._elsewhere += seconds
 
   def add(self, values: Mapping[str, Any]) -> None:
-    """Takes the values of one update; nothing is fetched yet."""
+    """Adds the values of one update; nothing is fetched yet."""
     waits = {name: round(s, 6) for name, s in self._waits.items()}
     self._pending.append({**values, **waits})
     self._waits = dict.fromkeys(WAITS, 0.0)
 
   def flush(self) -> None:
-    """Writes what was added, and prints the last of it.
+    """Writes the rows of all updates added, and shows the last.
 
     Raises:
-      NotFinite: a loss is not finite, or a gradient.
+      NotFinite: a loss or gradient is not finite.
     """
     if not self._pending:
       return
     rows = jax.device_get(self._pending)
-    seconds = (time.perf_counter() - self._since) / len(rows)
+    elapsed = time.perf_counter() - self._since - self._elsewhere
+    seconds = max(elapsed, 1e-9) / len(rows)
     for values in rows:
       self._steps += 1
       row = {"step": self._steps, "seconds": round(seconds, 5)}
       row |= {name: float(value) for name, value in values.items()}
       row["tokens_per_s"] = round(row["tokens"] / seconds, 1)
       row |= self._derived(row)
+      row |= {n: row[own] for n, own in self._names.items() if own in row}
       self._write(row)
       self._check(row)
     self._pending, self._since = [], time.perf_counter()
+    self._elsewhere = 0.0
     self._progress.advance(
       len(rows), loss=row["loss"], tokens_per_s=row["tokens_per_s"]
     )
@@ -151,7 +174,7 @@ def utilisation(
 
 
 def read(path: Path) -> list[Row]:
-  """The rows of a metrics file; a half-written last line is left out."""
+  """Returns the rows of a metrics file, except a half-written last line."""
   if not path.exists():
     return []
   return [line.values for line in files.read_jsonl(path)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 import threading
@@ -33,7 +34,7 @@ from sophia_jax.train.optimizer import (
   make_optimizer,
 )
 from sophia_jax.train.state import Params, TrainState, copied, create, layout
-from sophia_jax.train.step import Metrics, Step, scalars
+from sophia_jax.train.step import Step, scalars
 from sophia_jax.train.trackers import LogConfig, trackers
 from sophia_jax.types import Batch, TokenSequence
 
@@ -91,6 +92,7 @@ class Session:
     *,
     updates: int,
     log: LogConfig = NO_LOG,
+    role: str = "actor",
   ):
     """Prepares a session; entering it makes the state.
 
@@ -101,6 +103,7 @@ class Session:
       identity: what a resumed run may not change, kept in every checkpoint.
       updates: updates of the whole run, for the learning rate's schedule and
         the progress bar; a run of rounds may estimate it.
+      role: "actor" or "critic", in the names of metrics.
 
     Raises:
       SophiaError: a batch does not divide among the devices.
@@ -113,10 +116,10 @@ class Session:
     self.cursor: dict[str, Any] = {}
     """What the driver saved with the newest checkpoint."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
-    self._identity, self._log_config = identity, log
+    self._identity, self._log_config, self._role = identity, log, role
     self._params = params
     self._extra: dict[str, float] = {}
-    self._values: Metrics = {}
+    self._values: Mapping[str, Any] = {}
 
   def __enter__(self) -> Self:
     with contextlib.ExitStack() as stack:
@@ -147,7 +150,8 @@ class Session:
     heads = (outputs.PART,) if outputs.PART in params else ()
     self._state = create(params, tx, (*config.trained, *heads))
     if restored := self._checkpoints.restore(self._state):
-      self._state, self.cursor = restored
+      self._state, saved = restored
+      self.cursor, self._values = saved["cursor"], saved["metrics"]
       self.step = int(self._state.step)
       _log.info("resumed at update %d", self.step)
     self._update = Step(
@@ -171,6 +175,7 @@ class Session:
       self.updates,
       trackers(path, self._log_config, done) if leads else (),
       utilisation(self._model.cfg, config.trained),
+      self._role,
     )
 
   # ------------------------------------------------------------------ parameters
@@ -206,29 +211,29 @@ class Session:
       models: further models that annotators name: "reference", "critic".
         "policy" is this session's own.
     """
-    return annotate.annotate(
-      self._algorithm.annotate,
-      {"policy": self.scorer(), **(models or {})},
-      sequences,
-      packing,
-      reading,
-      self._mesh,
-      self.config.block,
-    )
+    with self.waiting("timing_s/annotate"):
+      return annotate.annotate(
+        self._algorithm.annotate,
+        {"policy": self.scorer(), **(models or {})},
+        sequences,
+        packing,
+        reading,
+        self._mesh,
+        self.config.block,
+      )
 
   def update(self, batch: Batch, moment: Moment | None = None) -> None:
     """Makes one update, on the devices; does not wait for it.
 
     Args:
       batch: this process's slice, numpy arrays [A, B, T] of A microbatches.
-      moment: where the run stands, for the terms' coefficients; by default the
-        number of updates made.
+      moment: where the run stands, for the algorithm's schedules; by default
+        `self.moment()`.
 
     Raises:
       NotFinite: the loss or a gradient of an earlier update is not finite.
     """
-    moment = moment or Moment(step=self.step)
-    numbers = scalars(self._algorithm, moment)
+    numbers = scalars(self._algorithm, moment or self.moment())
     micro = sharding.microbatches(batch, self._mesh)
     self._state, self._values = self._update(self._state, micro, numbers)
     scheduled = {
@@ -236,9 +241,7 @@ class Session:
       for name, value in numbers.coefficients.items()
       if value != 1
     }
-    self._metrics.add(
-      {**self._values, **scheduled, **numbers.numbers, **self._extra}
-    )
+    self._metrics.add({**self._values, **scheduled, **self._extra})
     self._extra = {}
     self.step += 1
     self._profile(self.step, self._state)
@@ -251,8 +254,14 @@ class Session:
 
   def latest(self) -> dict[str, float]:
     """Returns the metrics of the last update; waits for it."""
-    values = jax.device_get(self._values)
-    return {name: float(value) for name, value in values.items()}
+    return dict(_Fetched(self._values))
+
+  def moment(self, round: int = 0) -> Moment:
+    """Returns where the run stands, with the metrics of the last update.
+
+    A schedule that reads one of them waits for that update; others do not.
+    """
+    return Moment(round=round, step=self.step, metrics=_Fetched(self._values))
 
   def waiting(self, name: str) -> contextlib.AbstractContextManager[None]:
     """Counts the seconds of its block in the next row of the metrics."""
@@ -273,7 +282,8 @@ class Session:
     # updates nor hold what followed a loss that is not finite.
     self._metrics.flush()
     with self._metrics.waiting("checkpoint_wait"):
-      self._checkpoints.save(self._state, cursor)
+      saved = {"cursor": cursor, "metrics": self.latest()}
+      self._checkpoints.save(self._state, saved)
     self.cursor = cursor
 
   def stopping(self) -> bool:
@@ -282,6 +292,27 @@ class Session:
     Several processes agree on the update: the notice of one stops all.
     """
     return self._stopping(self.step)
+
+
+class _Fetched(Mapping[str, float]):
+  """Values on the devices, fetched when the first of them is read."""
+
+  def __init__(self, values: Mapping[str, Any]):
+    self._values = values
+
+  @functools.cached_property
+  def _there(self) -> dict[str, float]:
+    fetched = jax.device_get(self._values)
+    return {name: float(value) for name, value in fetched.items()}
+
+  def __getitem__(self, name: str) -> float:
+    return self._there[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._values)
+
+  def __len__(self) -> int:
+    return len(self._values)
 
 
 @contextlib.contextmanager

@@ -246,7 +246,7 @@ def test_tile_limits_survive_every_way(copy, tmp_path, start, through):
     file = json.loads(path.read_text())
     path.write_text(json.dumps(file | {"min_patches": 2, "max_patches": 6}))
   for i, format in enumerate((*through, start)):
-    convert(at, tmp_path / str(i), format, verify=True)
+    convert(at, tmp_path / str(i), format)
     at = tmp_path / str(i)
     assert read_tiling(at) == SIX
     assert limits(at) == (2, 6)
@@ -355,6 +355,21 @@ def test_tokenizers_of_other_writers(copy, format, tmp_path):
 
 
 # ------------------------------------------------------------------------ shards
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_model_that_was_saved_through_a_wrapper(copy, prefix, tmp_path):
+  odd = copy(CHAT)
+  wrapped = {prefix + n: x for n, x in load_file(odd / shards.SINGLE).items()}
+  save_file(wrapped, odd / shards.SINGLE)
+  refused(odd, f"all tensors begin with {prefix}, a wrapper's", tmp_path)
+
+
+def test_adapters_that_were_not_merged(copy, tmp_path):
+  odd = copy(CHAT)
+  name = "language_model.base_model.model.lm_head.lora_A.default.weight"
+  rewrite(odd, lambda t: t.update({name: np.zeros((2, 4), np.float32)}))
+  refused(odd, "is an adapter's tensor; merge the adapters", tmp_path)
+
+
 def test_an_index_that_promises_too_much(copy):
   odd = copy(HF)
   split(odd, drop="language_model.model.norm.weight")

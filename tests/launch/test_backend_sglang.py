@@ -11,7 +11,8 @@ import pytest
 from sophia_jax.checkpoints import Format, read_config, save_params
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.servers import backends
-from sophia_jax.servers.backends import Backend, ServeSpec
+from sophia_jax.servers.backends import Backend, ServeSpec, access
+from sophia_jax.serving import guard
 from sophia_jax.types import SophiaError
 from tests.rollout import little
 
@@ -66,9 +67,8 @@ def test_pickles_and_code_of_a_checkpoint_are_never_run(sglang, spec):
 def test_the_key_is_no_flag(sglang, spec):
   spec = dataclasses.replace(spec, api_key="for friends")
   assert "for friends" not in " ".join(sglang.command(PYTHON, spec))
-  assert "for friends" in sglang.environ(spec).values()
-  spec = dataclasses.replace(spec, api_key=None)
-  assert "SOPHIA_API_KEY" not in sglang.environ(spec)
+  assert access(spec)[guard.KEY_VARIABLE] == "for friends"
+  assert not access(dataclasses.replace(spec, api_key=None))
 
 
 def test_images_are_cut_as_the_prompts_were_rendered(sglang, spec):

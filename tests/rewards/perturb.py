@@ -1,4 +1,4 @@
-"""Gold answers of every kind, and what is no longer one of them."""
+"""Gold answers of every kind, and changes that make them wrong."""
 
 import re
 

@@ -18,7 +18,7 @@ CASES = [json.loads(line) for line in LINES.splitlines()]
 
 @pytest.fixture(scope="module")
 def verdicts():
-  """Verdicts of all cases, in order: workers start once."""
+  """Returns the verdicts of all cases, in order: workers start once."""
   items = [
     (
       case["response"],

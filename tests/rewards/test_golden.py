@@ -31,7 +31,7 @@ def item(case):
 
 @pytest.fixture(scope="module")
 def verdicts():
-  """Of all cases, in order: workers start once."""
+  """Returns the verdicts of all cases, in order: workers start once."""
   found = {}
   for upstream in (False, True):
     chosen = [

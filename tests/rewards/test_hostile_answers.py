@@ -1,4 +1,4 @@
-"""Whatever comes: nothing is run, nothing hangs, everything gets a status."""
+"""Hostile answers: nothing is run, nothing hangs, each gets a status."""
 
 import itertools
 import time
@@ -23,7 +23,7 @@ def problem(gold, kind):
 
 
 def memory_mb(pid):
-  """The most that a process has held in memory."""
+  """Returns the peak memory of a process, MiB."""
   status = Path(f"/proc/{pid}/status").read_text()
   return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -34,13 +34,13 @@ def workers_of(verifier):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-  """Workers start in an empty directory."""
+  """Starts workers in an empty directory."""
   monkeypatch.chdir(tmp_path)
   return tmp_path
 
 
 def check(items, here, capfd, **arguments):
-  """Verifies all, and that nothing else has happened."""
+  """Verifies all items and checks that nothing else has happened."""
   items = list(items)
   before = {worker for worker in here.iterdir()}
   with Verifier(timeout_s=TIMEOUT_S, memory_mb=MEMORY_MB, **arguments) as v:
@@ -93,7 +93,7 @@ def test_made(here, capfd, count, seed):
 
 
 def test_a_library_that_evaluates_has_no_effect(here, capfd):
-  """The last defence, with a comparer that does the worst."""
+  """Checks the last defence, with a comparer that runs its input."""
   spells = [
     f"__import__('os').mkdir('{CANARY}')",
     f"open('{CANARY}', 'w')",

@@ -38,7 +38,7 @@ def statuses(verifier, items):
 
 
 def alive(pid):
-  """Whether a process runs; a zombie that nobody waits for does not."""
+  """Returns whether a process runs; a zombie does not."""
   try:
     return (
       Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -48,7 +48,7 @@ def alive(pid):
 
 
 def children():
-  """Pids of the workers that this process has started."""
+  """Returns the pids of the workers that this process has started."""
   task = Path(f"/proc/{os.getpid()}/task")
   pids = " ".join(p.read_text() for p in task.glob("*/children")).split()
   return [int(pid) for pid in pids if b"rewards.worker" in cmdline(pid)]
@@ -186,7 +186,7 @@ def test_submit_waits_for_no_formula_that_hangs():
 
 
 def test_the_limit_is_of_processor_time():
-  """A worker that waits may take longer than one that computes."""
+  """Gives a worker that waits more time than one that computes."""
   with Verifier(workers=1, timeout_s=0.5, comparer=NAUGHTY) as v:
     v.verify([item("x", "y")])
     v.verify([item("x", r"\spin"), item("x", r"\hang")])
@@ -195,14 +195,14 @@ def test_the_limit_is_of_processor_time():
 
 
 def test_callbacks_get_every_verdict_once():
-  told = queue.SimpleQueue()
+  done = queue.SimpleQueue()
   with Verifier(workers=2, comparer=NAUGHTY) as v:
     for i in range(50):
       future = v.submit(*item("a", rf"\slow{i % 10}"))
-      future.add_done_callback(lambda f, i=i: told.put((i, f.result().status)))
-    got = dict(told.get(timeout=60) for _ in range(50))
+      future.add_done_callback(lambda f, i=i: done.put((i, f.result().status)))
+    got = dict(done.get(timeout=60) for _ in range(50))
   assert got == dict.fromkeys(range(50), Status.WRONG)
-  assert told.empty()
+  assert done.empty()
 
 
 def test_a_stream_is_drawn_as_there_is_room():

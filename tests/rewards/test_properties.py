@@ -1,4 +1,4 @@
-"""What holds for every answer type: no perturbed gold answer is right."""
+"""Properties of every answer type: no perturbed gold answer is right."""
 
 import json
 import os

@@ -54,6 +54,13 @@ class Fake:
     self.models: dict = {"data": [{"id": "little", "max_model_len": 96}]}
     self.prompt_tokens: int | None = None
     self.headers: list[dict] = []
+    self.version: str | None = None
+    """Of the weights; None: a server that has no such thing."""
+    self.paused = False
+    self.updates: list[tuple[str, dict]] = []
+    """Path and body of all that was asked about weights."""
+    self.refuses = ""
+    """Why an update is refused."""
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
     self._thread.start()
@@ -68,6 +75,9 @@ class Fake:
     app.router.add_post("/generate", self._generate)
     app.router.add_post("/v1/chat/completions", self._generate)
     app.router.add_post("/abort_request", self._abort)
+    for path in ("pause_generation", "continue_generation"):
+      app.router.add_post(f"/{path}", self._weights)
+    app.router.add_post("/update_weights_from_disk", self._weights)
     app.router.add_get("/get_model_info", lambda _: self._json(self.info))
     app.router.add_get("/v1/models", lambda _: self._json(self.models))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -91,6 +101,17 @@ class Fake:
     self.aborted.append((await request.json())["rid"])
     return web.Response()
 
+  async def _weights(self, request: web.Request) -> web.Response:
+    body = await request.json()
+    self.updates.append((request.path, body))
+    if request.path == "/update_weights_from_disk":
+      if self.refuses:
+        return web.json_response({"message": self.refuses}, status=400)
+      self.version = body["weight_version"]
+    else:
+      self.paused = request.path == "/pause_generation"
+    return web.json_response({"status": "ok"})
+
   async def _generate(self, request: web.Request) -> web.StreamResponse:
     body = await request.json()
     self.asked.append(body)
@@ -113,7 +134,11 @@ class Fake:
       count = self.prompt_tokens or len(body["text"])
       return generated({"input_ids": [0] * count}, self.ids[-1:])
     most = body["sampling_params"]["max_new_tokens"]
-    return generated(body, self.ids[-most:])
+    ids = self.ids[-most:]
+    if self.version is None:
+      return generated(body, ids)
+    spans = [{"version": self.version, "start": 0, "end": len(ids)}]
+    return generated(body, ids, weight_versions=spans)
 
 
 # ---------------------------------------------------------------------- faults

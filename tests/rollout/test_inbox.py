@@ -1,7 +1,9 @@
 """The embedded engine, tick by tick: its inbox, and weights that change."""
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from sophia_jax.types import Request, Sampling
@@ -135,3 +137,128 @@ def test_siblings_are_prefilled_once(text, monkeypatch):
   text.engine.tick()
   assert prefills == [1]
   text.engine.clear()
+
+
+# ------------------------------------------------------------------ later turns
+class Talk:
+  """A policy that sees, and conversations of exact ids with it."""
+
+  def __init__(self, directory):
+    self.words = little.renderer(str(directory / "talk"), True)
+    self.module = little.model(self.words)
+    self.pictures = little.pictures(directory)
+
+  def engine(self, prefills):
+    engine = little.engine(self.module, self.words)
+    arrays = engine._prompt_arrays
+
+    def counted(prompts):
+      prefills.append(len(prompts))
+      return arrays(prompts)
+
+    engine._prompt_arrays = counted
+    return engine
+
+  def first(self, i):
+    """The first turn of conversation i; the first two show a picture."""
+    shown = self.pictures[i : i + 1] if i < 2 else []
+    return self.asked(f"{i}.0", self.words.prompt("What do you see", shown))
+
+  def asked(self, name, prompt):
+    how = Sampling(max_new_tokens=7, seed=sum(name.encode()))
+    return Request(id=name, prompt=prompt, sampling=how)
+
+  def next(self, name, request, completion, text="red ink"):
+    """The turn after: all ids so far, and what is said to the answer."""
+    more = [*completion.token_ids, *self.words.encode(text)]
+    ids = np.append(request.prompt.token_ids, np.asarray(more, np.int32))
+    roles = np.zeros(len(ids), np.int8)
+    roles[: len(request.prompt)] = request.prompt.roles
+    prompt = dataclasses.replace(request.prompt, token_ids=ids, roles=roles)
+    return self.asked(name, prompt)
+
+  def talk(self, engine, turns, others=0):
+    """Every answer of three conversations, turn by turn."""
+    said, requests = {}, [self.first(i) for i in range(3)]
+    for turn in range(turns):
+      tickets = {engine.submit(r): r for r in requests}
+      for i in range(others):
+        engine.submit(self.asked(f"x{turn}{i}", self.words.prompt("red" * i)))
+      found = ticked(engine)
+      requests = []
+      for ticket, request in tickets.items():
+        said[request.id] = found[ticket]
+        name = f"{request.id.partition('.')[0]}.{turn + 1}"
+        requests.append(self.next(name, request, found[ticket]))
+    return said
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory, quick_to_compile):
+  return Talk(tmp_path_factory.mktemp("talk"))
+
+
+@pytest.fixture(scope="module")
+def afresh(talk):
+  """The same conversations, each turn prefilled as a whole."""
+  engine = talk.engine([])
+  engine._place_to_continue = lambda prompt: None
+  return talk.talk(engine, 4)
+
+
+def assert_same_words(found, want):
+  assert found.keys() == want.keys()
+  for name, one in found.items():
+    assert one.token_ids == want[name].token_ids, name
+    np.testing.assert_allclose(one.logps, want[name].logps, atol=1e-4)
+
+
+def test_a_later_turn_is_not_prefilled_again(talk, afresh):
+  prefills = []
+  assert_same_words(talk.talk(talk.engine(prefills), 4), afresh)
+  assert sum(prefills) == 3  # two pictures, and none
+  assert len({c.token_ids for c in afresh.values()}) > 9
+
+
+def test_unless_somebody_else_took_its_slot(talk, afresh):
+  """More requests than slots: some caches are gone, no answer is another."""
+  prefills = []
+  assert_same_words(talk.talk(talk.engine(prefills), 4, others=6), afresh)
+  assert len(prefills) > 4
+
+
+def test_or_the_weights_or_the_picture_changed_or_much_was_said(talk):
+  first = talk.first(0)
+
+  def second_after(change=lambda engine: None, text="red ink", images=None):
+    prefills = []
+    engine = talk.engine(prefills)
+    engine.submit(first)
+    [said] = ticked(engine).values()
+    change(engine)
+    request = talk.next("0.1", first, said, text)
+    if images:
+      prompt = dataclasses.replace(request.prompt, images=images)
+      request = dataclasses.replace(request, prompt=prompt)
+    engine.submit(request)
+    ticked(engine)
+    return sum(prefills)
+
+  assert second_after() == 1
+  assert second_after(lambda engine: engine.load(engine.params, 1)) == 2
+  assert second_after(lambda engine: engine.clear()) == 2
+  assert second_after(images=(talk.pictures[1],)) == 2
+
+
+def test_a_load_before_the_turn_begins(talk):
+  prefills = []
+  engine = talk.engine(prefills)
+  first = talk.first(2)
+  engine.submit(first)
+  [said] = ticked(engine).values()
+  engine.submit(talk.next("2.1", first, said))
+  assert engine.busy and engine.room == little.ENGINE.slots - 1
+  engine.load(engine.params, 1)
+  [second] = ticked(engine).values()
+  assert sum(prefills) == 2
+  assert second.versions == ((1, len(second.token_ids)),)

@@ -70,7 +70,7 @@ def read_generated(answer):
 
 
 def test_good_answers():
-  ids, logps, reason = read_generated(GENERATED)
+  ids, logps, reason, _ = read_generated(GENERATED)
   assert ids == (7, 9)
   assert logps == (-0.5, 0.0)
   assert reason is FinishReason.LENGTH

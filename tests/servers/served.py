@@ -186,6 +186,8 @@ def serving(
   env = {**os.environ, "JAX_PLATFORMS": "cpu", "TEST_KEY": key}
   env["JAX_LOG_COMPILES"] = "1"  # into the server's log
   flags = ["--api_key_env=TEST_KEY"] if key else []
+  # Of all folders of this run of the tests.
+  flags.append(f"--config.serve.weights={workdir.parent}")
   flags += options
   if devices > 1:
     flags.append(f"--config.serve.tp={devices}")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -137,6 +138,17 @@ def test_utilisation_counts_what_is_there():
   assert derived(row) == {
     "tokens_per_s_per_device": 250.0 / len(jax.devices())
   }  # a CPU's peak is not known
+
+
+def test_seconds_of_sampling_are_no_update_s(tmp_path):
+  file = MetricsFile(tmp_path / "metrics.jsonl", 0, 9)
+  with file.waiting("timing_s/gen"):
+    time.sleep(0.5)
+  file.add({"loss": 1.0, "grad_norm": 1.0, "tokens": 1.0})
+  file.flush()
+  (row,) = metrics.read(tmp_path / "metrics.jsonl")
+  assert row["timing_s/gen"] >= 0.5
+  assert row["seconds"] < row["timing_s/gen"]
 
 
 def test_rows_after_the_checkpoint_are_dropped(tmp_path):

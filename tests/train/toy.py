@@ -54,7 +54,7 @@ def policy_gradient(out, batch):
   return -batch.streams["advantages"] * out.logps
 
 
-ALGORITHM = Algorithm(terms=(Term("policy", policy_gradient),))
+ALGORITHM = Algorithm(terms=(Term("policy", policy_gradient),), streams=STREAMS)
 
 
 def streams(roles: np.ndarray, advantage: float) -> dict[str, np.ndarray]:

@@ -37,6 +37,8 @@ CLOCK = (
   "seconds",
   "tokens_per_s",
   "tokens_per_s_per_device",
+  "perf/time_per_step",
+  "perf/throughput",
   *metrics.WAITS,
 )
 

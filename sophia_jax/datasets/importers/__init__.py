@@ -8,7 +8,7 @@ downloaded here.
 
 Each row is right, left out for a reason, or broken. Broken ones are listed as
 FILE:LINE: what; remedy. The rest is written, or nothing with --strict. What is
-written keeps the rules of `problems check`: image-token strings, control
+written keeps the rules of the check: image-token strings, control
 characters and lone surrogates make a row broken; long text does not.
 """
 

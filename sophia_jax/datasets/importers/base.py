@@ -65,6 +65,8 @@ class Context:
     """Column map: our key -> name of the column."""
     self.split = split
     """Split that was asked for; None: rows of any."""
+    self.written = media.dst
+    """File that is written."""
     self.notes: collections.Counter[str] = collections.Counter()
     """Changes to rows that were used, and files passed over."""
     self.row: Row

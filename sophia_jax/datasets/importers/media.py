@@ -33,6 +33,8 @@ class Media:
   """The images of one import, kept in DST's folder under `STEM_images`."""
 
   def __init__(self, dst: Path):
+    self.dst = dst
+    """File that the images belong to."""
     self.folder = dst.parent.absolute()
     """Folder that image paths are relative to."""
     self._name = f"{dst.stem}_images"

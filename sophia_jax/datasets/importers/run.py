@@ -114,6 +114,8 @@ def import_dataset(
       f"--from={name}: gives {' or '.join(importer.kinds)}, not {kind}; "
       "choose with --as"
     )
+  if src.is_file() and dst.resolve() == src.resolve():
+    raise SophiaError(f"{dst}: is the data set itself; write to another file")
   source = importer.source or re.sub(r"\W+", "_", src.absolute().stem).lower()
   report = Report(source=source, kind=kind)
   with Media(dst) as media:
@@ -221,6 +223,8 @@ def _rows(
     raise SophiaError(f"{src}: --split is for a folder; leave it out")
   training = not report.evaluation
   files = select_files(src, importer.files, at.split, training, at.notes)
+  # What an earlier import wrote into SRC is no part of it.
+  files = [path for path in files if path.resolve() != at.written.resolve()]
   if src.is_dir():
     report.files = tuple(path.relative_to(src).as_posix() for path in files)
   return read_rows(files)

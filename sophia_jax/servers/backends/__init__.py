@@ -10,6 +10,7 @@ from sophia_jax.servers.backends.base import (
   Platform,
   Role,
   ServeSpec,
+  access,
 )
 from sophia_jax.servers.backends.sglang import SGLang
 from sophia_jax.servers.backends.sglang_jax import SGLangJax
@@ -37,5 +38,6 @@ __all__ = [
   "Platform",
   "Role",
   "ServeSpec",
+  "access",
   "by_name",
 ]

@@ -35,6 +35,8 @@ class ServeSpec:
   port: int
   api_key: str | None = None
   """What clients must send as a bearer token; None: anybody may ask."""
+  weights: Path | None = None
+  """Directory that new weights must lie in; None: none are taken."""
   image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
   """How the policy's prompts were rendered, and so how images are cut."""
   dtype: str = "bfloat16"
@@ -48,6 +50,19 @@ class ServeSpec:
   platform: Platform = "cpu"
   extra: tuple[str, ...] = ()
   """Flags of the server itself, appended as they are, so they win."""
+
+
+def access(spec: ServeSpec) -> dict[str, str]:
+  """Returns the variables that serving.guard reads: key and weights' directory.
+
+  Not flags: every user of the machine can read a command line.
+  """
+  found = {}
+  if spec.api_key is not None:
+    found["SOPHIA_API_KEY"] = spec.api_key
+  if spec.weights is not None:
+    found["SOPHIA_WEIGHTS_ROOT"] = str(spec.weights)
+  return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +98,7 @@ class Backend(Protocol):
     ...
 
   def environ(self, spec: ServeSpec) -> dict[str, str]:
-    """Variables to set for the command, beside those of the caller.
+    """Variables to set for the command, beside `access` and the caller's.
 
     The launcher itself adds PYTHONPATH with the root of this repository, so
     `python -m sophia_jax.serving...` works in every environment.

@@ -75,6 +75,8 @@ class SGLang:
       *("--max-running-requests", str(spec.max_running)),
       # Never a pickle.
       *("--load-format", "safetensors"),
+      # Versions are numbers, and count updates.
+      *("--weight-version", "0"),
       # The sampler that knows seeds, and in which ours takes its place.
       *("--sampling-backend", "pytorch"),
       # Its first request would be an image in a chat, which ours refuses.
@@ -97,9 +99,6 @@ class SGLang:
     if spec.platform == "cpu":
       # TORCHDYNAMO_DISABLE: else the first seeded draw waits for a C++ compiler.
       variables |= {"SGLANG_USE_CPU_ENGINE": "1", "TORCHDYNAMO_DISABLE": "1"}
-    if spec.api_key is not None:
-      # Not a flag, which everybody on the machine could read.
-      variables["SOPHIA_API_KEY"] = spec.api_key
     return variables
 
 

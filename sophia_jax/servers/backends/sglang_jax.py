@@ -93,15 +93,12 @@ class SGLangJax:
 
   def environ(self, spec: ServeSpec) -> dict[str, str]:
     image = dataclasses.asdict(spec.image)
-    values = {
+    return {
       "SOPHIA_IMAGES": json.dumps(image),
       "JAX_PLATFORMS": "cpu" if spec.platform == "cpu" else "tpu,cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache() / "xla-servers"),
       "HF_HUB_OFFLINE": "1",
     }
-    if spec.api_key is not None:
-      values["SOPHIA_API_KEY"] = spec.api_key
-    return values
 
 
 def _on_cpu(spec: ServeSpec) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from sophia_jax.checkpoints import keys, read_config
 from sophia_jax.checkpoints.reading import Reader
 from sophia_jax.checkpoints.shards import Shards
 from sophia_jax.models import InternVLConfig
+from sophia_jax.serving import guard
 from sophia_jax.types import SophiaError
 
 PACKAGE = "sophia_jax.serving.sglang"
@@ -82,26 +83,32 @@ def check_update(
   update: Callable[..., tuple[bool, str]],
   updater: Any,
   model_path: str,
+  load_format: str,
   *args: Any,
   **kwargs: Any,
 ) -> tuple[bool, str]:
   """Looks at a checkpoint before any weight is overwritten.
 
   SGLang itself finds a damaged one half-way, rolls back by reading the same
-  files again, and ends.
+  files again, and ends. Whatever format a request asks for, it is safetensors,
+  never a pickle.
   """
+  del load_format
   served = getattr(updater.get_model(), "served", None)
-  if served is not None:
-    try:
+  try:
+    guard.check_root(model_path)
+    if served is not None:
       check_fits(model_path, served)
-    except SophiaError as e:
-      return False, str(e)
-  return update(updater, model_path, *args, **kwargs)
+  except SophiaError as e:
+    return False, str(e)
+  return update(updater, model_path, "safetensors", *args, **kwargs)
 
 
 def check_fits(directory: str, served: InternVLConfig) -> None:
-  """Raises:
-  SophiaError: a checkpoint that the served model cannot take over.
+  """Checks that the served model can take a checkpoint over.
+
+  Raises:
+    SophiaError: it cannot.
   """
   if read_config(directory) != served:
     raise SophiaError(

@@ -6,6 +6,7 @@ list is sent on.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import secrets
@@ -22,10 +23,12 @@ from sgl_jax.srt.managers.tokenizer_manager import (
 )
 from sgl_jax.srt.sampling.sampling_params import SamplingParams
 
+from sophia_jax.serving import guard, versions
 from sophia_jax.serving.sglang_jax.scheduler import (
   UpdateWeights,
   WeightsUpdated,
 )
+from sophia_jax.types import SophiaError
 
 SEEDS = 1 << 31
 _KNOWN = frozenset(inspect.signature(SamplingParams).parameters)
@@ -41,21 +44,49 @@ _COUNTS = ("top_k", "max_new_tokens", "min_new_tokens", "n", "sampling_seed")
 
 
 class Frontend(TokenizerManager):
-  """Checks requests, gives them a seed and one log-probability mode."""
+  """Checks requests, gives them a seed and one log-probability mode.
+
+  Every answer says which version of the weights drew which of its tokens.
+  """
 
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
+    self.weight_version = versions.FIRST
+    self._changes: dict[str, list[versions.Change]] = {}
+    """Changes of weights during a request, by its rid."""
     self._update = _Communicator(self.send_to_scheduler, 1)
+    self._updating = asyncio.Lock()
     self._result_dispatcher._mapping.append(
       (WeightsUpdated, self._update.handle_recv)
     )
 
-  async def update_weights(self, directory: str) -> WeightsUpdated:
+  async def update_weights(
+    self, directory: str, version: str | None
+  ) -> WeightsUpdated:
+    """Serves the checkpoint `directory`, or the old weights if that fails."""
     self.auto_create_handle_loop()
-    done = (await self._update(UpdateWeights(model_path=directory)))[0]
-    if done.success:
-      self.model_path = directory
+    async with self._updating:
+      # The scheduler has read all of these before it reads the update.
+      sent = set(self.rid_to_state)
+      done = (await self._update(UpdateWeights(model_path=directory)))[0]
+      if done.success:
+        for rid in sent:
+          # One that is not unfinished has drawn all its tokens; its last answer
+          # is on its way by another process.
+          count = done.unfinished.get(rid, versions.ALL)
+          change = self.weight_version, count
+          self._changes.setdefault(rid, []).append(change)
+        self.weight_version = version or versions.FIRST
     return done
+
+  def _add_versions(self, answer: dict[str, Any]) -> None:
+    meta = answer["meta_info"]
+    changes = self._changes.get(meta["id"], [])
+    count = meta.get("completion_tokens", 0)
+    found = versions.spans(changes, self.weight_version, count)
+    meta["weight_versions"] = found
+    last = found[-1]["version"] if found else self.weight_version
+    meta["weight_version"] = last
 
   async def generate_request(
     self, obj: Any, request: Any = None
@@ -69,13 +100,18 @@ class Frontend(TokenizerManager):
       self._check(obj)
     try:
       async for answer in super().generate_request(obj, request):
+        for one in answer if isinstance(answer, list) else [answer]:
+          self._add_versions(one)
         yield answer
     except ValueError:
-      # Of a list, those before the bad one are under way.
-      for rid in obj.rid if isinstance(obj.rid, list) else [obj.rid]:
+      # Of a list, those before the bad one are in flight.
+      for rid in _rids(obj):
         if rid in self.rid_to_state:
           self.abort_request(rid)
       raise
+    finally:
+      for rid in _rids(obj):
+        self._changes.pop(rid, None)
 
   def _check(self, obj: GenerateReqInput) -> None:
     ids = obj.input_ids or []
@@ -109,6 +145,10 @@ class Frontend(TokenizerManager):
     return super()._create_tokenized_object(
       obj, input_text, input_ids, mm_inputs
     )
+
+
+def _rids(obj: Any) -> list[str]:
+  return obj.rid if isinstance(obj.rid, list) else [obj.rid]
 
 
 def check_ids(ids: list[int], vocab: int) -> None:
@@ -173,13 +213,20 @@ class Chat(OpenAIServingChat):
 
 
 async def update_weights_from_disk(body: dict[str, Any]) -> JSONResponse:
-  """POST /update_weights_from_disk {"model_path": DIR}."""
-  directory = body.get("model_path")
+  """Answers POST {"model_path": DIR, "weight_version": "3"}."""
+  directory, version = body.get("model_path"), body.get("weight_version")
   if not isinstance(directory, str) or not directory:
     done = WeightsUpdated(message="model_path must name a checkpoint directory")
+  elif version is not None and not isinstance(version, str):
+    done = WeightsUpdated(message="weight_version must be a string")
   else:
-    manager = http_server._global_state.tokenizer_manager
-    done = await manager.update_weights(directory)
+    try:
+      guard.check_root(directory)
+    except SophiaError as e:
+      done = WeightsUpdated(message=str(e))
+    else:
+      manager = http_server._global_state.tokenizer_manager
+      done = await manager.update_weights(directory, version)
   return JSONResponse(
     {"success": done.success, "message": done.message},
     status_code=200 if done.success else 400,
@@ -187,10 +234,9 @@ async def update_weights_from_disk(body: dict[str, Any]) -> JSONResponse:
 
 
 def add_routes() -> None:
-  """The weight update, and the names that SGLang (PyTorch) has for two routes."""
+  """Adds the weight update, and SGLang's (PyTorch) name for the model's info."""
   app = http_server.app
   app.add_api_route(
     "/update_weights_from_disk", update_weights_from_disk, methods=["POST"]
   )
   app.add_api_route("/model_info", http_server.get_model_info)
-  app.add_api_route("/server_info", http_server.get_server_info)

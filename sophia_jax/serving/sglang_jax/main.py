@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -34,6 +33,7 @@ from sgl_jax.srt.models.registry import ModelRegistry
 from sgl_jax.srt.multimodal.manager import multimodal_processor
 
 from sophia_jax.data.vocabulary import open_tokenizer
+from sophia_jax.serving import guard
 from sophia_jax.serving.sglang_jax import frontend
 from sophia_jax.serving.sglang_jax.checkpoint import (
   POLICY,
@@ -44,8 +44,6 @@ from sophia_jax.serving.sglang_jax.checkpoint import (
 from sophia_jax.serving.sglang_jax.model import Policy, Reasoner
 from sophia_jax.serving.sglang_jax.processor import Processor
 from sophia_jax.serving.sglang_jax.scheduler import Runner, ServingScheduler
-
-API_KEY_VARIABLE = "SOPHIA_API_KEY"
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +106,5 @@ if __name__ == "__main__":
 
   frontend.add_routes()
   threading.Thread(target=end_with_children, daemon=True).start()
-  # Not on the command line, which every user of the machine can read.
-  if API_KEY_VARIABLE in os.environ:
-    sys.argv += ["--api-key", os.environ[API_KEY_VARIABLE]]
+  guard.install(http_server.app)
   main()

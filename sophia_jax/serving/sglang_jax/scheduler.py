@@ -1,4 +1,4 @@
-"""The process that computes: model, sampler, and weights that change under way."""
+"""The process that computes: model, sampler, and weights that change."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class WeightsUpdated(BaseReq):
 
   success: bool = False
   message: str = ""
+  unfinished: dict[str, int] = dataclasses.field(default_factory=dict)
+  """Tokens drawn so far, by the rid of each request that waits to resume."""
 
 
 class Runner(ModelRunner):
@@ -69,7 +71,10 @@ class Runner(ModelRunner):
 
 
 class ServingScheduler(Scheduler):
-  """Takes new weights between requests, and sleeps while there are none."""
+  """Takes new weights between requests, or while they are retracted.
+
+  Sleeps while there are none.
+  """
 
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
@@ -78,13 +83,50 @@ class ServingScheduler(Scheduler):
       (UpdateWeights, self.update_weights)
     )
 
+  def pause_generation(self, request: Any) -> None:
+    """Retracts requests whose prompt was read in the last step as well.
+
+    SGLang-JAX would forget them: they are in no queue until the next step.
+    """
+    if request.mode == "retract":
+      self._merge_last_prefill()
+    super().pause_generation(request)
+
+  def _merge_last_prefill(self) -> None:
+    """Does to the last batch what the next step would do first."""
+    last = self.last_batch
+    if not last:
+      return
+    excluded = self._prepare_chunked_reqs_to_exclude()
+    if self.enable_overlap:
+      self.process_batch_result(*self.result_queue.popleft())
+    if last.forward_mode.is_extend():
+      last.filter_batch(chunked_req_to_exclude=excluded)
+      if not last.is_empty():
+        if self.running_batch.is_empty():
+          self.running_batch = last
+        else:
+          self.running_batch.merge_batch(last)
+    self.last_batch = self.cur_batch = None
+
+  def _can_flush_cache(self) -> tuple[bool, str]:
+    """Whether no request holds memory of the cache; retracted ones do not."""
+    if not self._engine_paused:
+      return super()._can_flush_cache()
+    waiting, self.waiting_queue = self.waiting_queue, []
+    try:
+      return super()._can_flush_cache()
+    finally:
+      self.waiting_queue = waiting
+
   def update_weights(self, request: UpdateWeights) -> WeightsUpdated:
-    """All of a checkpoint is read and checked before anything is replaced."""
+    """Reads and checks all of a checkpoint before anything is replaced."""
     since = time.monotonic()
     idle, why = self._can_flush_cache()
     if not idle:
       return WeightsUpdated(
-        message=f"requests are running, ask again once they have ended ({why})"
+        message="requests are running; pause with mode retract, or ask again "
+        f"once they have ended ({why})"
       )
     runner = self.tp_worker.get_model_runner()
     if not isinstance(runner.model, Reasoner):
@@ -99,7 +141,9 @@ class ServingScheduler(Scheduler):
     seconds = time.monotonic() - since
     _log.info("weights of %s in %.2f s", request.model_path, seconds)
     return WeightsUpdated(
-      success=True, message=f"serving {request.model_path}, {seconds:.2f} s"
+      success=True,
+      message=f"serving {request.model_path}, {seconds:.2f} s",
+      unfinished={req.rid: len(req.output_ids) for req in self.waiting_queue},
     )
 
   def on_idle(self) -> None:

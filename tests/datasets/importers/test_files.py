@@ -16,6 +16,7 @@ from sophia_jax.datasets.importers.files import (
   split_of,
 )
 from sophia_jax.datasets.importers.rows import _READERS
+from sophia_jax.datasets.importers.run import import_dataset
 from sophia_jax.datasets.importers.text import accepted_answers, quoted_list
 from sophia_jax.types import SophiaError
 
@@ -254,6 +255,17 @@ def test_two_columns_of_one_name(run, src, name):
       writer.write_table(table)
   with pytest.raises(SophiaError, match="has the column 'a' twice"):
     run("columns", columns=TEXT)
+
+
+def test_an_import_does_not_read_what_it_wrote(put, src):
+  path = put("set.jsonl", ROWS)
+  for _ in range(2):
+    report = import_dataset("columns", src, src / "out.jsonl", columns=TEXT)
+    assert report.written == 1
+  before = path.read_bytes()
+  with pytest.raises(SophiaError, match="is the data set itself"):
+    import_dataset("columns", path, path, columns=TEXT)
+  assert path.read_bytes() == before
 
 
 # ------------------------------------------------------------------------ values
