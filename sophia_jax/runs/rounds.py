@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
+import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -63,11 +63,11 @@ def learn(run: Run, stage: Stage) -> None:
   config = stage.config
   updates = config.rounds * stage.train.epochs * config.minibatches
   session = training.session(run, stage, model, mesh, updates)
+  start = training.references(stage, model, mesh, (training.REFERENCE,))
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
     sampler = stack.enter_context(opened(run, stage, model, session.params()))
-    rounds = Rounds(run, stage, model, mesh, session, sampler)
-    rounds.run()
+    Rounds(run, stage, model, mesh, session, sampler, start).run()
     params = session.model_params
   policies.export(model, params, training.export_directory(run, stage))
 
@@ -83,14 +83,12 @@ class Rounds:
     mesh: Mesh,
     session: Session,
     sampler: Sampler,
+    references: dict[str, Scorer],
   ):
     self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
     self._session, self._sampler = session, sampler
     self._words = training.words(run, model)
-    self._references: dict[str, Scorer] = {}
-    if training.REFERENCE in stage.algorithm.models:
-      start = policies.weights(model, mesh)
-      self._references[training.REFERENCE] = Scorer(model.module, start)
+    self._references = references
 
   def run(self) -> None:
     """Goes through the rounds that the newest checkpoint has not behind it."""
@@ -136,12 +134,10 @@ class Rounds:
     config, algorithm = self._stage.config, self._stage.algorithm
     groups: list[Group] = []
     kept: list[Group] = []
+    seen: set[str] = set()
     for _ in range(config.draws):
-      wave = list(itertools.islice(self._problems(drawn), config.groups))
-      drawn += len(wave)
-      seen = {g.problem.id for g in groups}
-      fresh = [p for p in wave if p.id not in seen]
-      sampled = self._sampler.groups(number, fresh)
+      wave, drawn = self._wave(drawn, seen)
+      sampled = self._sampler.groups(number, wave)
       groups += credit.rewarded(sampled, algorithm.reward, moment)
       kept = list(algorithm.select(groups, moment))[: config.groups]
       if len(kept) >= config.groups:
@@ -155,15 +151,28 @@ class Rounds:
       seconds=time.monotonic() - start,
     )
 
-  def _problems(self, start: int) -> Iterator[Problem]:
-    """Yields problems from number `start` of an endless order on.
+  def _wave(self, drawn: int, seen: set[str]) -> tuple[list[Problem], int]:
+    """Draws problems that the round has not seen, as many as it learns.
 
-    Each pass over the data has an order of its own, by the run's seed alone.
+    They come from an endless order; each pass over the data has an order of its
+    own, by the run's seed alone.
+
+    Args:
+      drawn: problems drawn so far.
+      seen: ids of the round's problems; those of the wave are added.
+
+    Returns:
+      The wave, and the number of problems drawn by then.
     """
-    problems = self._sampler.problems
-    for number in itertools.count(start):
-      lap, place = divmod(number, len(problems))
-      yield problems[_order(self._run.seed, lap, len(problems))[place]]
+    problems, wave = self._sampler.problems, []
+    while len(wave) < self._stage.config.groups and len(seen) < len(problems):
+      lap, place = divmod(drawn, len(problems))
+      problem = problems[_order(self._run.seed, lap, len(problems))[place]]
+      drawn += 1
+      if problem.id not in seen:
+        seen.add(problem.id)
+        wave.append(problem)
+    return wave, drawn
 
   # --------------------------------------------------------------------- learning
   def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
@@ -223,6 +232,7 @@ class Rounds:
     self._session.metrics({"val/pass_at_1": value})
 
 
+@functools.lru_cache(maxsize=2)
 def _order(seed: int, lap: int, count: int) -> Sequence[int]:
   return np.random.default_rng([seed, 7, lap]).permutation(count).tolist()
 

@@ -63,15 +63,15 @@ def learn(run: Run, stage: Stage) -> None:
   )
   if meeting.is_leader():
     write_json(directory / "input.json", loader.summary())
+  starts = references(stage, model, mesh, (POLICY, REFERENCE))
   with session(run, stage, model, mesh, loader.steps) as trainer:
     if stage.algorithm.annotate:
-      start = Scorer(model.module, policies.weights(model, mesh))
       sources = {
         name: trainer.annotate(
           list(own),  # type: ignore[call-overload]
           packing(run, stage, model),
           reading(stage, model, mesh),
-          {POLICY: start, REFERENCE: start},
+          starts,
         )
         for name, own in sources.items()
       }
@@ -111,6 +111,21 @@ def session(
     updates=updates,
     log=run.section(LogConfig, "log"),
   )
+
+
+def references(
+  stage: Stage, model: Model, mesh: Mesh, names: tuple[str, ...]
+) -> dict[str, Scorer]:
+  """Returns those of the named models that the method scores with.
+
+  They have the weights that the stage starts from; to be called before its
+  session is entered.
+  """
+  wanted = [name for name in names if name in stage.algorithm.models]
+  if not wanted:
+    return {}
+  start = Scorer(model.module, policies.weights(model, mesh))
+  return dict.fromkeys(wanted, start)
 
 
 def _architecture(model: Model) -> dict[str, Any]:
