@@ -164,7 +164,8 @@ class Rounds:
     Returns:
       The wave, and the number of problems drawn by then.
     """
-    problems, wave = self._sampler.problems, []
+    problems = self._sampler.problems
+    wave: list[Problem] = []
     while len(wave) < self._stage.config.groups and len(seen) < len(problems):
       lap, place = divmod(drawn, len(problems))
       problem = problems[_order(self._run.seed, lap, len(problems))[place]]
