@@ -194,7 +194,10 @@ class Completion:
 
   @property
   def version(self) -> int:
-    """The oldest policy version that drew any of the tokens."""
+    """The oldest policy version that drew any of the tokens.
+
+    Version n are the weights that round n - 1 begins with; 0: not known.
+    """
     return min((version for version, _ in self.versions), default=0)
 
 

@@ -136,7 +136,7 @@ def of_round(
     kept: the groups that are learnt.
     sequences: what is learnt of them.
     moment: the round; the staleness of a rollout of the policy is its distance
-      in versions.
+      in versions. Version n are the weights that round n - 1 begins with.
   """
   rollouts = [r for g in groups for r in g.rollouts]
   lengths = [float(r.length) for r in rollouts]
@@ -148,7 +148,7 @@ def of_round(
   ]
   parts = {key: _part(rollouts, key) for key in _keys(rollouts)}
   own = [r for r in rollouts if r.author == "policy"]
-  stale = [float(moment.round - r.version) for r in own]
+  stale = [float(moment.round + 1 - r.version) for r in own if r.version]
   return {
     **_spread("critic/score", parts.get("reward", [])),
     **_spread("critic/advantages", advantages),

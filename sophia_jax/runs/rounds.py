@@ -124,9 +124,9 @@ class Rounds:
     self._evaluate(config.rounds)
 
   # --------------------------------------------------------------------- sampling
-  def _load(self, version: int) -> None:
-    """Hands the weights of now to the policy's engine."""
-    self._sampler.load(self._session.params(), version)
+  def _load(self, number: int) -> None:
+    """Hands the weights of now to the policy's engine; versions count from 1."""
+    self._sampler.load(self._session.params(), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
     """Samples problems until enough groups are left after the selection."""

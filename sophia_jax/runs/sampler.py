@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -19,13 +21,22 @@ from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
+from sophia_jax.rollout.weights import ServedWeights
 from sophia_jax.rollout.world import World
-from sophia_jax.runs import policies, sampling
+from sophia_jax.runs import engines, policies, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
 from sophia_jax.runs.stage import Stage
-from sophia_jax.types import Group, Problem, SophiaError
+from sophia_jax.types import Group, Problem, Request, Sampling, SophiaError
+
+
+class Policy(NamedTuple):
+  """The policy's engine, and how it takes other weights."""
+
+  engine: engines.PolicyEngine
+  load: Callable[[Params, int], Any]
+  """(params, version): returns once every answer comes from them."""
 
 
 class Sampler:
@@ -35,14 +46,16 @@ class Sampler:
     self,
     run: Run,
     stage: Stage,
-    policy: Any,
+    policy: Policy,
     reasoners: Mapping[str, Any],
     judge: Verifier,
   ):
     self._run, self._stage, self._judge = run, stage, judge
-    self.policy = policy
+    self.load = policy.load
+    """Lets the policy answer with other weights: (params, version)."""
+    self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
-    self._seats = sampling.seats(run, stage, policy, reasoners)
+    self._seats = sampling.seats(run, stage, policy.engine, reasoners)
     self.problems = tuple(sampling.problems(run, stage))
     """Every problem of the stage's data."""
     if len(self.problems) < stage.config.groups:
@@ -52,15 +65,6 @@ class Sampler:
       )
     self._shard = Shard(jax.process_index(), jax.process_count())
     self._world: World | None = None
-
-  def load(self, params: Params, version: int) -> None:
-    """Lets the policy answer with other weights.
-
-    Args:
-      params: on the devices; valid for as long as they serve.
-      version: number of the round they begin.
-    """
-    self.policy.load(local(params), version)
 
   def groups(self, number: int, problems: Sequence[Problem]) -> list[Group]:
     """Samples problems of a round; what its store holds is not asked again.
@@ -134,8 +138,26 @@ def opened(
   """Opens the engines of a stage's rounds.
 
   Args:
-    params: weights that the policy's engine begins with.
+    params: weights that an embedded engine begins with.
   """
+  embedded = run.config.policy.engine == "embedded"
+  with (
+    sampling.verifier(run) as judge,
+    (_embedded if embedded else _served)(run, stage, model, params) as policy,
+    sampling.opened_reasoners(run, stage) as reasoners,
+  ):
+    sampler = Sampler(run, stage, policy, reasoners, judge)
+    with sampling.preemptible(
+      sampler.stop, "what was finished is stored", chained=True
+    ):
+      yield sampler
+
+
+@contextlib.contextmanager
+def _embedded(
+  run: Run, stage: Stage, model: Model, params: Params
+) -> Iterator[Policy]:
+  """Opens the policy in this process."""
   engine = EmbeddedEngine(
     model.module,
     local(params),
@@ -143,15 +165,35 @@ def opened(
     run.section(EngineConfig, "engine"),
     TileCache(model.image),
   )
-  with (
-    sampling.verifier(run) as judge,
-    sampling.opened_reasoners(run, stage) as reasoners,
-  ):
-    sampler = Sampler(run, stage, engine, reasoners, judge)
-    with sampling.preemptible(
-      sampler.stop, "what was finished is stored", chained=True
-    ):
-      yield sampler
+  yield Policy(engine, lambda params, v: engine.load(local(params), v))
+
+
+@contextlib.contextmanager
+def _served(
+  run: Run, stage: Stage, model: Model, params: Params
+) -> Iterator[Policy]:
+  """Opens the policy in servers, which take new weights by files."""
+  del params  # the servers read the checkpoint that the stage starts from
+  run = copy.copy(run)
+  run.config = run.config.copy_and_resolve_references()
+  if not run.config.serve.weights:
+    run.config.serve.weights = str(run.workdir / "weights")
+  root = Path(run.config.serve.weights)
+  root.mkdir(parents=True, exist_ok=True)
+  how = run.section(Sampling, "answering")
+  probe = Request(
+    id="probe",
+    prompt=model.renderer.prompt("1 + 1 = ?"),
+    sampling=Sampling(temperature=0.0, max_new_tokens=4),
+  )
+  with engines.policy(run, run.start(stage), how.max_new_tokens) as engine:
+    served = ServedWeights(
+      [engine],  # type: ignore[list-item]
+      root,
+      lambda params, directory: policies.export(model, params, directory),
+      probe,
+    )
+    yield Policy(engine, lambda params, v: served.load(params, v))
 
 
 def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:

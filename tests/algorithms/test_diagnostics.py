@@ -36,8 +36,8 @@ def of_round(groups, name="dapo", **settings):
 
 def test_a_round_by_hand():
   groups = [
-    versioned(rows.group(0, [(2, 1), (4, 0), (6, 0), (8, 1)]), 5),
-    versioned(rows.group(1, [(3, 1), (3, 1), (3, 1), (3, 1)]), 3),
+    versioned(rows.group(0, [(2, 1), (4, 0), (6, 0), (8, 1)]), 6),
+    versioned(rows.group(1, [(3, 1), (3, 1), (3, 1), (3, 1)]), 4),
   ]
   found = of_round(groups, n=4, buffer=0)
   want = {
