@@ -1,7 +1,9 @@
 """Every topology of the released sizes lays out, and is the paper's update."""
 
+import inspect
 import math
 import runpy
+from pathlib import Path
 
 import pytest
 from jax.sharding import AbstractMesh
@@ -48,3 +50,17 @@ def test_a_run_may_change_its_topology(config):
     assert shards % shares == 0, topology
     each.add(preset["train"]["rows"] / shards)
   assert len(each) == 1
+
+
+@pytest.mark.parametrize(
+  "path", sorted(map(str, Path("configs").rglob("[!_]*.py")))
+)
+def test_every_config_reads_and_has_a_run_card(path):
+  names = runpy.run_path(path)
+  get_config = names.get("get_config")
+  if get_config is None or inspect.signature(get_config).parameters:
+    return  # shared parts
+  config = get_config()
+  assert names["__doc__"].strip()
+  for name in config.order:
+    assert stages.read(config, name).name == name
