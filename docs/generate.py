@@ -340,6 +340,7 @@ COMMANDS = (
   "sophia_jax.datasets check",
   "sophia_jax.datasets import",
   "sophia_jax.datasets decontaminate",
+  "sophia_jax.datasets schema",
 )
 
 
