@@ -95,3 +95,12 @@ def test_the_config_of_the_guide_is_one():
   exec(code, names)
   config = names["get_config"]()
   assert [read(config, name).name for name in config.order] == ["sophia"]
+
+
+def test_the_walkthrough_names_every_step():
+  """Each row of the walk names a function where it stands."""
+  page = (DOCS / "walkthrough.md").read_text(encoding="utf-8")
+  rows = re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE)
+  assert len(rows) > 15
+  for row in rows:
+    assert any(symbol for _, symbol in PLACE.findall(row)), row
