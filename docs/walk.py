@@ -34,19 +34,25 @@ def lines_of(file: str, name: str) -> int:
   return (getattr(node, "end_lineno", 0) or 0) - getattr(node, "lineno", 0) + 1
 
 
+def returns(files: list[str], folder: str) -> int:
+  """Returns how often the walk comes back into a folder that it has left."""
+  inside = [file.startswith(folder) for file in files]
+  entries = [b and not a for a, b in itertools.pairwise([False, *inside])]
+  return max(0, sum(entries) - 1)
+
+
 def counts() -> dict[str, int]:
-  """Returns functions, files, packages, lines, changes of file, returns."""
+  """Counts what the walk asks a reader to read."""
   walk = places()
   files = [file for file, _ in walk]
-  tops = [file.startswith("launch/") for file in files]
-  back = [not a and b for a, b in itertools.pairwise(tops)]
   return {
     "functions": len(set(walk)),
     "files": len(set(files)),
     "packages": len({str(Path(file).parent) for file in files}),
     "lines": sum(lines_of(*place) for place in set(walk)),
     "changes of file": sum(a != b for a, b in itertools.pairwise(files)),
-    "returns into launch": sum(back),
+    "returns into launch": returns(files, "launch/"),
+    "returns into runs": returns(files, "sophia_jax/runs/"),
   }
 
 

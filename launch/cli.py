@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting
 from sophia_jax.runs.run import Run
-from sophia_jax.train.loop import Preempted
+from sophia_jax.train.session import Preempted
 from sophia_jax.types import SophiaError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"

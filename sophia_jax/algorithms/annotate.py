@@ -124,9 +124,10 @@ def kl_left_out(beta: float) -> Annotator:
     streams: Sequence[Made], segment_ids: Sequence[np.ndarray]
   ) -> list[Made]:
     found = [_of_segments(s, ids) for s, ids in zip(streams, segment_ids)]
-    group = np.concatenate([g for _, _, g, _ in found]).astype(int)
-    kl = np.concatenate([k for _, k, _, _ in found])
-    mean = np.bincount(group, kl) / np.maximum(np.bincount(group), 1)
+    tags, kl = (np.concatenate([f[i] for f in found]) for i in (2, 1))
+    groups, index = np.unique(tags, return_inverse=True)
+    means = np.bincount(index, kl) / np.bincount(index)
+    mean = dict(zip(groups.tolist(), means.tolist()))
     return [
       {"advantages": _float32(s["advantages"] - beta * _left_out(s, mean, *f))}
       for s, f in zip(streams, found)
@@ -137,7 +138,7 @@ def kl_left_out(beta: float) -> Annotator:
 
 def _left_out(
   s: Made,
-  mean: np.ndarray,
+  mean: Mapping[float, float],
   index: np.ndarray,
   kl: np.ndarray,
   group: np.ndarray,
@@ -145,7 +146,8 @@ def _left_out(
 ) -> np.ndarray:
   """Returns G/(G-1) (K_i - mean K) at every learnt token, 0 elsewhere."""
   others = np.maximum(size - 1, 1)
-  above = (kl - mean[group.astype(int)]) * size / others
+  baseline = np.array([mean[g] for g in group.tolist()])
+  above = (kl - baseline) * size / others
   return np.where(s["mask"] > 0, np.append(above, 0.0)[index], 0.0)
 
 
@@ -153,7 +155,7 @@ def _of_segments(
   s: Made, segment_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Returns (segment of each token or -1, and of each segment: sum of
-  log pi_old - log pi_ref, number of its group, size of the group)."""
+  log pi_old - log pi_ref, tag of its group, size of the group)."""
   mask = s["mask"] > 0
   rows = np.arange(mask[..., 0].size).reshape(*mask.shape[:-1], 1)
   keys = rows * (mask.shape[-1] + 1) + segment_ids

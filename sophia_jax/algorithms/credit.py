@@ -11,7 +11,7 @@ Streams made here, 0 outside the learnt tokens:
   rewards          of the rollout, at its last token
   behaviour_logps  log-probabilities under the sampler's weights
   source           0 on tokens of the policy, 1 on those of another model
-  group, size      number of the group in the round, and of its rollouts
+  group, size      tag of the group's problem, and number of its rollouts
   sign, pair, answer, chosen    of preference pairs; see `paired`
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -218,19 +219,24 @@ def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
     groups: Sequence[Group], words: Words, moment: Moment
   ) -> list[TokenSequence]:
     made: list[TokenSequence] = []
-    for number, group in enumerate(groups):
+    for group in groups:
       rewards = np.array([r.rewards["reward"] for r in group.rollouts], float)
       for rollout, a in zip(group.rollouts, advantage(rewards)):
         made += credited(
           sequences(rollout, group.problem, words),
           reduction,
           advantages=float(a),
-          group=float(number),
+          group=tag(group.problem),
           size=float(len(rewards)),
         )
     return alike(made)
 
   return credit
+
+
+def tag(problem: Problem) -> float:
+  """Returns what tells problems apart in a stream: 24 bits, exact in fp32."""
+  return float(zlib.crc32(problem.id.encode()) & 0xFFFFFF)
 
 
 def by_reward(reduction: Reduction) -> Credit:

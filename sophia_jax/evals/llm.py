@@ -201,8 +201,9 @@ def _filled(template: str, problem: Problem, **parts: str) -> str:
   (name, text), *_ = parts.items()
   shown = text.encode(errors="replace").decode()[-SHOWN_CHARS:]
   mark = "=====" + hashlib.sha256(shown.encode()).hexdigest()[:12]
+  gold = " or ".join((problem.answer, *problem.accepted))
   return template.format(
-    question=problem.text, gold=problem.answer, mark=mark, **{name: shown}
+    question=problem.text, gold=gold, mark=mark, **{name: shown}
   )
 
 

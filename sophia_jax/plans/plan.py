@@ -12,7 +12,7 @@ from sophia_jax.plans.arithmetic import Case, Cost
 from sophia_jax.plans.shape import Shape
 from sophia_jax.train import sharding
 from sophia_jax.train.devices import GIB, Accelerator
-from sophia_jax.train.loop import TrainConfig
+from sophia_jax.train.session import TrainConfig
 
 ROOM = 0.9
 """Share of a device's memory that a plan may fill."""

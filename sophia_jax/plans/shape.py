@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Self
 
-from sophia_jax.train.loop import TrainConfig
+from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import SophiaError
 
 

@@ -98,9 +98,12 @@ def option_text(gold: str, choices: Sequence[str]) -> str:
 
 
 def letter_set(text: str) -> frozenset[str]:
-  """Returns the option letters that make up `text`, at least two, or none."""
+  """Returns the option letters that make up `text`, at least two, or none.
+
+  ABD, or A, B and D; letters run together stand in order, or FACE were one.
+  """
   text = _plain(text).strip("()[] .")
-  if _RUN.fullmatch(text):
+  if _RUN.fullmatch(text) and list(text) == sorted(text):
     letters: Iterable[str] = text
   else:
     parts = [part.strip("(). ") for part in _SEPARATORS.split(text)]

@@ -194,7 +194,7 @@ class _Parser:
     token = self.here
     if not token:
       raise Unreadable("the formula is cut")
-    if token[0].isdigit() or token[0] == ".":
+    if token[0].isdigit() or re.fullmatch(r"\.\d+", token):
       return self._number()
     if token == "|" or token in ("(", "[", "{", r"\lfloor", r"\lceil"):
       return self._bracketed()

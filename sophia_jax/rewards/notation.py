@@ -127,6 +127,7 @@ _COMMANDS = (
   (re.compile(r"\\[£€$]|[$£€¥]"), " "),
   (re.compile(r"\\%"), "%"),
   (re.compile(rf"\\[dtc]frac{_END}"), r"\\frac"),
+  (re.compile(r"\{([^{}]+)\\over(?![a-z])([^{}]+)\}"), r"\\frac{\1}{\2}"),
   (re.compile(rf"\\[dt]binom{_END}"), r"\\binom"),
   (re.compile(rf"\\(?:leqslant|leqq|leq|le){_END}|<=|=<"), r"\\le "),
   (re.compile(rf"\\(?:geqslant|geqq|geq|ge){_END}|>="), r"\\ge "),

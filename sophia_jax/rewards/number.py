@@ -254,11 +254,13 @@ def _repeated(match: re.Match[str]) -> Number | None:
   return Number((start + rest) * (-1 if match["sign"] == "-" else 1))
 
 
-def _unit(text: str) -> Unit | None:
+def _unit(behind: str) -> Unit | None:
   """Returns the unit behind the digits; None if that is no unit."""
-  text = text.strip()
+  text = behind.strip()
   if text.startswith("(") and not text.endswith(")"):
     return None
   if len(text.split()) > MAX_UNIT_WORDS + 4 or text[:1] == "^":
     return None
-  return read_unit(text)
+  # "42 apples", but 42ab is a product.
+  apart = behind[:1] in ("", " ", "\\") or not behind[:1].isascii()
+  return read_unit(text, always_a_unit=apart)

@@ -81,6 +81,7 @@ class Verifier:
     self._pool = Workers(workers, timeout_s, memory_mb, comparer)
     self._extract = extractor
     self._upstream = upstream_compatible
+    self._own_rules = comparer == COMPARER and not upstream_compatible
     self._cache: OrderedDict[Comparison, Status] = OrderedDict()
     self._waiting: dict[Comparison, list[_Asked]] = {}
     self._lock = threading.Lock()
@@ -218,7 +219,7 @@ class Verifier:
       problem.choices,
       problem.tolerance,
       self._upstream,
-      problem.question,
+      problem.question if self._own_rules else "",
     )
 
   def _known(self, question: Comparison) -> Verdict | Comparison:

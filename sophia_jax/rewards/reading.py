@@ -248,9 +248,10 @@ _NOT_NAMES = re.compile(
   r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp|sqrt|frac|int|sum|prod|lim|max"
   r"|min|pi|infty|cdot|times|pm|mp|binom|arc[a-z]+|mathbb)(?![A-Za-z])"
 )
+_GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 _NAME = re.compile(
   rf"(?:\\Delta ?|\\angle ?|m ?\\angle ?|\\triangle ?)?"
-  rf"(?:{_LETTER}|[A-Z]{{2,5}})'*(?:_(?:\w|\\[a-z]+|\{{[^{{}}]*\}}))?'*"
+  rf"(?:{_LETTER}|[A-Z]{{2,5}})'*(?:_(?:\w|\\[a-z]+|{_GROUP}))?'*"
   r"(?: ?\([^()=]*\))?"
   r"|\\text\{[^{}]*\}(?:_(?:\w|\{[^{}]*\}))?|[A-Za-z]{4,}(?: [A-Za-z]+){0,3}"
   r"|\|[A-Z]{2}\||\\overline ?\{[A-Z]{2}\}"

@@ -16,6 +16,7 @@ import sympy
 
 from sophia_jax.rewards import symbolic
 from sophia_jax.rewards.latex import Expression
+from sophia_jax.rewards.notation import bare_words
 from sophia_jax.rewards.reading import (
   ORDERS,
   Statement,
@@ -51,14 +52,18 @@ class Region(NamedTuple):
 _REALS: Pieces = (Piece(-sympy.oo, sympy.oo, False, False),)
 _INFINITE = re.compile(r"\s*([+-]?)\s*\\infty\s*")
 _BUILDER = re.compile(r"\\\{(.*?)(?:\||:)(.*)\\\}", re.DOTALL)
+_ALL_REALS = re.compile(r"(?:all|the set of all|every) real(?: numbers?|s)?")
+_EMPTY = re.compile(r"(?:the )?empty set")
 _SURE = re.compile(
   r"\\(?:le|ge|ne|cup|cap|setminus|infty|mathbb|emptyset)(?![A-Za-z])|[<>]"
+  r"|^(?:all|the|empty|every) "
 )
 
 
 def same_region(gold: str, answer: str) -> bool:
   """Returns whether both are one set, and one of them surely a set."""
-  if not (_SURE.search(gold) or _SURE.search(answer)):
+  texts = (bare_words(t).strip().lower() for t in (gold, answer))
+  if not any(map(_SURE.search, texts)):
     return False
   try:
     one, other = region(gold), region(answer)
@@ -122,9 +127,10 @@ def _joined(
 
 def _simple(text: str) -> Region | None:
   r"""Reads an interval, \{1, 2\}, \mathbb{R}, \emptyset, \{x | x > 1\}."""
-  if text == r"\mathbb{R}":
+  words = bare_words(text).strip().lower()
+  if text == r"\mathbb{R}" or _ALL_REALS.fullmatch(words):
     return Region("", _REALS)
-  if text in (r"\emptyset", r"\{\}", r"\{ \}"):
+  if text in (r"\emptyset", r"\{\}", r"\{ \}") or _EMPTY.fullmatch(words):
     return Region("", ())
   builder = _BUILDER.fullmatch(text)
   if builder:
@@ -153,7 +159,14 @@ def _from_orders(said: Statement) -> Region | None:
   for i, relation in enumerate(said.relations):
     if at not in (i, i + 1):
       return None
-    bound = _constant(said.parts[i + (at == i)])
+    side = said.parts[i + (at == i)]
+    is_low = (relation == "<") is not (at == i)
+    infinite = _INFINITE.fullmatch(side)
+    if infinite and relation in ("<", ">"):
+      if (infinite[1] == "-") is not is_low:
+        return None
+      continue  # -oo < x
+    bound = _constant(side)
     if bound is None:
       return None
     part = _half(bound, relation, unknown_first=at == i)

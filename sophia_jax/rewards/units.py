@@ -7,6 +7,7 @@ lakh, 万) or computes with it (times, squared, mod) is no unit.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -69,7 +70,9 @@ _CHINESE = {
   "年": "year", "度": "", "元": "元", "块": "元", "公顷": "ha", "牛": "N",
   "焦": "J", "瓦": "W", "伏": "V", "安": "A", "欧": "Ω", "帕": "Pa",
 }  # fmt: skip
-_CHINESE_SCALES = re.compile("[万亿千百十兆半折打成分之零一二三四五六七八九]")
+_CHINESE_SCALES = re.compile(
+  "[万亿千百十兆半折打成分之零一二三四五六七八九不没非无是或和与等约至到对错否]"
+)
 _NO_UNITS = re.compile(
   r"pi|e|i|k|m?bn|mn|mil|dozens?|scores?|gross|tens|hundreds?|thousands?"
   r"|[a-z]*illions?|lakhs?|lacs?|crores?|myriads?|hal(?:f|ves)|thirds?"
@@ -87,7 +90,7 @@ _ONE_LETTER = frozenset("mgsLlNJWVACKFhHTtd")
 _TOKEN = re.compile(
   r"\^\{?-?\d\}?|\^-?\d|°[CF]?|[A-Za-zμΩ%]+|[\u4e00-\u9fff]+|\\[a-z]+|\S"
 )
-_JOINS = {r"\cdot", r"\times", "*", "-", r"\mu", r"\Omega"}
+_JOINS = {r"\cdot", r"\times", "*", "-"}
 
 
 def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
@@ -100,12 +103,13 @@ def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
   marked = r"\text{" in text
   text = bare_words(text).strip().rstrip(".").strip()
   text = re.sub(r"°\s+([CF])(?![A-Za-z])", r"°\1", text)
+  text = re.sub(r"\\mu\s*(?=[A-Za-z])", "μ", text).replace(r"\Omega", "Ω")
   if text.startswith("(") and text.endswith(")"):
     text = text[1:-1].strip()
   tokens = _TOKEN.findall(text)
   if not tokens:
     return Unit("")
-  if len(tokens) > 12:
+  if len(tokens) > 12 or not _is_joined(tokens):
     return None
   factors = _factors(tokens, always_a_unit or marked)
   if factors is None:
@@ -119,6 +123,13 @@ def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
     if unit and power
   )
   return Unit(name, is_sure=marked or not letters or text in _SURE)
+
+
+def _is_joined(tokens: list[str]) -> bool:
+  """Returns whether every joint has a unit on both sides, "/" one behind it."""
+  joints = [token in _JOINS or token in ("/", "每") for token in tokens]
+  apart = not any(a and b for a, b in itertools.pairwise(joints))
+  return apart and not joints[-1] and (not joints[0] or tokens[0] == "/")
 
 
 def _factors(tokens: list[str], unknown: bool) -> dict[str, int] | None:

@@ -92,8 +92,9 @@ class Ticks:
     then is stored.
     """
     self._stopped = error
-    if self._loop is not None and not self._loop.is_closed():
-      self._loop.call_soon_threadsafe(lambda: None)
+    if self._loop is not None:
+      with contextlib.suppress(RuntimeError):  # it is closed
+        self._loop.call_soon_threadsafe(lambda: None)
 
   def close(self) -> None:
     """Drops the requests in flight, in every engine that is not hung."""

@@ -11,11 +11,9 @@ import numpy as np
 
 from sophia_jax.data.loader import Loader
 from sophia_jax.train.metrics import NotFinite
-from sophia_jax.train.session import NO_LOG, Preempted, Session, TrainConfig
+from sophia_jax.train.session import Preempted, Session
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError
-
-__all__ = ["NO_LOG", "Preempted", "TrainConfig", "fit"]
 
 
 def fit(session: Session, loader: Loader) -> Params:

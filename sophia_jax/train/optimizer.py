@@ -18,6 +18,7 @@ class OptimizerConfig:
   """Settings of AdamW and of its learning rate."""
 
   learning_rate: float = 2e-5
+  """Largest learning rate."""
   schedule: str = "cosine"
   """Key of SCHEDULES."""
   final_fraction: float = 0.25
@@ -25,8 +26,11 @@ class OptimizerConfig:
   warmup_steps: int = 0
   """Updates of linear warm-up."""
   weight_decay: float = 0.05
+  """Weight decay of AdamW."""
   b1: float = 0.9
+  """Decay of AdamW's first moment."""
   b2: float = 0.999
+  """Decay of AdamW's second moment."""
   clip_norm: float = 1.0
   """Largest norm of the whole gradient."""
 

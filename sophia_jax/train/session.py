@@ -48,6 +48,7 @@ class TrainConfig(OptimizerConfig):
   trained: tuple[str, ...] = ("language",)
   """Trained parts of the model; the paper's: the language backbone (Table 4)."""
   epochs: int = 1
+  """Passes over the data."""
   rows: int = 8
   """Rows of a microbatch, over all devices."""
   length: int = 4096

@@ -63,3 +63,16 @@ def test_whitening_one_token_or_equal_values_stays_finite():
     streams = {"advantages": 2.0 * mask, "mask": mask}
     (made,) = annotate.whiten().across([streams], [np.ones((2, 4), int)])
     np.testing.assert_allclose(made["advantages"], 0, atol=1e-6)
+
+
+def test_a_batch_of_padding_changes_nothing():
+  algorithm = build("rloo", {"n": 4})
+  sequences = rows.learnt(algorithm)
+  full = rows.laid_out(sequences, algorithm.streams)
+  empty = rows.laid_out([], algorithm.streams)
+  (alone,) = rows.annotated(algorithm, [full])
+  beside, padding = rows.annotated(algorithm, [full, empty])
+  np.testing.assert_array_equal(
+    alone.streams["advantages"], beside.streams["advantages"]
+  )
+  assert not np.asarray(padding.streams["advantages"]).any()

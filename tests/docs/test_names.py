@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sophia_jax.runs.stage import read
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NAMED = ("README.md", "BUILD_NOTES.md", "CONTRIBUTING.md", "tests/README.md")
@@ -84,3 +86,21 @@ def test_make_targets_exist(text):
 def test_links_from_outside_the_site_exist(name):
   for link in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
     assert (ROOT / link).exists(), f"{name} links to {link}"
+
+
+def test_the_config_of_the_guide_is_one():
+  page = (DOCS / "guides" / "own-data.md").read_text(encoding="utf-8")
+  (code,) = re.findall(r"```python\n(from configs.*?)```", page, re.DOTALL)
+  names: dict = {}
+  exec(code, names)
+  config = names["get_config"]()
+  assert [read(config, name).name for name in config.order] == ["sophia"]
+
+
+def test_the_walkthrough_names_every_step():
+  """Each row of the walk names a function where it stands."""
+  page = (DOCS / "walkthrough.md").read_text(encoding="utf-8")
+  rows = re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE)
+  assert len(rows) > 15
+  for row in rows:
+    assert any(symbol for _, symbol in PLACE.findall(row)), row

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sophia_jax.data.schema import schema_of
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -15,3 +17,10 @@ def test_generated_pages_are_current():
     text=True,
   )
   assert result.returncode == 0, result.stderr
+
+
+def test_the_data_format_names_every_key():
+  page = (ROOT / "docs/reference/data-format.md").read_text(encoding="utf-8")
+  for examples in (False, True):
+    for key in schema_of(examples):
+      assert f"`{key}`" in page, key

@@ -1,7 +1,8 @@
-"""Answers as people write them: cases.jsonl, one a line.
+"""Answers as people write them, one a line of two files.
 
-{"type", "gold", "response", "expected", "what", "choices"?}; "not right" where
-wrong and unparseable are both fine.
+cases.jsonl: {"type", "gold", "response", "expected", "what", "choices"?};
+kinds.jsonl has more of each kind, without "what". "not right" where wrong and
+unparseable are both fine.
 """
 
 import json
@@ -12,8 +13,14 @@ import pytest
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.types import FinishReason, Problem, Status
 
-LINES = Path(__file__).with_name("cases.jsonl").read_text(encoding="utf-8")
-CASES = [json.loads(line) for line in LINES.splitlines()]
+FILES = [
+  Path(__file__).with_name(name) for name in ("cases.jsonl", "kinds.jsonl")
+]
+CASES = [
+  json.loads(line)
+  for file in FILES
+  for line in file.read_text(encoding="utf-8").splitlines()
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,9 @@ def verdicts():
 
 
 @pytest.mark.parametrize(
-  "index", range(len(CASES)), ids=lambda i: f"{i + 1}-{CASES[i]['what'][:40]}"
+  "index",
+  range(len(CASES)),
+  ids=lambda i: f"{i + 1}-{CASES[i].get('what', CASES[i]['gold'])[:40]}",
 )
 def test_case(verdicts, index):
   case, status = CASES[index], verdicts[index].status

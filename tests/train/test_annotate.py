@@ -119,15 +119,14 @@ def test_sequences_that_fit_no_row_come_back_as_they_are(
   tmp_path, quick_to_compile
 ):
   sequences = rounds.samples(tmp_path)
-  shape = dataclasses.replace(rounds.SHAPE, length=16, drop_oversize=True)
-  long = {s.id for s in sequences if len(s) > 14}
-  shape = dataclasses.replace(shape, length=14)
+  shape = dataclasses.replace(rounds.SHAPE, length=10, drop_oversize=True)
+  long = {s.id for s in sequences if len(s) > 10}
   assert 0 < len(long) < 12
   algorithm = Algorithm(
     terms=toy.ALGORITHM.terms, annotate=(annotators.old_logps(),)
   )
   mesh = toy.one_device()
-  config = dataclasses.replace(rounds.CONFIG, length=14)
+  config = dataclasses.replace(rounds.CONFIG, length=10)
   with rounds.session(tmp_path / "run", algorithm, mesh, config) as opened:
     made = opened.annotate(
       sequences, shape, rounds.reading(mesh, rounds.PPO.streams)
