@@ -6,10 +6,10 @@ from tests.rollout import little
 
 
 def ready(workdir):
-  """Makes a policy and problems: it says "red" and "ink", and "red" is right."""
+  """Makes a policy that says "A", "B" or nothing, and problems; "A" is right."""
   words = little.renderer(str(workdir / "models" / "words"), True)
   model = little.model(words)
-  favourites = [*(words.encode(w)[0] for w in ("red", "ink")), words.end_id]
+  favourites = [*(words.encode(w)[0] for w in ("A", "B")), words.end_id]
   save_params(
     little.indifferent(model, favourites),
     model.cfg,
@@ -23,8 +23,9 @@ def ready(workdir):
     {
       "id": f"p{i}",
       "question": "What do you see" + " paper" * (i % 3),
-      "answer": "red",
-      "answer_type": "string",
+      "answer": "A",
+      "answer_type": "choice",
+      "choices": ["red", "ink"],
       "images": paths[i % 2 : i % 2 + 1] * (i % 3 > 0),
     }
     for i in range(10)
