@@ -64,10 +64,13 @@ def learn(run: Run, stage: Stage) -> None:
   updates = config.rounds * stage.train.epochs * config.minibatches
   session = training.session(run, stage, model, mesh, updates)
   start = training.references(stage, model, mesh, (training.REFERENCE,))
+  critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
+    for critic in critics:
+      stack.enter_context(critic)
     sampler = stack.enter_context(opened(run, stage, model, session.params()))
-    Rounds(run, stage, model, mesh, session, sampler, start).run()
+    Rounds(run, stage, model, mesh, session, critics, sampler, start).run()
     params = session.model_params
   policies.export(model, params, training.export_directory(run, stage))
 
@@ -82,11 +85,13 @@ class Rounds:
     model: Model,
     mesh: Mesh,
     session: Session,
+    critics: Sequence[Session],
     sampler: Sampler,
     references: dict[str, Scorer],
   ):
     self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
-    self._session, self._sampler = session, sampler
+    self._session, self._critics = session, critics
+    self._sampler = sampler
     self._words = training.words(run, model)
     self._references = references
 
@@ -117,11 +122,18 @@ class Rounds:
         metrics = self._update(sampled, moment)
         if ahead is not None:
           ahead.result()
-        session.save({"round": number + 1, "drawn": drawn, "metrics": metrics})
+        self._save({"round": number + 1, "drawn": drawn, "metrics": metrics})
         if session.stopping():
           raise Preempted(f"saved round {number} in {session.directory}")
     self._load(config.rounds)
     self._evaluate(config.rounds)
+
+  def _save(self, cursor: dict[str, Any]) -> None:
+    """Saves critic and policy; a critic may be ahead after a kill, never behind."""
+    for critic in self._critics:
+      critic.save(cursor)
+      critic.wait_saved()
+    self._session.save(cursor)
 
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
@@ -183,7 +195,7 @@ class Rounds:
     reading = training.reading(stage, self._model, self._mesh)
     start = time.monotonic()
     sequences = session.annotate(
-      sampled.sequences, shape, reading, self._references
+      sampled.sequences, shape, reading, self._models()
     )
     found = _round_metrics(sampled, sequences, moment)
     found["timing_s/gen"] = sampled.seconds
@@ -215,9 +227,16 @@ class Rounds:
     )
     session.metrics(found)
     for batch in loader:
-      session.update(batch, dataclasses.replace(moment, step=session.step))
+      now = dataclasses.replace(moment, step=session.step)
+      for learner in (*self._critics, session):
+        learner.update(batch, now)
     latest = session.latest()
     return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
+
+  def _models(self) -> dict[str, Scorer]:
+    """Returns the models that annotators name, beside the policy."""
+    scorers = [critic.scorer() for critic in self._critics]
+    return {**self._references, **dict(zip([training.CRITIC], scorers))}
 
   def _evaluate(self, number: int) -> None:
     """Evaluates on the held-out problems, every so many rounds."""

@@ -19,13 +19,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sophia_jax.algorithms import registry
+from sophia_jax.algorithms import corrections, registry
 from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.config import defaults, nearest, section
 from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import SophiaError
 
 PREVIOUS, BASE = "previous", "base"
+CORRECTIONS = ("auto", "off", *corrections.MODES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,11 @@ class StageConfig:
   """Updates an epoch of a round."""
   ahead: int = 0
   """Rounds sampled before their turn, with weights as many rounds old; 0 or 1."""
+  correction: str = "auto"
+  """Importance weights between sampler and trainer: "off", "truncate", "mask";
+  "auto": "truncate" where the policy is served or sampled ahead."""
+  correction_high: float = 2.0
+  """Upper bound of these weights."""
   evaluate_every: int = 0
   """Rounds between two evaluations on the held-out problems; 0: none."""
 
@@ -63,6 +69,11 @@ class StageConfig:
     for name in ("groups", "evaluate_every"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} is negative: {getattr(self, name)}")
+    if self.correction not in CORRECTIONS:
+      raise ValueError(
+        f"correction is {self.correction!r}; use one of "
+        f"{', '.join(CORRECTIONS)}"
+      )
     if self.ahead not in (0, 1):
       raise ValueError(f"ahead is {self.ahead}; use 0 or 1")
     if self.rounds > 1 and not self.groups:
@@ -140,5 +151,25 @@ def read(config: ConfigDict, name: str) -> Stage:
     config=settings,
     method=built,
     train=train,
-    algorithm=registry.build(settings.algorithm, rest),
+    algorithm=_corrected(
+      registry.build(settings.algorithm, rest),
+      settings,
+      config.policy.engine == "embedded",
+    ),
+  )
+
+
+def _corrected(
+  algorithm: Algorithm, config: StageConfig, embedded: bool
+) -> Algorithm:
+  """Weights the policy's term where sampler and trainer are not one program."""
+  mode = config.correction
+  if mode == "auto":
+    differs = not embedded or config.ahead > 0
+    sampled = config.rounds > 1 and "old_logps" in algorithm.all_streams
+    mode = "truncate" if differs and sampled else "off"
+  if mode == "off":
+    return algorithm
+  return corrections.corrected(
+    algorithm, corrections.Config(mode=mode, high=config.correction_high)
   )

@@ -31,13 +31,14 @@ from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.checkpoint import newest_step
 from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import Example, SophiaError, TokenSequence
 
-POLICY, REFERENCE = "policy", "reference"
+POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
 
 
 def learn(run: Run, stage: Stage) -> None:
@@ -111,6 +112,35 @@ def session(
     updates=updates,
     log=run.section(LogConfig, "log"),
   )
+
+
+def critic_sessions(
+  run: Run, stage: Stage, model: Model, mesh: Mesh, updates: int
+) -> list[Session]:
+  """Makes the session of a critic with weights of its own, if the method has one.
+
+  It starts from the weights that the policy starts from, and is not entered yet.
+  A critic that is ahead of its policy after a kill goes back to it.
+  """
+  if stage.algorithm.critic is None:
+    return []
+  directory = run.directory(stage.name)
+  made = newest_step(directory / "checkpoints")
+  return [
+    Session(
+      model.module,
+      policies.weights(model, mesh, stage.train.trained),
+      stage.algorithm.critic,
+      stage.train,
+      directory / CRITIC,
+      {"model": _architecture(model), **identity(run, stage)},
+      mesh,
+      updates=updates,
+      log=run.section(LogConfig, "log"),
+      role=CRITIC,
+      limit=int(made.name) if made else 0,
+    )
+  ]
 
 
 def references(

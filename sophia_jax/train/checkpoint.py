@@ -29,10 +29,23 @@ class Checkpoints:
   A restored state lies as the one that is given, whatever mesh it was saved on.
   """
 
-  def __init__(self, directory: Path, keep: int, identity: dict[str, Any]):
+  def __init__(
+    self,
+    directory: Path,
+    keep: int,
+    identity: dict[str, Any],
+    limit: int | None = None,
+  ):
+    """Opens a directory of checkpoints.
+
+    Args:
+      keep: checkpoints kept.
+      limit: largest number of updates that is restored; None: any.
+    """
     self._directory = directory.absolute()
     # As JSON gives it back, so that the two can be compared.
     self._identity = json.loads(json.dumps(identity))
+    self._limit = limit
     self._unsealed: set[int] = set()
     self._manager = ocp.CheckpointManager(
       self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
@@ -69,7 +82,7 @@ class Checkpoints:
     Raises:
       SophiaError: the checkpoint is of another model, optimizer or data.
     """
-    newest = newest_step(self._directory)
+    newest = newest_step(self._directory, self._limit)
     self._set_aside(newest)
     if newest is None:
       return None
@@ -102,10 +115,14 @@ class Checkpoints:
           "use the config it was made with, or another workdir"
         )
 
-  def close(self) -> None:
-    """Waits until everything is on disk."""
+  def wait(self) -> None:
+    """Waits until every checkpoint is on disk."""
     self._manager.wait_until_finished()
     self._seal()
+
+  def close(self) -> None:
+    """Waits until everything is on disk."""
+    self.wait()
     self._manager.close()
 
 
@@ -115,12 +132,16 @@ def _together(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def newest_step(directory: Path) -> Path | None:
+def newest_step(directory: Path, limit: int | None = None) -> Path | None:
   """The newest step of a run's checkpoints that is whole; None if none is.
 
   Those that are passed over are warned of.
   """
-  steps = _steps(directory)
+  steps = [
+    step
+    for step in _steps(directory)
+    if limit is None or int(step.name) <= limit
+  ]
   for path in _cut_off(directory):
     _log.warning("%s: was cut off while it was written; not used", path)
   for step in reversed(steps):

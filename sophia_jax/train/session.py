@@ -94,6 +94,7 @@ class Session:
     updates: int,
     log: LogConfig = NO_LOG,
     role: str = "actor",
+    limit: int | None = None,
   ):
     """Prepares a session; entering it makes the state.
 
@@ -105,6 +106,8 @@ class Session:
       updates: updates of the whole run, for the learning rate's schedule and
         the progress bar; a run of rounds may estimate it.
       role: "actor" or "critic", in the names of metrics.
+      limit: largest number of updates that is restored: a critic follows its
+        policy.
 
     Raises:
       SophiaError: a batch does not divide among the devices.
@@ -118,6 +121,7 @@ class Session:
     """What the driver saved with the newest checkpoint."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
     self._identity, self._log_config, self._role = identity, log, role
+    self._limit = limit
     self._params = params
     self._extra: dict[str, float] = {}
     self._values: Mapping[str, Any] = {}
@@ -135,7 +139,7 @@ class Session:
     """Restores or makes the state, and opens what is closed at the end."""
     config, directory = self.config, self.directory
     self._checkpoints = Checkpoints(
-      directory / "checkpoints", config.keep, self._identity
+      directory / "checkpoints", config.keep, self._identity, self._limit
     )
     stack.enter_context(contextlib.closing(self._checkpoints))
     stack.enter_context(jax.set_mesh(self._mesh))
@@ -286,6 +290,10 @@ class Session:
       saved = {"cursor": cursor, "metrics": self.latest()}
       self._checkpoints.save(self._state, saved)
     self.cursor = cursor
+
+  def wait_saved(self) -> None:
+    """Waits until every checkpoint is on disk."""
+    self._checkpoints.wait()
 
   def stopping(self) -> bool:
     """Returns whether SIGTERM arrived; call once after each update.
