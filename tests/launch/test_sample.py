@@ -36,7 +36,7 @@ class Place:
     return self.command("launch.sample", *arguments)
 
   def run(self, *flags):
-    """Its exit code and what it said."""
+    """Returns the exit code, stdout and stderr."""
     process = self.start(*flags)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
@@ -48,7 +48,7 @@ class Place:
     return [r for r in map(decode, lines) if r is not None]
 
   def texts(self, segment="*"):
-    """What was generated: each text that was written, by its place."""
+    """Returns every generated text, by its place."""
     return [
       ((r.problem_id, r.path), r.completion.text)
       for r in self.lines(segment)
@@ -146,7 +146,7 @@ def test_two_shards_at_once_one_of_them_killed(place, undisturbed):
   assert "--- sample 0-of-2" in err
   own = {p.id for p in problems_of(place) if p in Shard(0, 2)}
   assert own <= {p.id for p in problems_of(place) if place.store().complete(p)}
-  # What is left is done in another division, and nothing twice.
+  # The rest is sampled in another division, and nothing twice.
   code, _, err = place.run()
   assert code == 0, err
   assert_all_is_there_once(place, undisturbed)
