@@ -79,7 +79,7 @@ def rewarded(
   ]
 
 
-# --------------------------------------------------------------------- sequences
+# -------------------------------------------------------------------- sequences
 def sequences(
   rollout: Rollout, problem: Problem, words: Words
 ) -> list[TokenSequence]:
@@ -156,7 +156,7 @@ def system_prompt(response: str, slow_thinking: str) -> str | None:
   return slow_thinking if "<think>" in response else None
 
 
-# ----------------------------------------------------------------------- streams
+# ---------------------------------------------------------------------- streams
 def learnt(roles: Int8[np.ndarray, "L"]) -> Float[np.ndarray, "L"]:
   """Returns 1 on the response tokens, 0 elsewhere."""
   return (roles == Role.RESPONSE).astype(np.float32)
@@ -211,7 +211,7 @@ def alike(made: Sequence[TokenSequence]) -> list[TokenSequence]:
   ]
 
 
-# ------------------------------------------------------------------------ groups
+# ----------------------------------------------------------------------- groups
 def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
   """Credits each rollout with its advantage within its group."""
 
@@ -240,7 +240,7 @@ def tag(problem: Problem) -> float:
 
 
 def by_reward(reduction: Reduction) -> Credit:
-  """Puts each rollout's reward on its last token; advantages are GAE's matter."""
+  """Puts each rollout's reward on its last token, for GAE."""
 
   def credit(
     groups: Sequence[Group], words: Words, moment: Moment
@@ -263,7 +263,7 @@ def part_of(rollout: Rollout) -> float:
   return float(rollout.rewards["reward"])  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------- pairs
+# ------------------------------------------------------------------------ pairs
 def by_pairs(limit: int) -> Credit:
   """Pairs right rollouts of a group with wrong ones, at most `limit` pairs.
 
@@ -291,7 +291,7 @@ def by_pairs(limit: int) -> Credit:
 
 
 def _spread(m: int, n: int) -> Iterable[tuple[int, int]]:
-  """Yields every pair of range(m) x range(n), each index as rarely as can be."""
+  """Yields all pairs of range(m) x range(n), using the indices evenly."""
   lap = math.lcm(m, n) or 1
   return ((i % m, (i + i // lap) % n) for i in range(m * n))
 

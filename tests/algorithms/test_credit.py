@@ -40,7 +40,7 @@ def episode(*turns, author="policy"):
   )
 
 
-# ---------------------------------------------------------------------- exact ids
+# -------------------------------------------------------------------- exact ids
 def test_ids_and_log_probabilities_are_those_that_were_sampled():
   for group in rows.GROUPS:
     made = by_group(group)
@@ -130,7 +130,7 @@ def test_what_another_model_wrote_is_rendered_under_the_policys_prompt():
     assert made.streams["source"].max() == 1
 
 
-# ----------------------------------------------------------------------- rewards
+# ---------------------------------------------------------------------- rewards
 def test_a_reward_lies_on_the_last_token():
   rule = credit.by_reward(reductions.token)
   made = rule(scored(*rows.GROUPS), Letters(), rows.START)
@@ -140,7 +140,7 @@ def test_a_reward_lies_on_the_last_token():
     assert not s.streams["rewards"][:-1].any()
 
 
-# -------------------------------------------------------------------- reductions
+# ------------------------------------------------------------------- reductions
 ROLES = [
   np.array([Role.PROMPT, Role.IMAGE, Role.RESPONSE], np.int8),
   np.array([Role.PROMPT, *[Role.RESPONSE] * 4], np.int8),
@@ -173,7 +173,7 @@ def test_a_sequence_without_a_response_counts_for_nothing():
       assert stream.tolist() == [0, 0, 0]
 
 
-# ------------------------------------------------------------------------- pairs
+# ------------------------------------------------------------------------ pairs
 def pairs(group, limit):
   made = credit.by_pairs(limit)(scored(group), Letters(), rows.START)
   assert [a.bundle for a in made[::2]] == [b.bundle for b in made[1::2]]

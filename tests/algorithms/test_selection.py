@@ -108,7 +108,7 @@ def test_the_order_of_the_rollouts_changes_nothing(right, rule, seed):
   assert a == b
 
 
-# ------------------------------------------------------------------------ rewards
+# ---------------------------------------------------------------------- rewards
 @pytest.mark.parametrize(
   ("length", "right", "want"),
   [(70, 1, 1.0), (80, 1, 1.0), (90, 1, 0.5), (100, 1, 0.0), (100, 0, -2.0)],
