@@ -71,12 +71,15 @@ def most_varied(share: float, key: str = "reward") -> Select:
 
 
 def fresh(bound: int) -> Select:
-  """Drops groups with a rollout of a policy over `bound` rounds old."""
+  """Drops groups with a rollout of a policy over `bound` rounds old.
+
+  Version n is the policy that round n - 1 begins with; 0 is not known.
+  """
 
   def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
     def keep(group: Group) -> bool:
-      own = (r for r in group.rollouts if r.author == "policy")
-      return all(moment.round - r.version <= bound for r in own)
+      own = (r for r in group.rollouts if r.author == "policy" and r.version)
+      return all(moment.round + 1 - r.version <= bound for r in own)
 
     return [g for g in groups if keep(g)]
 
