@@ -20,8 +20,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int8
@@ -107,6 +108,20 @@ def sequences(
       runs.append([turn])
   names = [rollout.id, *(f"{rollout.id}#{i}" for i in range(1, len(runs)))]
   return [_joined(name, run) for name, run in zip(names, runs)]
+
+
+def rollout_of(sequence: TokenSequence) -> str:
+  """Returns the id of the rollout that a sequence is made of."""
+  bundle = f"{sequence.bundle}:" if sequence.bundle else ""
+  return re.sub(r"#\d+$", "", sequence.id.removeprefix(bundle))
+
+
+def of_rollouts(
+  sequences: Sequence[TokenSequence], ids: Container[str]
+) -> list[TokenSequence]:
+  """Keeps the sequences of the rollouts `ids`; a pair stays only as a whole."""
+  lost = {s.bundle for s in sequences if s.bundle and rollout_of(s) not in ids}
+  return [s for s in sequences if rollout_of(s) in ids and s.bundle not in lost]
 
 
 def _continues(before: Turn, prompt: Prompt) -> bool:

@@ -198,6 +198,23 @@ def test_pairs_are_right_and_wrong_each_once_and_spread_evenly(right, limit):
     assert not found or max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize("id", ["p", ":q", "set:17", "q#1", "a/b>0:c#2"])
+def test_a_sequence_names_its_rollout_whatever_the_problem_is_called(id):
+  problem = dataclasses.replace(PROBLEM, id=id)
+  first, again = ([1, 2], [3], None), ([9], [5], None)
+  whole = dataclasses.replace(episode(first, again), problem_id=id)
+  other = dataclasses.replace(whole, path=(1,), rewards={"accuracy": 0.0})
+  group = Group(problem=problem, rollouts=(whole, other))
+  bare = credit.sequences(whole, problem, Letters())
+  assert [credit.rollout_of(s) for s in bare] == [whole.id] * 2
+  made = credit.by_pairs(1)(scored(group), Letters(), rows.START)
+  names = [credit.rollout_of(s) for s in made]
+  assert names == [whole.id] * 2 + [other.id] * 2
+  assert credit.of_rollouts(made, {whole.id, other.id}) == made
+  assert credit.of_rollouts(made, {whole.id}) == [], "half a pair is none"
+  assert credit.of_rollouts(bare, {whole.id}) == bare
+
+
 def test_streams_of_a_pair_sum_to_one():
   ((chosen, rejected), *_) = pairs(rows.GROUPS[0], 4)
   sums = lambda name: [s.streams[name].sum() for s in (chosen, rejected)]
