@@ -31,7 +31,7 @@ Params = dict[str, Any]
 
 
 class InternVL(nn.Module):
-  """A vision-language model; with `cfg.vision = None` a language model."""
+  """The policy, or with `cfg.vision = None` a plain language model."""
 
   cfg: InternVLConfig
 
@@ -54,11 +54,9 @@ class InternVL(nn.Module):
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
   ) -> Float[Array, "B T D"]:
-    """Returns hidden states of packed rows after the final norm.
+    """Hidden states of packed rows after the final norm.
 
-    Args:
-      tile_slots: index of the image embedding that replaces a token's own; -1:
-        none does.
+    Where `tile_slots` is not -1 that image embedding replaces the token's own.
     """
     lengths = segment_lengths(positions, segment_ids)
     cos, sin = self._rotary(positions, lengths)
@@ -66,7 +64,7 @@ class InternVL(nn.Module):
     return self.language(self._embed(tokens, tile_slots, image_embeds), rows)[0]
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-    """Returns logits in fp32."""
+    """Returns fp32 logits."""
     return self.language.logits(hidden)
 
   def token_logps(
@@ -96,10 +94,10 @@ class InternVL(nn.Module):
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
   ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
-    """Reads right-padded prompts into caches of T columns, one a layer.
+    """Reads right-padded prompts; the cache of each layer has T columns.
 
-    Columns beyond a row's length hold values that `decode` overwrites before it
-    reads them.
+    Columns beyond a row's length hold values that `decode` never sees before
+    it overwrites them.
     """
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     limits = jnp.broadcast_to(lengths[:, None], tokens.shape)
@@ -117,9 +115,9 @@ class InternVL(nn.Module):
     positions: Int[Array, "B"],
     caches: tuple[KVCache, ...],
   ) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
-    """Decodes one token a row: fills column positions[b] and attends up to it.
+    """Decodes one token a row: fills column positions[b], attends to columns <= it.
 
-    A token beyond the capacity is not stored and does not attend to itself.
+    A token beyond the capacity is not stored, and is not seen by itself.
     """
     cos, sin = self._rotary(positions[:, None], positions[:, None] + 1)
     step = Step(cos=cos, sin=sin, positions=positions)
@@ -127,10 +125,10 @@ class InternVL(nn.Module):
     hidden, caches = self.language.step(embeds, step, caches)
     return hidden[:, 0], caches
 
-  def initial_trace(
+  def everything(
     self, tokens: Int[Array, "B T"], tiles: UInt8[Array, "I S S 3"] | None
   ) -> Float[Array, "B T V"]:
-    """Uses every parameter, so that initialisation creates it."""
+    """Touches every parameter: what initialisation traces."""
     if tiles is not None:
       self.encode(tiles)
     zeros = jnp.zeros_like(tokens)
@@ -142,10 +140,10 @@ class InternVL(nn.Module):
     tile_slots: Int[Array, "B T"] | None,
     image_embeds: Float[Array, "I*P D"] | None,
   ) -> Float[Array, "B T D"]:
-    # A row needs any entry of the vocabulary, and tiles that any device may have
-    # encoded. So each device looks up its slice of the width for many rows, and
-    # none holds a whole table. Slices are exchanged for tokens of a row here and
-    # for rows in the decoder: if both happen at once, XLA gathers everything.
+    # Rows take any word, and embeddings of tiles that any device may have
+    # encoded: each device looks up its slice of the width for many rows, and none
+    # holds a table whole. Slices are exchanged for tokens of a row here, for rows
+    # by the decoder: both at once, and XLA gathers everything first.
     ids, slices = ("act_replica", None), ("act_replica", None, "act_sliced")
     x = constrain(self.language.embed(constrain(tokens, ids)), slices)
     if tile_slots is not None and image_embeds is not None:
@@ -167,7 +165,7 @@ class InternVL(nn.Module):
 def init_caches(
   cfg: InternVLConfig, batch: int, capacity: int
 ) -> tuple[KVCache, ...]:
-  """Returns an empty cache for each layer: `batch` rows, `capacity` columns."""
+  """Makes each layer's empty cache for `batch` rows of `capacity` columns."""
   d = cfg.decoder
   k = batch, d.kv_heads, d.head_dim, capacity
   v = batch, d.kv_heads, capacity, d.head_dim
@@ -178,13 +176,13 @@ def init_caches(
 
 
 def init_params(cfg: InternVLConfig, key: Array) -> Params:
-  """Initialises the parameters, a plain unboxed tree."""
+  """Draws fresh parameters: a plain, unboxed tree."""
   # Under jit the forward pass that creates them is dead code.
   return nn.unbox(jax.jit(_init, static_argnums=0)(cfg, key))
 
 
 def abstract_params(cfg: InternVLConfig) -> Params:
-  """Returns shapes and dtypes of the parameters; nothing is allocated."""
+  """Shapes and dtypes of the parameters; nothing is allocated."""
   return nn.unbox(_abstract(cfg))
 
 
@@ -203,4 +201,4 @@ def _init(cfg: InternVLConfig, key: Array) -> Params:
     side = cfg.vision.image_size
     tiles = jnp.zeros((1, side, side, 3), jnp.uint8)
   model = InternVL(cfg)
-  return model.init(key, tokens, tiles, method="initial_trace")["params"]
+  return model.init(key, tokens, tiles, method="everything")["params"]
