@@ -139,7 +139,7 @@ def define_stage_flag(help: str) -> None:
 
 
 def given() -> dict[str, Any]:
-  """What the command line says: {"seed": 8}."""
+  """Returns the overrides of the command line: {"seed": 8}."""
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 

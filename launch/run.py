@@ -1,8 +1,8 @@
 """All stages of a config in order: sample, learn, evaluate, export, report.
 
-A stage that is done is not run again, and one that was killed resumes where it
-stopped: give the same command again. For one process; the stages by themselves
-are for several (launch.sample, launch.train).
+Finished stages are skipped, and a stage that was killed resumes where it
+stopped: give the same command again. For one process; several can share a stage
+(launch.sample, launch.train).
 
 Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-  """Returns what a run says of its result; nothing of a single stage."""
+  """Formats the result of a run; nothing for a single stage."""
   if not result:
     return []
   scores = [

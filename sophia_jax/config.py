@@ -84,7 +84,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
   return f"known: {', '.join(sorted(known))}"
 
 
-# ------------------------------------------------------------------ what decides
+# --------------------------------------------------------------------- identity
 FREE = "free"
 
 
@@ -99,8 +99,8 @@ def free(default: Any) -> Any:
 def decisive(config: Any) -> dict[str, Any]:
   """Returns the fields of a config that results depend on, as JSON values.
 
-  What two commands on one workdir must agree on is made of these alone, so a
-  field's declaration is the only place that says so.
+  Two commands on one workdir must agree on these; a field's declaration is the
+  only place that decides it.
   """
   values = {
     f.name: getattr(config, f.name)

@@ -35,7 +35,13 @@ def host(cls: C) -> C:
 
 
 class SophiaError(Exception):
-  """An error the user can mend: printed as one line, never as a traceback."""
+  """An error that the user can fix: printed as one line, never as a traceback."""
+
+
+def quoted(value: object, limit: int = 80) -> str:
+  """Returns the repr of a value for an error's line, of `limit` characters."""
+  text = repr(value[: 2 * limit] if isinstance(value, str) else value)
+  return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 # ------------------------------------------------------------------- problems

@@ -78,7 +78,7 @@ def test_defaults_of_a_misspelt_key():
   assert message == "Oven.fna: no such key; did you mean 'fan'?"
 
 
-def test_every_call_gives_a_config_of_its_own():
+def test_every_call_gives_a_new_config():
   one, two = quickstart.get_config(), quickstart.get_config()
   one.train.learning_rate = 9.0
   assert two.train.learning_rate != 9.0

@@ -46,7 +46,7 @@ BANNED = re.compile(
   r"\b(mend(s|ed|ing)?|anew|whoever|whatsoever|likewise|hence|thereof|"
   r"but for|told|under way|comes? out else|"
   r"go(es|ing|ne)? on (with|from|in|to)|goes on|gone on|"
-  r"of (itself|its own|theirs|ours|yours))\b",
+  r"of (itself|its own|theirs))\b",
   re.IGNORECASE,
 )
 """Turns that readers stumble over, in docstrings and comments."""

@@ -60,8 +60,8 @@ def gae(
 
     delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lam A_{t+1}
 
-  t+1 is the next masked token of the segment; the last one has neither value nor
-  advantage after it. Tokens outside the mask carry both through and get 0.
+  t+1 is the next masked token of the segment; the last one has neither value
+  nor advantage after it. Tokens outside the mask carry both through and get 0.
   """
   ends = segment_ids != jnp.pad(
     segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1

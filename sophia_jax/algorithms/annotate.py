@@ -1,4 +1,4 @@
-"""Annotators: streams that only a model can make, before a round's first update.
+"""Annotators: streams only a model can make, before a round's first update.
 
 Afterwards "old" would be new for the second minibatch. Log-probabilities are 0
 outside the mask.
@@ -64,7 +64,7 @@ def _masked(x: Float[Array, "B T"], batch: Batch) -> Float[Array, "B T"]:
   return jnp.where(batch.streams["mask"] > 0, x, 0.0)
 
 
-# ----------------------------------------------------------------- token rewards
+# ---------------------------------------------------------------- token rewards
 def gae(gamma: float, lam: float, kl: float = 0.0) -> Annotator:
   """Makes "advantages" and "returns" of "rewards" and "values".
 
@@ -109,14 +109,14 @@ def whiten(stream: str = "advantages") -> Annotator:
   return Annotator(streams=(stream,), across=across)
 
 
-# --------------------------------------------------------------- sequence rewards
+# ------------------------------------------------------------- sequence rewards
 def kl_left_out(beta: float) -> Annotator:
   """Lowers leave-one-out advantages by the KL of the whole response.
 
     R = r - beta sum_t (log pi_old - log pi_ref)        (RLOO, arXiv 2402.14740)
 
-  Leave-one-out is linear, so its share of the KL is taken from the advantages of
-  the rewards: beta G/(G-1) (K_i - mean K). Sequences of a group may lie in
+  Leave-one-out is linear, so its share of the KL is taken from the advantages
+  of the rewards: beta G/(G-1) (K_i - mean K). Sequences of a group may lie in
   different batches, and an epoch later again. Reads "group" and "size".
   """
 

@@ -8,9 +8,9 @@
   terms     the loss                                     jitted, pure, no `if`
   outputs   what the model must say for the terms        names of train.outputs
 
-An `Algorithm` is built by a function of its config, composed from functions, and
-never inherited. Everything per token is a stream of the batch, whoever makes it:
-the trainer does not know which algorithm runs.
+An `Algorithm` is built by a function of its config, composed from functions,
+and never inherited. Everything per token is a stream of the batch: the trainer
+does not know which algorithm runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sophia_jax.types import (
 Streams = Mapping[str, Float[Array, "B T"]]
 
 
-# ---------------------------------------------------------------- what is passed
+# --------------------------------------------------------------- what is passed
 @host
 class Moment:
   """A point of a run, for schedules."""
@@ -56,7 +56,7 @@ class Moment:
 
 @flax.struct.dataclass
 class Forward:
-  """What the model says of the targets of packed rows."""
+  """Outputs of the model at the targets of packed rows."""
 
   logps: Float[Array, "B T"]
   """log pi(target); 0 where no term weighs the target."""
@@ -69,7 +69,7 @@ class Forward:
 
 
 class World(Protocol):
-  """What a method may ask for while it samples; remembers every answer.
+  """Answers and grades for a method that samples; remembers every answer.
 
   An answer that the store holds is not asked for again, so no recipe knows of
   resumption: a resumed run replays the same coroutines.
@@ -103,7 +103,7 @@ class World(Protocol):
   def prompt(
     self, template: str, problem: Problem, **context: str
   ) -> Prompt | Chat:
-    """Renders the problem as a role is asked it.
+    """Renders the problem for a role.
 
     Args:
       template: the role: "policy", the problem as the policy answers it;
@@ -143,7 +143,7 @@ class Words(Protocol):
   ) -> TokenSequence: ...
 
 
-# --------------------------------------------------------------------- the choices
+# ------------------------------------------------------------------ the choices
 Sample = Callable[[World, Problem], Awaitable[Group]]
 Reward = Callable[[Rollout, Moment], float]
 Select = Callable[[Sequence[Group], Moment], Sequence[Group]]
@@ -176,12 +176,12 @@ class Term(NamedTuple):
 
 
 Score = Callable[[str, Batch, tuple[str, ...]], Forward]
-"""(model, batch, outputs) -> what that model says; teacher-forced, no gradient."""
+"""(model, batch, outputs) -> its outputs; teacher-forced, without a gradient."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Annotator:
-  """Streams that only a model can make, added to a whole round before an update.
+  """Streams only a model can make, added to a whole round before an update.
 
   Annotators run in their order; each reads the streams of those before it.
   Those with `across` come last.

@@ -1,8 +1,8 @@
 """Importance weights between sampler and trainer.
 
 A served policy computes other log-probabilities than the trainer, and rollouts
-of an earlier round come from earlier weights. Where the sampler is the trainer's
-own program on the same weights there is nothing to correct.
+of an earlier round come from earlier weights. Where the sampler is the
+trainer's own program on the same weights there is nothing to correct.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class Config:
   """Weights pi_old / mu, mu being the policy that sampled."""
 
   level: str = "token"
-  """"token", "sequence" (product over the response) or "geometric" (its mean)."""
+  """Level of a weight: "token", "sequence" (product over the response) or
+  "geometric" (mean over it)."""
   mode: str = "truncate"
-  """"truncate": at most `high`. "mask": 0 outside of [low, high]."""
+  """Treatment of large weights: "truncate" to `high`, or "mask" outside of
+  [low, high]."""
   low: float = 0.0
   """Lower bound where masked."""
   high: float = 2.0
@@ -45,7 +47,10 @@ class Config:
 
 
 def importance(batch: Batch, level: str) -> Float[Array, "B T"]:
-  """Returns pi_old / mu at every token; reads "old_logps", "behaviour_logps"."""
+  """Returns pi_old / mu at every token.
+
+  Reads "old_logps" and "behaviour_logps".
+  """
   s, ids = batch.streams, batch.segment_ids
   d = (s["old_logps"] - s["behaviour_logps"]) * s["mask"]
   spread = {

@@ -20,8 +20,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int8
@@ -79,7 +80,7 @@ def rewarded(
   ]
 
 
-# --------------------------------------------------------------------- sequences
+# -------------------------------------------------------------------- sequences
 def sequences(
   rollout: Rollout, problem: Problem, words: Words
 ) -> list[TokenSequence]:
@@ -107,6 +108,20 @@ def sequences(
       runs.append([turn])
   names = [rollout.id, *(f"{rollout.id}#{i}" for i in range(1, len(runs)))]
   return [_joined(name, run) for name, run in zip(names, runs)]
+
+
+def rollout_of(sequence: TokenSequence) -> str:
+  """Returns the id of the rollout that a sequence is made of."""
+  bundle = f"{sequence.bundle}:" if sequence.bundle else ""
+  return re.sub(r"#\d+$", "", sequence.id.removeprefix(bundle))
+
+
+def of_rollouts(
+  sequences: Sequence[TokenSequence], ids: Container[str]
+) -> list[TokenSequence]:
+  """Keeps the sequences of the rollouts `ids`; a pair stays only as a whole."""
+  lost = {s.bundle for s in sequences if s.bundle and rollout_of(s) not in ids}
+  return [s for s in sequences if rollout_of(s) in ids and s.bundle not in lost]
 
 
 def _continues(before: Turn, prompt: Prompt) -> bool:
@@ -156,7 +171,7 @@ def system_prompt(response: str, slow_thinking: str) -> str | None:
   return slow_thinking if "<think>" in response else None
 
 
-# ----------------------------------------------------------------------- streams
+# ---------------------------------------------------------------------- streams
 def learnt(roles: Int8[np.ndarray, "L"]) -> Float[np.ndarray, "L"]:
   """Returns 1 on the response tokens, 0 elsewhere."""
   return (roles == Role.RESPONSE).astype(np.float32)
@@ -211,7 +226,7 @@ def alike(made: Sequence[TokenSequence]) -> list[TokenSequence]:
   ]
 
 
-# ------------------------------------------------------------------------ groups
+# ----------------------------------------------------------------------- groups
 def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
   """Credits each rollout with its advantage within its group."""
 
@@ -240,7 +255,7 @@ def tag(problem: Problem) -> float:
 
 
 def by_reward(reduction: Reduction) -> Credit:
-  """Puts each rollout's reward on its last token; advantages are GAE's matter."""
+  """Puts each rollout's reward on its last token, for GAE."""
 
   def credit(
     groups: Sequence[Group], words: Words, moment: Moment
@@ -263,7 +278,7 @@ def part_of(rollout: Rollout) -> float:
   return float(rollout.rewards["reward"])  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------- pairs
+# ------------------------------------------------------------------------ pairs
 def by_pairs(limit: int) -> Credit:
   """Pairs right rollouts of a group with wrong ones, at most `limit` pairs.
 
@@ -291,7 +306,7 @@ def by_pairs(limit: int) -> Credit:
 
 
 def _spread(m: int, n: int) -> Iterable[tuple[int, int]]:
-  """Yields every pair of range(m) x range(n), each index as rarely as can be."""
+  """Yields all pairs of range(m) x range(n), using the indices evenly."""
   lap = math.lcm(m, n) or 1
   return ((i % m, (i + i // lap) % n) for i in range(m * n))
 

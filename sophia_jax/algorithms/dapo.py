@@ -1,5 +1,5 @@
-"""DAPO: GRPO with clip-higher, dynamic sampling, token mean and a soft penalty of
-overlong responses (arXiv 2503.14476)."""
+"""DAPO: GRPO with clip-higher, dynamic sampling, mean over tokens and a soft
+penalty of overlong responses (arXiv 2503.14476)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is reported of an update and of a round, under the field's names.
+"""Metrics of an update and of a round, under the field's names.
 
 Names are verl's, beside some of TRL's. Terms report means over the mask and
 learn nothing; `of_round` and `sampler_gap` are pure functions on the host.
@@ -106,7 +106,7 @@ def of_returns() -> tuple[Term, ...]:
 
 
 def of_pairs(beta: float) -> tuple[Term, ...]:
-  """Returns accuracy and margin of the implicit rewards of pairs (TRL's names)."""
+  """Returns margin and accuracy of pairs by their implicit rewards."""
 
   def margin(out: Forward, batch: Batch) -> Float[Array, "B T"]:
     h = batch.streams["sign"] * (out.logps - batch.streams["ref_logps"])

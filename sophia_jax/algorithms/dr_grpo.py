@@ -1,4 +1,7 @@
-"""Dr.GRPO: GRPO without the biases of deviation and length (arXiv 2503.20783)."""
+"""Dr.GRPO: GRPO without its biases by deviation and length.
+
+arXiv 2503.20783.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ class Config(grpo.GroupConfig):
   high: float = 0.2
   """Distance of the ratio's upper bound from 1."""
   dual: float = 0.0
-  """Bound of the loss where the advantage is negative, in advantages; 0: off."""
+  """Bound of the loss in |A| where the advantage A is negative; 0: off."""
   longest: int = 3000
-  """Divisor of the sum over a response's tokens: the maximum response length."""
+  """Maximum response length, tokens: divides the sum over each response."""
 
 
 def dr_grpo(c: Config) -> Algorithm:

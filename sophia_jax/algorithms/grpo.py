@@ -49,7 +49,7 @@ class Config(GroupConfig):
   high: float = 0.2
   """Distance of the ratio's upper bound from 1."""
   dual: float = 0.0
-  """Bound of the loss where the advantage is negative, in advantages; 0: off."""
+  """Bound of the loss in |A| where the advantage A is negative; 0: off."""
   kl: float = 0.04
   """Coefficient of the KL to the reference in the loss; 0: no reference."""
   reduction: str = "sequence"
@@ -145,7 +145,7 @@ def entropy_bonus(coefficient: float) -> tuple[Term, ...]:
 
 
 def refuse_single(n: int, method: str) -> None:
-  """Raises SophiaError if a group has no baseline: every advantage would be 0."""
+  """Raises SophiaError if a group has no baseline: advantages would be 0."""
   if n < 2:
     raise SophiaError(
       f"{method}.n: a group of {n} has no baseline; use 2 rollouts or more"

@@ -17,7 +17,7 @@ class Config(grpo.GroupConfig):
   high: float = 4e-4
   """Distance of the ratio's upper bound from 1."""
   dual: float = 0.0
-  """Bound of the loss where the advantage is negative, in advantages; 0: off."""
+  """Bound of the loss in |A| where the advantage A is negative; 0: off."""
 
 
 def gspo(c: Config) -> Algorithm:

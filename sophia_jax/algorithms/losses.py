@@ -23,7 +23,7 @@ def nll(out: Forward, batch: Batch) -> Float[Array, "B T"]:
   return -out.logps
 
 
-# -------------------------------------------------------------- policy gradients
+# ------------------------------------------------------------- policy gradients
 def reinforce(out: Forward, batch: Batch) -> Float[Array, "B T"]:
   """Returns -A log pi; reads "advantages".
 
@@ -102,8 +102,8 @@ def kl_to(stream: str, estimator: str = "k3") -> Loss:
   """
   if estimator not in LOSS_ESTIMATORS:
     raise SophiaError(
-      f"kl_estimator: {estimator!r} is not a loss{_REASONS.get(estimator, '')}; "
-      f"use one of {', '.join(LOSS_ESTIMATORS)}"
+      f"kl_estimator: {estimator!r} is not a loss"
+      f"{_REASONS.get(estimator, '')}; use one of {', '.join(LOSS_ESTIMATORS)}"
     )
   estimate = LOSS_ESTIMATORS[estimator]
 
@@ -127,7 +127,7 @@ def negative_entropy(out: Forward, batch: Batch) -> Float[Array, "B T"]:
   return -out.entropy
 
 
-# ------------------------------------------------------------------------ critic
+# ----------------------------------------------------------------------- critic
 def value(clip: float) -> Loss:
   """Returns half the squared error of the value, clipped about the old value.
 
@@ -145,14 +145,15 @@ def value(clip: float) -> Loss:
   return loss
 
 
-# ------------------------------------------------------------------- preferences
+# ------------------------------------------------------------------ preferences
 def preference(beta: float) -> Loss:
-  """Returns DPO's loss of a pair (arXiv 2305.18290, Eq. 7) at each of its tokens.
+  """Returns DPO's loss of a pair at each token (arXiv 2305.18290, Eq. 7).
 
     -log sigmoid(beta (h_chosen - h_rejected)),  h = sum_t log pi_t / pi_ref,t
 
-  The two sequences of a pair share a bundle; "sign" is 1 on tokens of the chosen
-  response, -1 on those of the rejected one and 0 elsewhere. Reads "ref_logps".
+  The two sequences of a pair share a bundle; "sign" is 1 on tokens of the
+  chosen response, -1 on those of the rejected one and 0 elsewhere. Reads
+  "ref_logps".
   """
 
   def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:

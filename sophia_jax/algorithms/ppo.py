@@ -30,7 +30,7 @@ class Config:
   high: float = 0.2
   """Distance of the ratio's upper bound from 1."""
   dual: float = 0.0
-  """Bound of the loss where the advantage is negative, in advantages; 0: off."""
+  """Bound of the loss in |A| where the advantage A is negative; 0: off."""
   gamma: float = 1.0
   """Discount of a token."""
   lam: float = 1.0
@@ -65,7 +65,7 @@ class Config:
 
 
 def ppo(c: Config) -> Algorithm:
-  """Builds the clipped surrogate with generalised advantages, and the critic."""
+  """Builds the clipped surrogate on generalised advantages, and the critic."""
   in_loss = c.kl if c.kl_in == "loss" else 0.0
   in_reward = c.kl - in_loss
   _, kl = grpo.kl_loss(in_loss, c.kl_estimator)

@@ -1,7 +1,7 @@
 """Importance ratios of sampled tokens: (logps, batch) -> [B, T].
 
-Log-ratios are clamped to +-20, beyond which a ratio has left fp32's useful range
-and every clip; there the gradient is 0.
+Log-ratios are clamped to +-20, beyond which a ratio has left fp32's useful
+range and every clip; there the gradient is 0.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Algorithm:
   """Builds a method from its settings.
 
   Raises:
-    SophiaError: an unknown method or setting, or one that cannot be learnt with.
+    SophiaError: an unknown method or setting, or one that cannot work.
   """
   config: Any = section(config_of(name), settings or {}, name)
   return ALGORITHMS[name][1](config)
@@ -65,8 +65,8 @@ def check_sampling(algorithm: Algorithm, sampling: Sampling) -> None:
   """Raises SophiaError if importance ratios would be biased by the sampler.
 
   Log-probabilities are those of the whole distribution at temperature 1; tokens
-  that were drawn from another one have other ratios (kept mass 0.9 makes the mean
-  ratio 0.9).
+  that were drawn from another one have other ratios (a kept mass of 0.9 makes
+  the mean ratio 0.9).
   """
   ratio = {"old_logps", "behaviour_logps"} & {*algorithm.all_streams}
   draws = {

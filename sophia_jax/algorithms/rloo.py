@@ -29,7 +29,7 @@ class Config:
   entropy: float = 0.0
   """Coefficient of the entropy bonus; 0: off."""
   reduction: str = "sum"
-  """Key of reductions.REDUCTIONS; the paper's, over whole responses, is "sum"."""
+  """Key of reductions.REDUCTIONS; the paper's, of whole responses, is "sum"."""
 
 
 def rloo(c: Config) -> Algorithm:

@@ -53,8 +53,8 @@ def described(k: int, n: int) -> Sample:
   """Returns SOPHIA's recipe (arXiv 2507.16814, Algorithm 1).
 
   k captions of the policy, which does not see the question; n trajectories on
-  each of the reasoner, which does not see the image. A caption's accuracy is the
-  mean of its trajectories' (Eq. 5).
+  each of the reasoner, which does not see the image. A caption's accuracy is
+  the mean of its trajectories' (Eq. 5).
   """
 
   async def branch(world: World, problem: Problem, i: int) -> list[Rollout]:
@@ -85,7 +85,7 @@ def described(k: int, n: int) -> Sample:
 
 
 def with_teacher(sample: Sample) -> Sample:
-  """Returns the recipe with one rollout more: a teacher's answer, graded too."""
+  """Returns the recipe with one rollout more: a teacher's answer, graded."""
 
   async def both(world: World, problem: Problem) -> Group:
     group = await sample(world, problem)

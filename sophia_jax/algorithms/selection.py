@@ -35,7 +35,7 @@ def then(*rules: Select) -> Select:
   return rule
 
 
-# ------------------------------------------------------------------------ groups
+# ----------------------------------------------------------------------- groups
 def where(keep: Callable[[Group], bool]) -> Select:
   """Keeps the groups that satisfy `keep`."""
   return lambda groups, moment: [g for g in groups if keep(g)]
@@ -48,7 +48,7 @@ def varied(key: str = "accuracy") -> Select:
 
 
 def window(low: float, high: float, key: str = "accuracy") -> Select:
-  """Keeps groups whose mean reward is in [low, high]: a window of pass rates."""
+  """Keeps groups with a mean reward in [low, high]: a window of pass rates."""
 
   def keep(group: Group) -> bool:
     rewards = [part(r, key) for r in group.rollouts]
@@ -71,19 +71,22 @@ def most_varied(share: float, key: str = "reward") -> Select:
 
 
 def fresh(bound: int) -> Select:
-  """Drops groups in which the policy of a rollout is over `bound` rounds old."""
+  """Drops groups with a rollout of a policy over `bound` rounds old.
+
+  Version n is the policy that round n - 1 begins with; 0 is not known.
+  """
 
   def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
     def keep(group: Group) -> bool:
-      own = (r for r in group.rollouts if r.author == "policy")
-      return all(moment.round - r.version <= bound for r in own)
+      own = (r for r in group.rollouts if r.author == "policy" and r.version)
+      return all(moment.round + 1 - r.version <= bound for r in own)
 
     return [g for g in groups if keep(g)]
 
   return rule
 
 
-# ---------------------------------------------------------------------- rollouts
+# --------------------------------------------------------------------- rollouts
 def rollouts(
   keep: Callable[[Group, Rollouts], Iterable[Rollout]], depth: int = 1
 ) -> Select:
@@ -145,7 +148,7 @@ def drawn(n: int, seed: int, depth: int = 1) -> Select:
   return rollouts(keep, depth)
 
 
-# ------------------------------------------------------------------------ values
+# ----------------------------------------------------------------------- values
 def propagated(key: str = "accuracy") -> Select:
   """Gives every parent the mean reward of its children: SOPHIA's Eq. 5."""
   return lambda groups, moment: [with_values(g, key) for g in groups]

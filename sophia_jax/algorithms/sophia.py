@@ -31,8 +31,11 @@ from sophia_jax.types import FinishReason, Group, Rollout, TokenSequence
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """SOPHIA. `random`, `no_caption_reward` and `no_shortest` are the ablations of
-  Table 5, `describe` and `caption_first` the variants of Table A2."""
+  """SOPHIA.
+
+  `random`, `no_caption_reward` and `no_shortest` are the ablations of Table 5,
+  `describe` and `caption_first` the variants of Table A2.
+  """
 
   captions: int = 8
   """Captions K of a problem."""
@@ -73,8 +76,10 @@ def select(c: Config) -> Select:
 
 
 def learnt(c: Config) -> Credit:
-  """Returns the credit 1 of every selected trajectory, under the problem and its
-  pixels; the caption is not in the context."""
+  """Returns the credit 1 of every selected trajectory.
+
+  It is learnt under the problem and its pixels, without the caption.
+  """
   reduction = reductions.named(c.reduction, "sophia")
 
   def of_group(group: Group, words: Words) -> list[TokenSequence]:

@@ -16,7 +16,7 @@ from sophia_jax.checkpoints.keys import HEADS
 from sophia_jax.checkpoints.orbax_dir import PARAMS
 from sophia_jax.checkpoints.shards import Shards, read_json
 from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 Section = Mapping[str, Any]
 CONFIG = "config.json"
@@ -56,7 +56,7 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
   except ValueError as e:
     raise SophiaError(f"{path}: {e}") from e
   raise SophiaError(
-    f"{path}: model_type {_shown(kind)}; known: internvl, internvl_chat, qwen2, llama"
+    f"{path}: model_type {quoted(kind)}; known: internvl, internvl_chat, qwen2, llama"
   )
 
 
@@ -251,7 +251,7 @@ def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
   _require(v, "num_channels", 3)
   if kind not in ("layer_norm", "rms_norm"):
     raise ValueError(
-      f"norm_type {_shown(kind)}: expected layer_norm or rms_norm"
+      f"norm_type {quoted(kind)}: expected layer_norm or rms_norm"
     )
   scale = "layer_scale_init_value"
   scale = scale if scale in v else "initializer_factor"
@@ -274,7 +274,7 @@ def _read_text(t: Section, tied: bool) -> DecoderConfig:
   kind = t.get("model_type")
   if kind not in TEXT_MODELS:
     raise ValueError(
-      f"language model {_shown(kind)}: expected one of {', '.join(TEXT_MODELS)}"
+      f"language model {quoted(kind)}: expected one of {', '.join(TEXT_MODELS)}"
     )
   _require(t, "hidden_act", "silu")
   for key in ("use_sliding_window", "attention_bias", "mlp_bias", "bias"):
@@ -309,7 +309,7 @@ def _rope(t: Section) -> tuple[float, str, float]:
   base = rope if rope.get("rope_theta") is not None else t
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind not in ("default", "dynamic"):
-    raise ValueError(f"rope type {_shown(kind)}: expected default or dynamic")
+    raise ValueError(f"rope type {quoted(kind)}: expected default or dynamic")
   return (
     _real(base, "rope_theta", 10000.0),
     kind,
@@ -321,14 +321,14 @@ def _rope(t: Section) -> tuple[float, str, float]:
 def _require(section: Section, key: str, only: object) -> None:
   if section.get(key, only) != only:
     raise ValueError(
-      f"{key} is {_shown(section[key])}; only {only!r} is supported"
+      f"{key} is {quoted(section[key])}; only {only!r} is supported"
     )
 
 
 def _section(top: Section, key: str) -> Section:
   found = _given(top, key)
   if not isinstance(found, Mapping):
-    raise ValueError(f"{key} is {_shown(found)}; expected an object")
+    raise ValueError(f"{key} is {quoted(found)}; expected an object")
   return found
 
 
@@ -340,7 +340,7 @@ def _whole(
   number = isinstance(found, int) and not isinstance(found, bool)
   if not number or not least <= found < _LARGEST:
     raise ValueError(
-      f"{key} is {_shown(found)}; expected a whole number from {least}"
+      f"{key} is {quoted(found)}; expected a whole number from {least}"
     )
   return found
 
@@ -349,14 +349,14 @@ def _real(section: Section, key: str, default: float | None = None) -> float:
   found = _given(section, key, default)
   number = isinstance(found, int | float) and not isinstance(found, bool)
   if not number or not 0 < found < 1e30:  # nan fails, too
-    raise ValueError(f"{key} is {_shown(found)}; expected a positive number")
+    raise ValueError(f"{key} is {quoted(found)}; expected a positive number")
   return float(found)
 
 
 def _flag(section: Section, key: str, default: bool | None = None) -> bool:
   found = _given(section, key, default)
   if not isinstance(found, bool):
-    raise ValueError(f"{key} is {_shown(found)}; expected true or false")
+    raise ValueError(f"{key} is {quoted(found)}; expected true or false")
   return found
 
 
@@ -365,7 +365,7 @@ def _side(section: Section, key: str) -> int:
   found = _given(section, key)
   if isinstance(found, list) and found:
     if any(side != found[0] for side in found):
-      raise ValueError(f"{key} is {_shown(found)}; expected a square")
+      raise ValueError(f"{key} is {quoted(found)}; expected a square")
     found = found[0]
   return _whole({key: found}, key)
 
@@ -378,11 +378,6 @@ def _given(section: Section, key: str, default: Any = None) -> Any:
   return found
 
 
-def _shown(value: object) -> str:
-  text = repr(value)
-  return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _dtype(top: Section) -> str:
   """Returns the dtype of the tensors by any of its names, or bfloat16."""
   inner = (top.get("text_config"), top.get("llm_config"))
@@ -391,6 +386,6 @@ def _dtype(top: Section) -> str:
       if isinstance(section, Mapping) and section.get(key):
         name = str(section[key]).removeprefix("torch.")
         if name not in DTYPES:
-          raise ValueError(f"{key} {_shown(name)}: known: {', '.join(DTYPES)}")
+          raise ValueError(f"{key} {quoted(name)}: known: {', '.join(DTYPES)}")
         return name
   return "bfloat16"

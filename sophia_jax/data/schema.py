@@ -8,17 +8,18 @@ get the table as a JSON Schema.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sophia_jax.config import nearest
 from sophia_jax.data.images import image_size, open_image
-from sophia_jax.types import ANSWER_TYPES, SophiaError
+from sophia_jax.types import ANSWER_TYPES, SophiaError, quoted
 
+_MOST = sys.float_info.max
 _IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 # C0 and C1 controls except tab and line ends, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -73,8 +74,8 @@ def _nullable_text(value: Any) -> str | None:
 def _weight(value: Any) -> str | None:
   if isinstance(value, bool) or not isinstance(value, int | float):
     return f"must be a number, not {_kind(value)}; for example 1.0"
-  if not (math.isfinite(value) and value >= 0):
-    return f"is {value}; use a finite number from 0"
+  if not 0 <= value <= _MOST:  # nan fails, too
+    return f"is {quoted(value)}; use a finite number from 0"
   return None
 
 
@@ -84,8 +85,8 @@ def _tolerance(value: Any) -> str | None:
   for item in value:
     if isinstance(item, bool) or not isinstance(item, int | float):
       return f"must hold numbers, not {_kind(item)}; for example [0.01]"
-    if not (math.isfinite(item) and item >= 0):
-      return f"has {item}; use finite numbers from 0"
+    if not 0 <= item <= _MOST:
+      return f"has {quoted(item)}; use finite numbers from 0"
   return None
 
 
@@ -95,13 +96,13 @@ def _tags(value: Any) -> str | None:
       f'must be an object, not {_kind(value)}; for example {{"level": "3"}}'
     )
   problems = ((key, _text(key) or _text(item)) for key, item in value.items())
-  return next((f"{key!r} {what}" for key, what in problems if what), None)
+  return next((f"{quoted(key)} {what}" for key, what in problems if what), None)
 
 
 def _answer_type(value: Any) -> str | None:
   if value not in ANSWER_TYPES:
-    hint = nearest(str(value), dict.fromkeys(ANSWER_TYPES))
-    return f"is {value!r}, which no verifier knows; {hint}"
+    hint = nearest(str(value)[:80], dict.fromkeys(ANSWER_TYPES))
+    return f"is {quoted(value)}, which no verifier knows; {hint}"
   return None
 
 
@@ -265,7 +266,7 @@ def check_records(
         before = first_line.setdefault(name, number)
         if before != number:
           errors.append(
-            f"id {name!r} is taken by line {before}; give each its own"
+            f"id {quoted(name)} is taken by line {before}; give each its own"
           )
       if not errors:
         errors = [*_cross_errors(record)]
@@ -327,7 +328,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(out) < len(pairs):
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key {twice!r} twice")
+    raise ValueError(f"the key {quoted(twice)} twice")
   return out
 
 
@@ -336,7 +337,7 @@ def _field_errors(
 ) -> Iterator[str]:
   for key in record:
     if key not in schema:
-      yield f"unknown key {key!r}; {nearest(key, schema)}"
+      yield f"unknown key {quoted(key)}; {nearest(key[:80], schema)}"
   for key, field in schema.items():
     if key in record:
       problem = field.check(record[key])
@@ -373,7 +374,7 @@ def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
     if answer.strip() not in named:
       known = f"{letters[0]} to {letters[-1]}"
       yield (
-        f"answer {answer.strip()!r} is none of the choices; give its letter, "
+        f"answer {quoted(answer.strip())} is none of the choices; give its letter, "
         f"{known}"
       )
 

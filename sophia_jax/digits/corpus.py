@@ -1,8 +1,8 @@
 """The quickstart's files: images of scenes, problems, examples.
 
-problems.jsonl   what is sampled for             (training scans)
+problems.jsonl   problems for rollouts           (training scans)
 solutions.jsonl  worked solutions of those       (the same images)
-heldout.jsonl    what the policy is measured on  (held-out scans)
+heldout.jsonl    problems for evaluation         (held-out scans)
 scenes.jsonl     the digits of every problem     (for exact measures)
 warmup.jsonl     captions and reading questions  (training scans)
 reasoner.jsonl   worked examples, text only      (no images)
@@ -48,18 +48,23 @@ def write(
   """Writes all files and their images under `directory`."""
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
   make = lambda number: np.random.default_rng([seed, number])
-  asked = list(_problems(directory, "train", make(2), train, config.problems))
-  tested = list(
+  training = list(
+    _problems(directory, "train", make(2), train, config.problems)
+  )
+  heldout = list(
     _problems(directory, "heldout", make(3), held_out, config.heldout)
   )
-  write_jsonl(directory / "problems.jsonl", (one.row for one in asked))
-  write_jsonl(directory / "heldout.jsonl", (one.row for one in tested))
+  write_jsonl(directory / "problems.jsonl", (posed.row for posed in training))
+  write_jsonl(directory / "heldout.jsonl", (posed.row for posed in heldout))
   write_jsonl(
-    directory / "solutions.jsonl", _solutions(make(6), asked, prompts)
+    directory / "solutions.jsonl", _solutions(make(6), training, prompts)
   )
   write_jsonl(
     directory / "scenes.jsonl",
-    ({"id": one.row["id"], "digits": one.digits} for one in asked + tested),
+    (
+      {"id": posed.row["id"], "digits": posed.digits}
+      for posed in training + heldout
+    ),
   )
   write_jsonl(
     directory / "warmup.jsonl",
@@ -71,8 +76,8 @@ def write(
   )
 
 
-class Asked(NamedTuple):
-  """A problem with what its worked solution needs."""
+class Posed(NamedTuple):
+  """A problem and the parts of its worked solution."""
 
   row: dict[str, Any]
   question: language.Question
@@ -99,7 +104,7 @@ def _problems(
   rng: np.random.Generator,
   scans: scenes.Scans,
   n: int,
-) -> Iterator[Asked]:
+) -> Iterator[Posed]:
   kinds = list(language.KINDS)
   for i in range(n):
     kind = kinds[i % len(kinds)]
@@ -115,11 +120,11 @@ def _problems(
     }
     if question.choices:
       row["choices"] = list(question.choices)
-    yield Asked(row, question, scene.digits)
+    yield Posed(row, question, scene.digits)
 
 
 def _solutions(
-  rng: np.random.Generator, problems: list[Asked], prompts: Prompts
+  rng: np.random.Generator, problems: list[Posed], prompts: Prompts
 ) -> Iterator[dict[str, Any]]:
   for row, question, digits in problems:
     yield {

@@ -42,7 +42,7 @@ class InternVL(nn.Module):
     self.language = Decoder(self.cfg)
 
   def encode(self, tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I*P D"]:
-    """Image embeddings, tile by tile, P tokens each."""
+    """Returns image embeddings, tile by tile, P tokens each."""
     x = self.projector(self.vision(tiles))
     return x.reshape(-1, x.shape[-1])
 
@@ -64,7 +64,7 @@ class InternVL(nn.Module):
     return self.language(self._embed(tokens, tile_slots, image_embeds), rows)[0]
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-    """fp32 logits."""
+    """Returns fp32 logits."""
     return self.language.logits(hidden)
 
   def token_logps(
@@ -115,7 +115,7 @@ class InternVL(nn.Module):
     positions: Int[Array, "B"],
     caches: tuple[KVCache, ...],
   ) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
-    """One token a row: fills column positions[b], attends to columns <= it.
+    """Decodes one token a row: fills column positions[b], attends to columns <= it.
 
     A token beyond the capacity is not stored, and is not seen by itself.
     """
@@ -165,7 +165,7 @@ class InternVL(nn.Module):
 def init_caches(
   cfg: InternVLConfig, batch: int, capacity: int
 ) -> tuple[KVCache, ...]:
-  """Each layer's empty cache for `batch` rows of `capacity` columns."""
+  """Makes each layer's empty cache for `batch` rows of `capacity` columns."""
   d = cfg.decoder
   k = batch, d.kv_heads, d.head_dim, capacity
   v = batch, d.kv_heads, capacity, d.head_dim
@@ -176,7 +176,7 @@ def init_caches(
 
 
 def init_params(cfg: InternVLConfig, key: Array) -> Params:
-  """Fresh parameters: a plain, unboxed tree."""
+  """Draws fresh parameters: a plain, unboxed tree."""
   # Under jit the forward pass that creates them is dead code.
   return nn.unbox(jax.jit(_init, static_argnums=0)(cfg, key))
 
@@ -187,7 +187,7 @@ def abstract_params(cfg: InternVLConfig) -> Params:
 
 
 def logical_axes(cfg: InternVLConfig) -> Params:
-  """A PartitionSpec of logical axis names for every parameter."""
+  """Returns a PartitionSpec of logical axis names for every parameter."""
   return nn.get_partition_spec(_abstract(cfg))
 
 

@@ -1,4 +1,4 @@
-"""Statistics of next-token distributions without ever holding [B, T, V]."""
+"""Statistics of next-token distributions without an array of [B, T, V]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = ("embed", "vocab")
 
 
 class Statistic(NamedTuple):
-  """A number for each token's distribution softmax(z), and its derivative.
+  """A function of each token's distribution softmax(z), and its derivative.
 
   Both are functions of the logits z [..., V], their log-normaliser [...] and the
   target [...].
@@ -45,7 +45,7 @@ def _entropy(logits: Array, norm: Array, target: Array) -> Array:
 
 
 def _entropy_gradient(logits: Array, norm: Array, target: Array) -> Array:
-  """d H / d z = -p (log p + H)."""
+  """Computes d H / d z = -p (log p + H)."""
   logp = logits - norm[..., None]
   entropy = _entropy(logits, norm, target)
   return -jnp.exp(logp) * (logp + entropy[..., None])
@@ -77,13 +77,14 @@ def token_statistics(
 ) -> tuple[Float[Array, "B T"], ...]:
   """Returns the named statistics of softmax(hidden @ head_kernel), in fp32.
 
-  They are 0 where the target is -1. `block` tokens of every row are in flight at
-  a time, forward and backward: the peak is a few [B, block, V]. The backward
-  pass recomputes the logits from the saved log-normaliser. Tokens whose target
-  is -1 make no logits: the tokens of every row that have a target are moved to
-  its front, and blocks without any are skipped.
+  0 where a target is -1. Logits exist for `block` tokens of every row at a time,
+  forward and backward: the peak is a few arrays of [B, block, V]. The backward
+  pass recomputes logits from the saved log-normaliser. Tokens with the target
+  -1 cost nothing: the others are moved to the front of their row, and blocks
+  without a target are skipped.
 
   Args:
+    block: tokens of a row whose logits exist at the same time.
     names: keys of STATISTICS.
   """
   return _forward(hidden, head_kernel, targets, block, names)[0]
@@ -142,8 +143,8 @@ def _backward(
     d_kernel += jnp.einsum(
       "btd,btv->dv", h, d_logits, preferred_element_type=jnp.float32
     )
-    # The sum over rows is due in every block: scattered, it costs half of what
-    # it costs replicated, and the sum is not held whole by every device.
+    # Every block needs the sum over rows. Scattered it costs half of what it
+    # costs replicated, and no device holds it whole.
     return constrain(d_kernel, HEAD), jnp.einsum(
       "btv,dv->btd", d_logits, kernel
     )
@@ -152,8 +153,8 @@ def _backward(
     return d_kernel, jnp.zeros_like(h)
 
   def step(d_kernel: Array, xs: tuple) -> tuple[Array, Array]:
-    asked = jnp.any(xs[1] >= 0)
-    d_kernel, d_h = jax.lax.cond(asked, chunk, nothing, d_kernel, *xs)
+    targeted = jnp.any(xs[1] >= 0)
+    d_kernel, d_h = jax.lax.cond(targeted, chunk, nothing, d_kernel, *xs)
     return constrain(d_kernel, HEAD), d_h
 
   cotangents = tuple(
@@ -175,14 +176,14 @@ token_statistics.defvjp(_forward, _backward)
 
 
 def _gathered(kernel: Float[Array, "D V"]) -> Float[Array, "D V"]:
-  """Gathers the kernel once, its vocabulary axis excepted; blocks would repeat it."""
+  """Gathers all but the vocabulary's axis once, not in every block."""
   return constrain(kernel, (None, "vocab"))
 
 
 def _along(x: Array, order: Int[Array, "B T"]) -> Array:
-  """Reorders the tokens [B, T, ...] of every row.
+  """Reorders the tokens of [B, T, ...] in every row.
 
-  The order can be any: the devices of a row gather it, once.
+  The devices of a row gather it once: a token may move anywhere in it.
   """
   order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
   whole = "act_batch", None, None

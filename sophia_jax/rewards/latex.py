@@ -43,6 +43,7 @@ _TOKEN = re.compile(
 _RAISED_FIRST = re.compile(
   r"([A-Za-z]) ?\^ ?(\d|\{[^{}]*\}) ?_ ?(\w|\{[^{}]*\})"
 )
+_FRACTION_OF_NUMBERS = re.compile(r"\\frac\{?\d+\}?\{?\d+\}?")
 _GREEK_NAMES = (
   "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho"
   " sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma"
@@ -59,8 +60,10 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 }  # fmt: skip
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "tg")
-_NAMES = re.compile("arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
-                    "|csc|exp|log|ln|lg|sqrt|max|min|gcd|lcm|pi")  # fmt: skip
+_NAMES = re.compile(
+  "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|exp|log|ln|lg"
+  "|sqrt|max|min|gcd|lcm|pi"
+)
 _ACCENTS = frozenset(
   {r"\vec", r"\overrightarrow", r"\overline", r"\hat", r"\bar", r"\tilde"}
 )
@@ -220,9 +223,8 @@ class _Parser:
       raise Unreadable("a number in another base inside a formula")
     value = sympy.Rational(token)
     if self.here == r"\frac" and value.is_Integer:
-      part = re.match(r"\\frac\{?\d+\}?\{?\d+\}?", "".join(
-        self._tokens[self._at : self._at + 7]))  # fmt: skip
-      if part:
+      ahead = "".join(self._tokens[self._at : self._at + 7])
+      if _FRACTION_OF_NUMBERS.match(ahead):
         self._take()
         return value + self._fraction()
     return value
@@ -353,27 +355,22 @@ class _Parser:
 
 
 def _with_names(tokens: list[str]) -> list[str]:
-  """Returns the tokens with s, i, n as \\sin, but x, y as two letters."""
-  joined: list[str] = []
-  i = 0
-  while i < len(tokens):
-    letters = i
-    while letters < len(tokens) and len(tokens[letters]) == 1 and (
-      tokens[letters].isalpha()
-    ):  # fmt: skip
-      letters += 1
-    run = "".join(tokens[i:letters])
-    if not run:
-      joined.append(tokens[i])
-      i += 1
+  """Returns the tokens, runs of letters split: s, i, n, x is \\sin and x."""
+  found: list[str] = []
+  for is_letter, run in itertools.groupby(tokens, _is_letter):
+    if not is_letter:
+      found += run
       continue
-    end = 0
-    for name in _NAMES.finditer(run):
-      joined += [*run[end : name.start()], f"\\{name[0]}"]
+    letters, end = "".join(run), 0
+    for name in _NAMES.finditer(letters):
+      found += [*letters[end : name.start()], f"\\{name[0]}"]
       end = name.end()
-    joined += run[end:]
-    i = letters
-  return joined
+    found += letters[end:]
+  return found
+
+
+def _is_letter(token: str) -> bool:
+  return len(token) == 1 and token.isalpha()
 
 
 def _function_of(token: str) -> str | None:

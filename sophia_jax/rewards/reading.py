@@ -123,9 +123,7 @@ def cut_qualifier(line: str) -> tuple[str, Qualifier]:
 # ------------------------------------------------------------------------- items
 _SEPARATORS = (",", r"\lor", r"\land")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_RELATIONS = re.compile(
-  r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|[=<>]"
-)  # fmt: skip
+_RELATIONS = re.compile(r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|[=<>]")
 ORDERS = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 
 
@@ -177,9 +175,8 @@ def readings(text: str) -> list[list[str]]:
   found: list[list[str]] = [[text]] if text.startswith(r"\{") else []
   for line in dict.fromkeys((text, joined)):
     items = _without_domains(split(line))
-    found += [items] if items == _named_places(items) else [
-      items, _named_places(items)
-    ]  # fmt: skip
+    places = _named_places(items)
+    found += [items] if items == places else [items, places]
   return found
 
 

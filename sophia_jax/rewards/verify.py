@@ -259,12 +259,16 @@ def _string(asked: Comparison) -> Status:
 
 
 def _number(asked: Comparison) -> Status | None:
-  """Compares numbers; under `auto` a formula may be one that is computed."""
+  """Compares numbers; what is computed needs a worker.
+
+  That is a formula under `auto`, and a chain: S = 2 + 3 = 5.
+  """
   slack = sum(asked.tolerance[:1])
   if asked.answer_type == "auto" and _may_be_a_product(asked):
     return Status.WRONG
   status = compare_number(asked.gold, asked.answer, slack, asked.question)
-  if status is Status.UNPARSEABLE and asked.answer_type == "auto":
+  is_chain = re.search(r"=|≈|\\approx", asked.answer)
+  if status is Status.UNPARSEABLE and (asked.answer_type == "auto" or is_chain):
     return _formula(asked)
   texts = [squeeze(spell(unwrap(t))) for t in (asked.gold, asked.answer)]
   if status is Status.UNPARSEABLE and re.search(r"\d", texts[0]):

@@ -1,6 +1,6 @@
 """An event loop with connections to SGLang servers, behind the Engine protocol.
 
-What is asked, and what an answer means, is in sglang.py.
+The form of requests and the meaning of answers are in sglang.py.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from sophia_jax.types import Chat, Completion, Request, Sampling, SophiaError
 T = TypeVar("T")
 
 _ABORT_S = 5.0
-"""A courtesy: no server that is stuck may hold us up by it."""
+"""Timeout of an abort, which a server that is stuck may never answer."""
 _PROBE_S = 120.0
 _AHEAD = 4
-"""One request is drawn in advance for so many that are under way."""
+"""Requests in flight for each one that is drawn in advance."""
 _PROBE = Request(
   id="probe",
   prompt=Chat(text="Hi"),
@@ -48,17 +48,17 @@ class Job:
   path: str
   body: dict[str, Any]
   read: Callable[[Any, str], Completion]
-  """What the server's JSON means; the string names request and server."""
+  """Reads the server's JSON; the string names request and server."""
 
 
 class Client(abc.ABC):
-  """An engine but for the form of its requests.
+  """An engine without the form of its requests.
 
   A context manager, because it holds connections.
   """
 
   def __init__(self, urls: Sequence[str], config: ClientConfig):
-    """Asks nobody yet.
+    """Sends no request yet.
 
     Raises:
       SophiaError: a URL that is none, or the API key is not set.
@@ -97,7 +97,7 @@ class Client(abc.ABC):
     self.close()
 
   def close(self) -> None:
-    """Ends what is under way, connections and the loop's thread."""
+    """Ends requests in flight, connections and the loop's thread."""
     if self._loop.is_closed():
       return
     for stream in tuple(self._streams):
@@ -135,11 +135,11 @@ class Client(abc.ABC):
 
   @abc.abstractmethod
   def job(self, request: Request) -> Job:
-    """The form of a request. May take long where images are to be read."""
+    """Returns the form of a request; may take long, as it reads images."""
 
   # --------------------------------------------------------------------- check
   def check(self, model: str, tokens: int) -> None:
-    """Finds out what is wrong with the servers before they are needed.
+    """Finds faults of the servers before they are needed.
 
     Args:
       model: the checkpoint's directory, or the name the servers give it.
@@ -169,7 +169,7 @@ class Client(abc.ABC):
     await self._ask_one(endpoint, min(_PROBE_S, self.config.deadline_s))
 
   async def _ask_one(self, endpoint: Endpoint, timeout_s: float) -> None:
-    """One token, in the form of all other requests."""
+    """Asks for one token, in the form of all other requests."""
     await self._call(self.job(_PROBE), endpoint, timeout_s)
 
   # ----------------------------------------------------------------------- ask
@@ -219,7 +219,7 @@ class Client(abc.ABC):
     """Yields completions as they finish; draws requests as capacity frees.
 
     Requests are drawn in a thread of their own. An error loses nothing that was
-    finished before it. Closing the iterator aborts what is under way.
+    finished before it. Closing the iterator aborts requests in flight.
 
     Raises:
       SophiaError: a request was refused or failed too often, or no server has
@@ -249,7 +249,7 @@ class Client(abc.ABC):
     await asyncio.gather(*self._aborting)
 
   async def _answer(self, job: Job) -> Completion:
-    """Asks until there is an answer, here or there."""
+    """Asks until there is an answer, at one endpoint or another."""
     attempts = self.config.retries + 1
     for attempt in range(attempts):
       endpoint = await self._endpoints.acquire()
@@ -272,7 +272,7 @@ class Client(abc.ABC):
   async def _call(
     self, job: Job, endpoint: Endpoint, timeout_s: float
   ) -> Completion:
-    """One attempt; the server is told when it is given up."""
+    """Makes one attempt; aborts it at the server if it is given up."""
     url, rid = endpoint.url + job.path, uuid.uuid4().hex
     what = f"request {job.id}"
     try:
@@ -295,5 +295,5 @@ class Client(abc.ABC):
 
 
 async def _opened(config: ClientConfig) -> Http:
-  """In the loop that is going to use it."""
+  """Makes the connections, in the loop that will use them."""
   return Http(config)

@@ -1,6 +1,6 @@
 """Several servers of one model, of which some may be down.
 
-A request goes to the endpoint with the fewest under way. One that fails several
+A request goes to the endpoint with the fewest in flight. One that fails several
 times in a row rests, longer each time, and is asked for one token before it gets
 requests again. All of it lives in one event loop.
 """
@@ -31,13 +31,13 @@ class ClientConfig:
   """How servers are asked, and when one is given up."""
 
   concurrency: int = 64
-  """Requests under way at one endpoint, at most."""
+  """Most requests in flight at one endpoint."""
   deadline_s: float = 1800.0
-  """Seconds for one answer, waiting in the server's queue included."""
+  """Longest time for one answer, the server's queue included, seconds."""
   connect_s: float = 10.0
   """Seconds for a connection."""
   ready_s: float = 30.0
-  """How long a server that is not there yet is waited for at the start."""
+  """Longest wait for a server that is not there yet at the start, seconds."""
   retries: int = 5
   """Further attempts of a request that failed; never after a refusal (4xx)."""
   backoff_s: float = 0.5
@@ -45,13 +45,13 @@ class ClientConfig:
   max_backoff_s: float = 30.0
   """Also the longest rest of an endpoint between two probes."""
   failures: int = 3
-  """Of an endpoint, in a row, before it rests."""
+  """Failures of an endpoint, in a row, before it rests."""
   give_up_s: float = 600.0
-  """How long all endpoints may be down before the run stops."""
+  """Longest time that all endpoints may be down before the run stops, seconds."""
   max_answer_mb: int = 64
-  """A larger answer is not read."""
+  """Largest answer that is read, MB."""
   image_cache_mb: int = 256
-  """Encoded images that are kept for the next request that shows them."""
+  """Encoded images kept for the next request that shows them, MB."""
   api_key_env: str = ""
   """Name of the variable that holds the API key; "": none is sent."""
 
@@ -67,7 +67,7 @@ class ClientConfig:
 
 
 class Refused(SophiaError):
-  """What a server will not do however often it is asked."""
+  """A request that a server will never accept, however often it is asked."""
 
   def __init__(self, message: str, status: int):
     super().__init__(message)
@@ -99,7 +99,7 @@ class Http:
       connector=aiohttp.TCPConnector(limit=0),
       timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_s),
       cookie_jar=aiohttp.DummyCookieJar(),
-      # A compressed answer has no size that can be told before it is unpacked.
+      # The size of a compressed answer is unknown before it is unpacked.
       auto_decompress=False,
       skip_auto_headers=("Accept-Encoding",),
     )
@@ -111,7 +111,7 @@ class Http:
     timeout_s: float,
     what: str,
   ) -> Any:
-    """The JSON that `url` answers; POST with a body, GET without.
+    """Returns the JSON that `url` answers; POST with a body, GET without.
 
     Args:
       what: names the request in errors.
@@ -173,7 +173,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _message(text: bytes) -> str:
-  """The server's own words: both kinds have several forms of them."""
+  """Returns the server's own message, of which both kinds have several forms."""
   try:
     found = json.loads(text)
   except (ValueError, RecursionError):
@@ -206,16 +206,16 @@ class Endpoint:
 
   url: str
   running: int = 0
-  """Requests under way."""
+  """Requests in flight."""
   failures: int = 0
-  """In a row."""
+  """Failures in a row."""
   resting: bool = False
   trouble: str = ""
-  """The last one."""
+  """The last failure."""
 
 
 class Endpoints:
-  """Who is to be asked next.
+  """Chooses the endpoint of the next request.
 
   Args:
     probe: makes an endpoint generate one token, or raises Trouble or
@@ -234,7 +234,7 @@ class Endpoints:
     self._down_since = math.inf
     """When the last one that worked went to rest."""
     self._gave_up = ""
-    """Why nobody is asked any more."""
+    """Why no endpoint is asked any more."""
     self._probing: set[asyncio.Task[None]] = set()
 
   async def acquire(self) -> Endpoint:
@@ -261,7 +261,7 @@ class Endpoints:
   async def release(self, endpoint: Endpoint) -> None:
     endpoint.running -= 1
     async with self._changed:
-      # All, for the one that is told may be cancelled at the same moment.
+      # All, since the one that is woken may be cancelled at the same moment.
       self._changed.notify_all()
 
   def succeeded(self, endpoint: Endpoint) -> None:
@@ -280,7 +280,7 @@ class Endpoints:
       task.add_done_callback(self._probing.discard)
 
   async def _rest(self, endpoint: Endpoint) -> None:
-    """Until the endpoint has generated a token, or all have been down too long."""
+    """Waits until the endpoint generates, or all have been down too long."""
     config = self._config
     pause = config.backoff_s
     while True:
@@ -304,7 +304,7 @@ class Endpoints:
     each = ", ".join(f"{e.url} ({e.trouble})" for e in self.all)
     return (
       f"no rollout server has worked for {self._config.give_up_s:g} s: {each}; "
-      "start them again and give the same command, it goes on from there"
+      "start them again and give the same command, which resumes there"
     )
 
   async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a server is found out before the first problem is sampled."""
+"""Checks of a server before the first problem is sampled."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def check(
 
 
 def _is_same(ours: str, theirs: str) -> bool:
-  """Of directories that are both here; elsewhere the last name decides."""
+  """Compares directories; where one is on another machine, their last names."""
   if os.path.isdir(ours) and os.path.isdir(theirs):
     return os.path.samefile(ours, theirs)
   ours, theirs = ours.rstrip("/"), theirs.rstrip("/")
@@ -80,7 +80,7 @@ async def _first_answer(http: Http, url: str, config: ClientConfig) -> Any:
 
 
 async def _known(http: Http, url: str, path: str, config: ClientConfig) -> Any:
-  """What a GET answers; {} from a server (or router) that does not know it."""
+  """Returns what a GET answers; {} from a server or router without the route."""
   for name in (path, path.replace("/model_info", "/get_model_info")):
     try:
       return await http.call(url + name, None, config.connect_s, "check")
@@ -93,7 +93,7 @@ async def _known(http: Http, url: str, path: str, config: ClientConfig) -> Any:
 async def check_vocabulary(
   http: Http, url: str, config: ClientConfig, renderer: Renderer
 ) -> None:
-  """The server cuts a text into as many tokens as we do.
+  """Checks that the server cuts a text into as many tokens as we do.
 
   Raises:
     SophiaError: it does not, or does not generate.

@@ -35,7 +35,7 @@ class SGLangEngine(Client):
   def __init__(
     self, urls: Sequence[str], config: ClientConfig, renderer: Renderer
   ):
-    """Asks nobody yet; see `check`.
+    """Sends no request yet; see `check`.
 
     Raises:
       SophiaError: a URL that is none, or the API key is not set.
@@ -95,10 +95,10 @@ class SGLangEngine(Client):
 
 
 class SGLangChat(Client):
-  """A model of which we know nothing but words.
+  """A model that is known by its words only.
 
-  They go to the server's own chat template. Of a completion `token_ids` is ()
-  and `logps` None.
+  They go to the server's own chat template. `token_ids` of a completion is () and
+  `logps` None.
   """
 
   def job(self, request: Request) -> Job:
@@ -125,7 +125,7 @@ def _read_chat(request: Request, answer: Any, where: str) -> Completion:
 
 
 def _encoded(path: str) -> str:
-  """base64 of an image file."""
+  """Returns base64 of an image file."""
   try:
     return base64.b64encode(Path(path).read_bytes()).decode("ascii")
   except OSError as e:

@@ -22,7 +22,7 @@ class Stream(Generic[A, R]):
   """Results in the order in which they finish.
 
   Args:
-    source: drawn from in a thread of its own, one item for each free place;
+    source: drawn from in a separate thread, one item for each free place;
       no item is None.
     start: makes the work of an item; called in that thread.
     loop: runs the work.

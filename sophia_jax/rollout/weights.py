@@ -44,14 +44,14 @@ class Loaded:
   export: float
   """Writing the checkpoint."""
   update: float
-  """From the first pause to the last resumption."""
+  """Time from the first pause to the last resumption."""
   probe: float
   """The greedy answers of all servers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Current:
-  """What the servers are to serve."""
+  """A version of the weights, and its directory."""
 
   directory: Path
   version: int

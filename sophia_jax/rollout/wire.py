@@ -1,7 +1,7 @@
 """The HTTP form of requests and answers, the same for both SGLang servers.
 
-Pure functions: dicts to send, and parsed JSON that nobody vouches for read into
-plain values. What the servers get wrong by themselves is told in the docstrings.
+Pure functions: dicts to send, and parsed JSON, which may hold anything, read into
+plain values. The docstrings say what the servers get wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEEDS = 1 << 31
 _NUMBER = re.compile("[0-9]{1,18}")
 
 _LARGEST = 1e30
-"""No log-probability is; JSON also brings NaN and integers of any size."""
+"""Bound of log-probabilities; JSON also brings NaN and huge integers."""
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -34,7 +34,7 @@ class Trouble(Exception):
 def generate_body(
   prompt: Prompt, how: Sampling, end_id: int, images: Sequence[str]
 ) -> dict[str, Any]:
-  """A request of /generate, by exact token ids.
+  """Returns a request of /generate, by exact token ids.
 
   Every request asks for log-probabilities and from the prompt's last token on:
   SGLang-JAX mixes up the lists of requests that ask differently, and repeats
@@ -62,7 +62,7 @@ def generate_body(
 
 
 def text_body(text: str) -> dict[str, Any]:
-  """A request of /generate for one token after `text`, as it is."""
+  """Returns a request of /generate for one token after `text`, as it is."""
   return {
     "text": text,
     "sampling_params": {"temperature": 0.0, "max_new_tokens": 1},
@@ -72,7 +72,7 @@ def text_body(text: str) -> dict[str, Any]:
 
 
 def chat_body(chat: Chat, how: Sampling, model: str) -> dict[str, Any]:
-  """A request of /v1/chat/completions; the server's template renders it."""
+  """Returns a request of /v1/chat/completions, rendered by the server."""
   messages = [{"role": "user", "content": _whole(chat.text)}]
   if chat.system is not None:
     messages.insert(0, {"role": "system", "content": _whole(chat.system)})
@@ -96,7 +96,7 @@ def _sampling(how: Sampling) -> dict[str, Any]:
 
 
 def _whole(text: str) -> str:
-  """Without lone surrogates, which no server's JSON parser takes."""
+  """Removes lone surrogates, which no server's JSON parser takes."""
   return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -178,7 +178,7 @@ def _versions(meta: dict[str, Any], count: int) -> tuple[tuple[int, int], ...]:
 
 
 def read_chat(answer: Any) -> tuple[str, FinishReason]:
-  """Text and why it ended, of an answer of /v1/chat/completions.
+  """Returns text and finish reason of an answer of /v1/chat/completions.
 
   A server that takes thoughts out of the text gets them put back in front.
 
@@ -218,7 +218,7 @@ def _finish(name: str) -> FinishReason:
 def _tokens_of(
   triples: list[Any],
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-  """Ids and log-probabilities, column by column: it is most of reading."""
+  """Returns ids and log-probabilities, column by column: most of the time."""
   if set(map(type, triples)) != {list} or min(map(len, triples)) < 2:
     raise Trouble("output_token_logprobs holds no (logprob, id, text)")
   logps, ids = (tuple(map(itemgetter(i), triples)) for i in (0, 1))
@@ -232,7 +232,7 @@ def _tokens_of(
 
 
 def _field(values: Any, key: str, kind: type[T]) -> T:
-  """values[key], which must be of exactly this type.
+  """Returns values[key], which must be of exactly this type.
 
   Raises:
     Trouble: it is not.
@@ -244,7 +244,7 @@ def _field(values: Any, key: str, kind: type[T]) -> T:
 
 
 def model_names(info: Any, models: Any) -> list[str]:
-  """What a server calls its model, what it is to be asked by in front."""
+  """Returns the names of a server's model, the one for requests in front."""
   found = [card.get("id") for card in _cards(models)]
   if isinstance(info, dict):
     found += [info.get(key) for key in ("served_model_name", "model_path")]
@@ -253,7 +253,7 @@ def model_names(info: Any, models: Any) -> list[str]:
 
 
 def context_length(models: Any) -> int | None:
-  """Tokens of prompt and answer together, or None if the server hides it."""
+  """Returns the most tokens of prompt and answer, None if it is hidden."""
   for card in _cards(models):
     if type(card.get("max_model_len")) is int:
       return card["max_model_len"]
@@ -261,7 +261,7 @@ def context_length(models: Any) -> int | None:
 
 
 def prompt_tokens(answer: Any) -> int:
-  """How many tokens the server made of the prompt of /generate."""
+  """Returns the number of tokens the server made of a prompt of /generate."""
   return _field(_field(answer, "meta_info", dict), "prompt_tokens", int)
 
 

@@ -73,7 +73,7 @@ def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
 def evaluate(
   run: Run, name: str, directory: Path, data: Path
 ) -> dict[str, Any]:
-  """Returns pass@1 of the policy in `directory` on problems of ours."""
+  """Evaluates the policy in `directory` on a problems file."""
   config = run.section(EvalConfig, "eval")
   exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
   ask(run, [exam], directory, config)
@@ -93,8 +93,8 @@ def evaluate_round(
   """Returns pass@1 of a policy that is loaded, on the held-out problems.
 
   Args:
-    name: of the evaluation; its files are W/evals/NAME.*.
-    model: identity of the weights.
+    name: the evaluation's name; its files are W/evals/NAME.*.
+    model: the identity of the weights.
   """
   config = run.section(EvalConfig, "eval")
   data = run.path(run.config.data.heldout)
@@ -112,12 +112,12 @@ def ask(
   The policy is loaded once, and only if answers are missing.
   """
   settings = _settings(run, fingerprint(directory), config)
-  waiting = [exam for exam in exams if _missing(run, exam, settings, config)]
-  if waiting:
+  unfinished = [exam for exam in exams if _missing(run, exam, settings, config)]
+  if unfinished:
     with engines.policy(
       run, directory, config.max_new_tokens, config.resize
     ) as policy:
-      _answer(run, waiting, policy, config, settings)
+      _answer(run, unfinished, policy, config, settings)
 
 
 def _answer(
@@ -127,7 +127,7 @@ def _answer(
   config: EvalConfig,
   settings: dict[str, Any],
 ) -> None:
-  """Asks a loaded policy what is missing of each evaluation."""
+  """Samples the missing answers of each evaluation from a loaded policy."""
   asker = Asker(
     engine=policy,
     renderer=policy.renderer,
@@ -157,7 +157,7 @@ def _path(run: Run, exam: Exam) -> Path:
 
 
 def _settings(run: Run, model: str, config: EvalConfig) -> dict[str, Any]:
-  """All that a response depends on, besides the problem."""
+  """Returns all settings that a response depends on, besides the problem."""
   image = run.section(ImageConfig, "images")
   return {
     "model": model,
@@ -173,7 +173,7 @@ def _settings(run: Run, model: str, config: EvalConfig) -> dict[str, Any]:
   }
 
 
-# ----------------------------------------------------------------------- marking
+# ----------------------------------------------------------------------- grading
 def finish(
   run: Run,
   exam: Exam,

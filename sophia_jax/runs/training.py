@@ -336,7 +336,7 @@ def _selected(
       stage.algorithm, [group], words(run, model), Moment()
     )
     made += sequences
-    learnt = {_rollout_of(s) for s in sequences}
+    learnt = {credit.rollout_of(s) for s in sequences}
     texts |= {
       r.id: Example(
         id=r.id, question=group.problem.text, response=r.completion.text
@@ -353,13 +353,8 @@ def _selected(
     )
   kept, counts = filters.keep(texts.values(), config, model.renderer.counts)
   passed = {example.id for example in kept}
-  made = [s for s in made if _rollout_of(s) in passed]
+  made = credit.of_rollouts(made, passed)
   return _cut(made, config, stage.train.length, counts), counts
-
-
-def _rollout_of(sequence: TokenSequence) -> str:
-  """Returns the id of the rollout that a sequence is made of."""
-  return sequence.id.rpartition(":")[2].partition("#")[0]
 
 
 def _cut(

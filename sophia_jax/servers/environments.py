@@ -27,7 +27,7 @@ _log = logging.getLogger("sophia_jax.servers")
 
 
 def python_of(backend: Backend, platform: Platform) -> Path:
-  """The interpreter of the backend's environment, which is made if need be.
+  """Returns the backend's interpreter; makes its environment if need be.
 
   Two that ask at the same time make it once.
 
@@ -67,14 +67,14 @@ def _make(backend: Backend, platform: Platform, directory: Path) -> None:
       done = subprocess.run(step, stdout=output, stderr=output, check=False)
       if done.returncode:
         raise SophiaError(
-          f"{log}: {' '.join(step[1:4])} ended with {done.returncode}; mend "
+          f"{log}: {' '.join(step[1:4])} ended with {done.returncode}; fix "
           "what its last lines name and give the same command again"
         )
   backend.finish_install(python, platform)
 
 
 def find_python(versions: tuple[str, ...], what: str) -> str:
-  """An interpreter of one of `versions`, the first of them that is there.
+  """Returns an interpreter of the first of `versions` that is installed.
 
   Raises:
     SophiaError: none of them is.
@@ -105,7 +105,7 @@ def _candidates(version: str) -> Iterator[str]:
 
 
 def _works(candidate: str, version: str) -> bool:
-  """Whether it starts and is what its name says; a shim may be neither."""
+  """Tells whether it starts and is what its name says; a shim may be neither."""
   code = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
   try:
     done = subprocess.run(

@@ -51,7 +51,7 @@ class ServeConfig:
   backend: str = ""
   """"sglang_jax" or "sglang"; "": the one for this machine's devices."""
   dtype: str = ""
-  """Of weights and computation; "": config.policy's."""
+  """dtype of weights and computation; "": config.policy's."""
   context_length: int = 0
   """Tokens of a prompt and its answer together; 0: config.engine.length."""
   max_running: int = 0
@@ -61,7 +61,7 @@ class ServeConfig:
   weights: str = ""
   """Directory that new weights must lie in; "": the one the checkpoint lies in."""
   start_s: float = 3600.0
-  """How long a server may take to its first token: weights and compilation."""
+  """Longest time to the first token, weights and compilation included, seconds."""
   extra: tuple[str, ...] = ()
   """More flags for the server itself."""
 
@@ -70,7 +70,7 @@ class ServeConfig:
 def spec_of(
   config: ConfigDict, role: Role, model: Path, **where: Any
 ) -> ServeSpec:
-  """What a server of `role` for this config must be able to do.
+  """Returns what a server of `role` for this config must be able to do.
 
   Args:
     model: checkpoint directory, absolute.
@@ -129,7 +129,7 @@ def serve_config(config: ConfigDict) -> ServeConfig:
 
 
 def _checked(model: Path, role: Role) -> InternVLConfig | None:
-  """The model, or None for a text model that only its server may know."""
+  """Returns the model, or None for a text model that only its server may know."""
   try:
     cfg = read_config(model)
   except SophiaError:
@@ -149,7 +149,7 @@ def _checked(model: Path, role: Role) -> InternVLConfig | None:
 
 
 def _shared_by(cfg: InternVLConfig | None, devices: int) -> int:
-  """The most devices that get equal numbers of heads."""
+  """Returns the most devices that get equal numbers of heads."""
   if cfg is None:
     return devices
   d = cfg.decoder
@@ -159,7 +159,7 @@ def _shared_by(cfg: InternVLConfig | None, devices: int) -> int:
 
 
 def find_platform() -> tuple[Platform, int]:
-  """This machine's kind of device, and how many; starts no device runtime.
+  """Returns this machine's kind of device, and how many; starts no runtime.
 
   JAX_PLATFORMS=cpu hides what is there, as it does from JAX.
   """
@@ -259,7 +259,7 @@ class Server:
     )
 
   def _answers(self, timeout_s: float) -> bool:
-    """Whether the server generates; the form is the client's own."""
+    """Tells whether the server generates; the form is the client's own."""
     body = {
       "input_ids": [0],
       "sampling_params": {"temperature": 0.0, "max_new_tokens": 1},
@@ -296,7 +296,7 @@ def _without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _last_words(log: Path) -> str:
-  """The last line of a log that says what went wrong."""
+  """Returns the last line of a log that says what went wrong."""
   lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
   telling = [line for line in lines if "Error" in line] or lines or ["nothing"]
   return telling[-1].strip()[:300]
@@ -306,7 +306,7 @@ def _last_words(log: Path) -> str:
 def started(
   spec: ServeSpec, backend: str, log: Path, start_s: float
 ) -> Iterator[Server]:
-  """A server that answers, for the block."""
+  """Runs a server that answers, for the block."""
   server = Server(spec, backend, log)
   try:
     server.wait_ready(start_s)
@@ -324,7 +324,7 @@ def running(
   Args:
     workdir: where its log goes.
     model: checkpoint directory, absolute.
-    name: the reasoner's, where there are several; part of the log's name.
+    name: of the reasoner where there are several; part of the log's name.
 
   Raises:
     SophiaError: it cannot be started; names its log.
@@ -339,7 +339,7 @@ def running(
 
 
 def log_path(workdir: Path | None, role: Role, name: str = "") -> Path:
-  """W/servers/<role>.log, or a file of the cache if there is no workdir."""
+  """Returns W/servers/<role>.log, or a file of the cache without a workdir."""
   stem = f"{role}-{name}" if name else role
   if workdir is None:
     return cache() / "servers" / f"{stem}-{os.getpid()}.log"
@@ -347,7 +347,11 @@ def log_path(workdir: Path | None, role: Role, name: str = "") -> Path:
 
 
 def _check_port(host: str, port: int) -> None:
-  """Else whoever has it would be taken for the server that we start."""
+  """Checks that no process listens there: it would be mistaken for our server.
+
+  Raises:
+    SophiaError: one does, or the host is not ours.
+  """
   with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

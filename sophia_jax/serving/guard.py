@@ -1,4 +1,4 @@
-"""What of a server may be reached: the routes that are used here, with the key.
+"""The routes of a server that may be reached: those used here, with the key.
 
 Both servers register some seventy routes; several end the server, write files or
 open paths and URLs that a request names. This layer lies before all of them and
@@ -55,7 +55,7 @@ def refusal(
 
   Args:
     authorization: the header, b"" if there is none.
-    key: "": nobody needs one.
+    key: the API key; "": none is needed.
   """
   wanted = f"Bearer {key}".encode()
   known = not key or hmac.compare_digest(authorization, wanted)

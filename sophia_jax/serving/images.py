@@ -23,7 +23,7 @@ from sophia_jax.types import SophiaError
 IMAGE_VARIABLE = "SOPHIA_IMAGES"
 """Environment variable with an ImageConfig as JSON; launch.serve sets it."""
 MAX_BYTES = 64 << 20
-"""Of one encoded image."""
+"""Largest encoded image, bytes."""
 
 Span = tuple[int, int]
 
@@ -54,7 +54,7 @@ def spans(ids: Sequence[int], image_id: int) -> list[Span]:
 def tile_counts(
   places: Sequence[Span], images: int, tokens_per_tile: int
 ) -> list[int]:
-  """How many tiles the prompt has room for, image by image.
+  """Counts the tiles that the prompt has room for, image by image.
 
   Raises:
     SophiaError: not as many runs as images, or a run of no whole tiles.
@@ -76,7 +76,7 @@ def tile_counts(
 def read_tiles(
   source: Any, count: int, config: ImageConfig, name: str
 ) -> UInt8[np.ndarray, "n S S 3"]:
-  """The tiles of one image of a request.
+  """Returns the tiles of one image of a request.
 
   Args:
     source: base64 of a file, bare or as a data URL, or tiles already cut.

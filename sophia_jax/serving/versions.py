@@ -1,4 +1,4 @@
-"""Which version of the weights drew which tokens of an answer."""
+"""The version of the weights that drew each token of an answer."""
 
 from __future__ import annotations
 

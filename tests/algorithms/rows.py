@@ -27,7 +27,7 @@ VOCAB = 11
 START = Moment()
 
 
-# ---------------------------------------------------------------------- rollouts
+# --------------------------------------------------------------------- rollouts
 def prompt(ids):
   return Prompt(
     token_ids=np.asarray(ids, np.int32),
@@ -47,7 +47,7 @@ def completion(ids, logps=None, reason=FinishReason.STOP, text="", **rest):
 
 
 def rollout(problem, i, tokens, reward, seed=0):
-  """The i-th sample of a flat group: a prompt of 2 to 4 tokens, `tokens` more."""
+  """The i-th sample of a flat group: a prompt of 2 to 4 tokens, then `tokens`."""
   rng = np.random.default_rng([seed, i, tokens])
   ids = rng.integers(0, VOCAB, tokens)
   asked = prompt(rng.integers(0, VOCAB, int(rng.integers(2, 5))))
@@ -118,7 +118,7 @@ def _bundles(rows, length):
   return ids
 
 
-# ------------------------------------------------------------------------ models
+# ----------------------------------------------------------------------- models
 def params(seed=0, scale=1.0):
   """A model: logits and value of the next token, by the token before it."""
   rng = np.random.default_rng(seed)
@@ -172,7 +172,7 @@ def ready(algorithm, groups=GROUPS, models=MODELS, **layout):
   return annotated(algorithm, [batch], models)[0]
 
 
-# --------------------------------------------------------------------- objectives
+# ------------------------------------------------------------------- objectives
 def means(terms, out, batch):
   """sum w loss / sum n of each term."""
   return {

@@ -40,7 +40,7 @@ def episode(*turns, author="policy"):
   )
 
 
-# ---------------------------------------------------------------------- exact ids
+# -------------------------------------------------------------------- exact ids
 def test_ids_and_log_probabilities_are_those_that_were_sampled():
   for group in rows.GROUPS:
     made = by_group(group)
@@ -130,7 +130,7 @@ def test_what_another_model_wrote_is_rendered_under_the_policys_prompt():
     assert made.streams["source"].max() == 1
 
 
-# ----------------------------------------------------------------------- rewards
+# ---------------------------------------------------------------------- rewards
 def test_a_reward_lies_on_the_last_token():
   rule = credit.by_reward(reductions.token)
   made = rule(scored(*rows.GROUPS), Letters(), rows.START)
@@ -140,7 +140,7 @@ def test_a_reward_lies_on_the_last_token():
     assert not s.streams["rewards"][:-1].any()
 
 
-# -------------------------------------------------------------------- reductions
+# ------------------------------------------------------------------- reductions
 ROLES = [
   np.array([Role.PROMPT, Role.IMAGE, Role.RESPONSE], np.int8),
   np.array([Role.PROMPT, *[Role.RESPONSE] * 4], np.int8),
@@ -173,7 +173,7 @@ def test_a_sequence_without_a_response_counts_for_nothing():
       assert stream.tolist() == [0, 0, 0]
 
 
-# ------------------------------------------------------------------------- pairs
+# ------------------------------------------------------------------------ pairs
 def pairs(group, limit):
   made = credit.by_pairs(limit)(scored(group), Letters(), rows.START)
   assert [a.bundle for a in made[::2]] == [b.bundle for b in made[1::2]]
@@ -196,6 +196,23 @@ def test_pairs_are_right_and_wrong_each_once_and_spread_evenly(right, limit):
   for value in (0, 1):
     counts = [used.get(i, 0) for i, r in rewards.items() if r == value]
     assert not found or max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("id", ["p", ":q", "set:17", "q#1", "a/b>0:c#2"])
+def test_a_sequence_names_its_rollout_whatever_the_problem_is_called(id):
+  problem = dataclasses.replace(PROBLEM, id=id)
+  first, again = ([1, 2], [3], None), ([9], [5], None)
+  whole = dataclasses.replace(episode(first, again), problem_id=id)
+  other = dataclasses.replace(whole, path=(1,), rewards={"accuracy": 0.0})
+  group = Group(problem=problem, rollouts=(whole, other))
+  bare = credit.sequences(whole, problem, Letters())
+  assert [credit.rollout_of(s) for s in bare] == [whole.id] * 2
+  made = credit.by_pairs(1)(scored(group), Letters(), rows.START)
+  names = [credit.rollout_of(s) for s in made]
+  assert names == [whole.id] * 2 + [other.id] * 2
+  assert credit.of_rollouts(made, {whole.id, other.id}) == made
+  assert credit.of_rollouts(made, {whole.id}) == [], "half a pair is none"
+  assert credit.of_rollouts(bare, {whole.id}) == bare
 
 
 def test_streams_of_a_pair_sum_to_one():

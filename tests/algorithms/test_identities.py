@@ -47,7 +47,7 @@ def gradient(loss, logps, batch=BATCH):
   return rows.by_logps((Term("policy", loss),), logps, batch)
 
 
-# -------------------------------------------------------------------- advantages
+# ------------------------------------------------------------------- advantages
 @given(rewards)
 def test_leave_one_out_is_the_centred_times_g_over_g_minus_1(r):
   n = len(r)
@@ -73,7 +73,7 @@ def test_a_group_of_one_keeps_its_reward():
   np.testing.assert_array_equal(advantages.centred(one), 0)
 
 
-# ----------------------------------------------------------------- the first update
+# ------------------------------------------------------------- the first update
 @pytest.mark.parametrize("name", POLICY)
 def test_on_fresh_rollouts_every_policy_gradient_is_the_same(name):
   first = gradient(POLICY[name], OLD)
@@ -114,7 +114,7 @@ def test_the_sequence_ratio_is_the_geometric_mean():
 
 
 def test_the_gradient_of_a_sequence_ratio_is_spread_evenly():
-  """d s_i / d log pi_t = s_i / |y_i|, so the loss of a sequence moves by s A/n."""
+  """d s_i / d log pi_t = s_i / |y_i|: a token moves the loss by s A / n."""
   loss = losses.weighted(ratios.sequence)
   found = gradient(loss, NEAR)
   a = np.asarray(BATCH.streams["advantages"])
@@ -126,7 +126,7 @@ def test_the_gradient_of_a_sequence_ratio_is_spread_evenly():
     )
 
 
-# --------------------------------------------------------------------- reductions
+# ------------------------------------------------------------------- reductions
 @pytest.mark.parametrize("other", ["sequence", "square"])
 def test_equal_lengths_make_the_means_equal(other):
   equal = [rows.group(i, [(3, 1), (3, 0), (3, 0)]) for i in range(2)]
@@ -162,7 +162,7 @@ def test_a_group_without_variance_only_counts():
   rows.close(a["logits"] * tokens[0], b["logits"] * tokens[1], atol=1e-5)
 
 
-# -------------------------------------------------------------------- PPO, REINFORCE
+# --------------------------------------------------------------- PPO, REINFORCE
 def test_ppo_without_a_critic_is_reinforce_with_the_reward_to_go():
   algorithm = build(
     "ppo", {"kl": 0.0, "whiten": False, "critic": "model", "value_clip": 1.0}
@@ -180,7 +180,7 @@ def test_ppo_without_a_critic_is_reinforce_with_the_reward_to_go():
   np.testing.assert_allclose(found, -to_go * mask / mask.sum(), atol=1e-7)
 
 
-# --------------------------------------------------------------- SFT, SOPHIA, RL-PLUS
+# --------------------------------------------------------- SFT, SOPHIA, RL-PLUS
 def test_sophia_is_the_likelihood_of_what_it_selects():
   taught = rows.with_streams(BATCH, {"advantages": BATCH.streams["mask"]})
   np.testing.assert_allclose(
@@ -210,7 +210,7 @@ def test_each_token_has_the_ratio_of_its_source():
   )
 
 
-# ---------------------------------------------------------------------- KL, clips
+# -------------------------------------------------------------------- KL, clips
 def test_kl_of_the_same_is_zero_and_its_slope_is_one_minus_the_ratio():
   batch = rows.with_streams(BATCH, {"view": NEAR - 1.0, "same": NEAR})
   out = Forward(logps=jnp.asarray(NEAR, jnp.float32))
@@ -263,7 +263,7 @@ def test_cispo_keeps_the_gradient_of_a_capped_token():
   np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-8)
 
 
-# --------------------------------------------------------------------------- GAE
+# -------------------------------------------------------------------------- GAE
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.95, 0.9), (0.9, 0)])
 def test_gae_is_a_loop_over_the_learnt_tokens_of_each_sequence(gamma, lam):
   rng = np.random.default_rng(0)
@@ -292,7 +292,7 @@ def test_two_levels_of_gae_are_two_calls():
   np.testing.assert_allclose(found, [[0, 2, 0, 2, 0, 3, 0]])
 
 
-# ------------------------------------------------------------------------ segments
+# --------------------------------------------------------------------- segments
 lengths = st.lists(
   st.lists(st.integers(1, 4), max_size=4), min_size=3, max_size=3
 )
@@ -317,7 +317,7 @@ def test_totals_and_means_are_of_each_segment_alone(spans, seed):
       np.testing.assert_allclose(mean[r][here], want, atol=1e-5)
 
 
-# --------------------------------------------------------------------- preferences
+# ------------------------------------------------------------------ preferences
 PAIRED = build("mpo", {"n": 4, "pairs": 3})
 PAIRS = rows.ready(PAIRED, length=40)
 REF = np.asarray(PAIRS.streams["ref_logps"])

@@ -1,4 +1,4 @@
-"""Every method of the registry: it differentiates, packs, shards and refuses."""
+"""Methods of the registry: they differentiate, pack, shard and refuse."""
 
 import dataclasses
 import os
@@ -84,7 +84,7 @@ def test_the_table_holds_what_the_tests_know():
     assert dataclasses.is_dataclass(config)
 
 
-# -------------------------------------------------------------------- objectives
+# ------------------------------------------------------------------- objectives
 @pytest.mark.parametrize("name", ["sft", "sophia", *ON_POLICY])
 def test_an_objective_jits_and_has_a_finite_gradient(name):
   algorithm, batch = both(name)
@@ -154,7 +154,7 @@ def test_clip_fractions_count_what_a_bound_decides():
   np.testing.assert_allclose(lower, share(a < 0), rtol=1e-5)  # 4 > dual 3
 
 
-# ----------------------------------------------------------------------- schedules
+# -------------------------------------------------------------------- schedules
 def test_coefficients_come_from_the_settings():
   c = {t.name: t.coefficient(Moment()) for t in build("mpo").terms}
   assert c == {"preference": 0.8, "quality": 0.2, "generation": 1.0}
@@ -165,7 +165,7 @@ def test_coefficients_come_from_the_settings():
   assert build("dapo").models == ("policy",)
 
 
-# ------------------------------------------------------------------- KL in the reward
+# ------------------------------------------------------------- KL in the reward
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_rloo_takes_the_kl_of_the_whole_response_from_the_reward(epochs):
   """R = r - beta KL, then leave-one-out: by definition, over two batches."""
@@ -224,7 +224,7 @@ def test_whitening_is_over_the_round_and_after_the_returns():
     np.testing.assert_array_equal(a.streams["returns"], b.streams["returns"])
 
 
-# ----------------------------------------------------------------------- corrections
+# ------------------------------------------------------------------ corrections
 def corrected(batch=None, **config):
   config = corrections.Config(**config)
   algorithm = corrections.corrected(build("grpo", SMALL["grpo"]), config)
@@ -270,7 +270,7 @@ def test_corrections_need_old_log_probabilities():
     corrections.Config(level="tokn")
 
 
-# -------------------------------------------------------------------- several devices
+# -------------------------------------------------------------- several devices
 def test_eight_devices_make_the_same_updates():
   """Rows and tokens of a row on a mesh of 4 x 2, against one device."""
   flags = "--xla_force_host_platform_device_count=8"
@@ -285,7 +285,7 @@ def test_eight_devices_make_the_same_updates():
   assert done.stdout.split() == ["sft", "sophia", *ON_POLICY[0:9], "ok"]
 
 
-# ------------------------------------------------------------------------- a new one
+# -------------------------------------------------------------------- a new one
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy:
   """A toy method."""
@@ -312,7 +312,7 @@ def test_a_new_method_is_one_function_and_one_row(monkeypatch):
   assert np.abs(gradient["logits"]).max() > 0
 
 
-# ------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------- refusals
 @pytest.mark.parametrize(
   ("name", "settings", "message"),
   [

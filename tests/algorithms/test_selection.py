@@ -50,25 +50,24 @@ def test_the_most_varied_share_and_at_least_one():
 
 
 def test_groups_of_an_old_policy_are_dropped():
-  aged = [
-    _versioned(g, i) for i, g in enumerate(groups((0, 1), (0, 1), (0, 1)))
-  ]
-  late = Moment(round=3)
-  found = selection.fresh(2)(aged, late)
-  assert [g.problem.id for g in found] == ["p1", "p2"]
+  """Version n is the policy that round n - 1 begins with; 0 is not known."""
+  aged = [_versioned(g, i) for i, g in enumerate(groups(*[(0, 1)] * 5))]
+  found = selection.fresh(2)(aged, Moment(round=4))
+  assert [g.problem.id for g in found] == ["p0", "p3", "p4"]
 
 
 def _versioned(group, version):
-  """The group, its last rollout drawn by a version, the rest by version 3."""
+  """The group, its last rollout drawn by two policies, the rest by the newest."""
 
-  def one(r, version):
-    spans = ((3, 1), (version, 1))
-    answer = dataclasses.replace(r.completion, versions=spans)
+  def one(r, *versions):
+    answer = dataclasses.replace(
+      r.completion, versions=tuple((v, 1) for v in versions)
+    )
     turn = dataclasses.replace(r.turns[0], completion=answer)
     return dataclasses.replace(r, turns=(turn,))
 
   *first, last = group.rollouts
-  kept = (*(one(r, 3) for r in first), one(last, version))
+  kept = (*(one(r, 5) for r in first), one(last, 5, version))
   return dataclasses.replace(group, rollouts=kept)
 
 
@@ -108,7 +107,7 @@ def test_the_order_of_the_rollouts_changes_nothing(right, rule, seed):
   assert a == b
 
 
-# ------------------------------------------------------------------------ rewards
+# ---------------------------------------------------------------------- rewards
 @pytest.mark.parametrize(
   ("length", "right", "want"),
   [(70, 1, 1.0), (80, 1, 1.0), (90, 1, 0.5), (100, 1, 0.0), (100, 0, -2.0)],

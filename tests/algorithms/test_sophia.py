@@ -75,7 +75,7 @@ def learnt(toy=TOY, **config):
   return credit.learn(sophia(Config(**config)), [toy], Letters(), rows.START)[1]
 
 
-# ------------------------------------------------------------------------ rewards
+# ---------------------------------------------------------------------- rewards
 def test_the_caption_reward_is_the_mean_outcome():
   """Eq. 5."""
   assert [c.rewards["accuracy"] for c in TOY.depth(1)] == [2 / 3, 1.0]
@@ -98,7 +98,7 @@ def test_the_caption_reward_does_not_depend_on_the_order(table, seed):
   assert value(one) == {(k,): np.mean(row) for k, row in enumerate(table)}
 
 
-# ---------------------------------------------------------------------- selection
+# -------------------------------------------------------------------- selection
 def test_the_shortest_right_one_on_a_good_caption():
   """Eq. 6."""
   assert chosen() == [(1, 1)]
@@ -213,7 +213,7 @@ def test_selection_by_definition(one, config):
     assert not left or not found or max(map(key, found)) < min(map(key, left))
 
 
-# ------------------------------------------------------------------------- credit
+# ----------------------------------------------------------------------- credit
 def test_credit_is_question_pixels_and_trajectory():
   """The caption is not in the context, and the advantage is the reward, 1."""
   (made,) = learnt()
@@ -243,7 +243,7 @@ def test_eq_7_to_the_letter_is_a_sum_over_tokens():
   assert set(made.streams["weights"]) == {0.0, 1.0}
 
 
-# ----------------------------------------------------------------------- variants
+# --------------------------------------------------------------------- variants
 def ids(**config):
   return [s.id for s in learnt(**config)]
 
@@ -303,7 +303,7 @@ def test_h_does_not_think_because_the_caption_shows_a_tag():
   )
 
 
-# --------------------------------------------------------------------- end to end
+# ------------------------------------------------------------------- end to end
 def test_from_a_problem_to_what_is_learnt():
   method = sophia(Config(captions=2, trajectories=4, alpha=0.7, describe=True))
   world = World(right=lambda path: path[0] == 1 or path[1] > 1)

@@ -45,7 +45,7 @@ class Letters:
 
 
 def text_of(sequence):
-  """(prompt, response) of a sequence of Letters, without the end of the turn."""
+  """(prompt, response) of a sequence of Letters, without the turn's end."""
   response = sequence.roles == Role.RESPONSE
   join = lambda ids: "".join(chr(i) for i in ids if i != END)
   ids = sequence.token_ids

@@ -104,3 +104,18 @@ def test_what_an_editor_underlines(change):
   assert holds(json_schema(), right)
   assert not holds(json_schema(), right | change)
   assert json.loads(json.dumps(json_schema())) == json_schema()
+
+
+HUGE = [10**400, -(10**400), 1e308 * 10, "x" * 10**6, ["y"] * 10**5, {"z": 1}]
+
+
+@pytest.mark.parametrize(
+  "key", [*schema_of(False), *schema_of(True), "k" * 999]
+)
+@pytest.mark.parametrize("value", HUGE)
+def test_a_refusal_is_short_whatever_it_quotes(key, value):
+  for examples in (False, True):
+    last = "response" if examples else "answer"
+    record = {"id": "1", "question": "Q", last: "A", "choices": ["B"]}
+    for error in record_errors({**record, key: value}, examples):
+      assert len(error) < 300 and "\n" not in error

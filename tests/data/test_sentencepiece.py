@@ -29,7 +29,7 @@ def test_ids_are_sentencepieces(name):
 
 @pytest.fixture
 def original(tmp_path):
-  """A directory as OpenGVLab publishes it, code of its own included."""
+  """A directory as OpenGVLab publishes it, with its code."""
   shutil.copy(FOLDER / "plain.model", tmp_path / "tokenizer.model")
   config = {
     "tokenizer_class": "InternLM2Tokenizer",

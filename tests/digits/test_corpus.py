@@ -43,7 +43,7 @@ def rows(path: Path):
 # ---------------------------------------------------------------------- held out
 @pytest.fixture
 def stamped(monkeypatch):
-  """Every scan that is drawn from now on, by what it is drawn for."""
+  """Records every drawn scan, by the file that it is drawn for."""
   found = collections.defaultdict(set)
   place = {"for": "vision"}
   numbers = {
@@ -81,7 +81,7 @@ def test_scans_of_held_out_problems_are_in_no_other_file(
   assert not stamped["vision"]
 
 
-def test_nor_does_the_vision_encoder_see_them(
+def test_the_vision_encoder_sees_no_held_out_scan(
   tmp_path, stamped, quick_to_compile
 ):
   """The command's own path: files, then a step of pretraining on scans."""
@@ -161,7 +161,7 @@ def test_the_warm_up_teaches_to_see_and_to_read_not_to_reason(written, prompts):
     assert re.fullmatch(r"\\boxed\{\w+\}", row["response"])
 
 
-def test_the_reasoner_is_taught_as_it_is_asked(written, prompts):
+def test_the_reasoners_examples_have_its_prompts(written, prompts):
   """Its prompts are `Prompts.reason` of a caption and a question's text."""
   every = rows(written / "reasoner.jsonl")
   worked = [r for r in every if r["id"].startswith("worked")]
@@ -184,7 +184,7 @@ def test_images_have_one_tile_and_show_the_ink(written):
     assert image.mode == "RGB"
 
 
-def test_a_scene_is_what_it_says():
+def test_a_scene_shows_its_digits():
   scans, _ = scenes.load_scans(0, 0.2)
   rng = np.random.default_rng(0)
   for _ in range(50):
@@ -203,7 +203,7 @@ def test_a_scene_is_what_it_says():
         assert cell.any() == ((column, row) in scene.cells)
 
 
-def test_dense_labels_name_what_is_in_each_cell():
+def test_dense_labels_name_the_contents_of_each_cell():
   scans, _ = scenes.load_scans(0, 0.2)
   pixels, labels = scenes.sample_dense(np.random.default_rng(1), scans)
   assert pixels.shape == (scenes.SIDE, scenes.SIDE, 3)

@@ -24,7 +24,7 @@ def ask(kind, seed, seen):
 
 
 def answer_to(text, seen):
-  """The answer to a question as a person would work it out."""
+  """Answers a question independently."""
   if text == "What is the largest digit plus the smallest digit?":
     return str(sorted(seen)[-1] + sorted(seen)[0])
   if text == "What is the largest digit minus the smallest digit?":
@@ -118,7 +118,7 @@ def test_the_check_of_statements_can_fail():
 
 
 @given(kinds, seeds, digits)
-def test_what_is_said_on_the_way_holds(kind, seed, seen):
+def test_statements_of_worked_solutions_hold(kind, seed, seen):
   """Except for a slip, which is taken back at once."""
   question = ask(kind, seed, seen)
   text = language.worked(np.random.default_rng(seed), question, seen)

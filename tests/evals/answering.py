@@ -19,7 +19,7 @@ def scored(name, rights, **fields):
 
 
 def statuses(rule, answered):
-  """What the rule makes of each (problem, response)."""
+  """Returns the status of each (problem, response) by a rule."""
   answered = ((asked, text, FinishReason.STOP) for asked, text in answered)
   with rule.verifier(workers=1, timeout_s=30.0) as verifier:
     return [

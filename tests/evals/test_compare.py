@@ -61,7 +61,7 @@ def test_variants_are_one_unit(tmp_path):
   assert compare(path, new, PLAIN)["p"] < 0.01
 
 
-def test_only_what_both_have_is_compared(tmp_path):
+def test_only_common_problems_are_compared(tmp_path):
   path = written(tmp_path / "old.json", [scored("1", "0"), scored("2", "1")])
   found = compare(path, [scored("2", "1"), scored("3", "1")], PLAIN)
   assert found["n"] == 1 and found["p"] == 1.0
@@ -69,7 +69,7 @@ def test_only_what_both_have_is_compared(tmp_path):
     compare(path, [scored("3", "1")], PLAIN)
 
 
-def test_what_is_no_evaluation(tmp_path):
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path):
   path = tmp_path / "x.json"
   for text in ("{", "[]", '{"responses": [{}]}'):
     path.write_text(text)

@@ -1,6 +1,6 @@
-"""Grades by way of a language model, which here is a script.
+"""Grades with a language model, which is a script here.
 
-What a model is asked and how its replies are read: tests/rewards/test_llm.py.
+Questions to the model and the reading of its replies: tests/evals/test_llm.py.
 """
 
 import pytest
@@ -16,7 +16,7 @@ STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 
 class Script:
-  """Replies with what follows the first word of its script that it is shown."""
+  """Replies with the text after the first word of its script in the question."""
 
   def __init__(self, **replies):
     self.replies = replies

@@ -19,7 +19,7 @@ HOSTILE = (
 
 
 def summary(benchmark=BENCHMARKS["mathvision"], **changes):
-  """As `sophia_jax.runs.evaluation` makes it."""
+  """Returns a summary in the form of `sophia_jax.runs.evaluation`."""
   found = [
     scored("1", "10", source="mathvision", tags={"subject": "algebra"}),
     scored("2", "11", source="mathvision", tags={"subject": HOSTILE}),
@@ -70,7 +70,7 @@ def test_the_page_shows_scores_and_the_papers_rows(evaluation):
   assert "max_new_tokens 16384" in text
 
 
-def test_what_models_wrote_is_shown_and_never_run(evaluation):
+def test_texts_of_models_are_shown_and_never_run(evaluation):
   text = render(HOSTILE, [evaluation], {"Model": HOSTILE})
   text.encode()
   page = Page(text)

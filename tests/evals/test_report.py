@@ -87,7 +87,7 @@ def samples(text="so 6", **values):
   )
 
 
-def test_both_files_hold_what_was_reported(tmp_path):
+def test_both_files_hold_the_report(tmp_path):
   curves = {"warm-up": [(0, 2.0), (1, 1.0)], "update": [(0, 1.0)]}
   path = write_report(tmp_path / "w", REPORT, curves, samples())
   assert path == tmp_path / "w" / "report.html"

@@ -28,7 +28,7 @@ def said(asked, sample=0, text="6"):
   )
 
 
-def test_what_is_appended_is_there_again(path):
+def test_appended_responses_are_read_again(path):
   first, second = problem("a/1"), problem("a/2")
   hostile = said(first, 0, 'lone \ud800 "quote"\n\x00</script>')
   with Responses(path, SETTINGS) as responses:
@@ -54,9 +54,9 @@ def test_a_line_that_was_cut_short_is_not_there(path, cut):
   with Responses(path, SETTINGS) as responses:
     assert path.read_bytes() == whole
     assert responses.has(asked, 0) and not responses.has(asked, 1)
-    responses.append(said(asked, 1, "anew"))
+    responses.append(said(asked, 1, "again"))
   with Responses(path, SETTINGS) as responses:
-    assert responses.read("a/1", 1).text == "anew"
+    assert responses.read("a/1", 1).text == "again"
 
 
 def test_a_response_to_another_question_is_none(path, tmp_path):

@@ -80,7 +80,7 @@ def test_right_answers_to_every_benchmark(run, name):
   assert summary["missing"] == summary["unknown"] == summary["twice"] == 0
 
 
-def test_what_comes_out(run):
+def test_the_verdicts_and_the_scores(run):
   code, verdicts, out, _ = run(
     "mathvision",
     [

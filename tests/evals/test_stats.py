@@ -97,7 +97,7 @@ def test_bootstrap_of_independent_answers_is_near_wilson():
 
 
 def test_bootstrap_draws_whole_units():
-  """Ten equal answers to a question tell no more than one of them."""
+  """Ten equal answers to a question carry no more information than one."""
   once = [1.0] * 12 + [0.0] * 28
   low, high = bootstrap(once, [1] * 40)
   tenfold = bootstrap([10 * value for value in once], [10] * 40)

@@ -1,4 +1,4 @@
-"""What the tests of the command line type, and how they watch it."""
+"""Command lines of the tests, and ways to watch a command."""
 
 import time
 from pathlib import Path

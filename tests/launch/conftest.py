@@ -11,7 +11,7 @@ from tests.launch.commands import ROOT
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-  """Of every command: what one has compiled, no other compiles again."""
+  """Environment of every command, with one compilation cache for all."""
   shared = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     shared = shared.parent
@@ -43,7 +43,7 @@ def start(environment):
 
 @pytest.fixture(scope="session")
 def command(start):
-  """command("launch.run", "--flag=...", ...) -> what came of it."""
+  """command("launch.run", "--flag=...", ...) -> the finished process."""
 
   def run(module, *arguments):
     process = start(module, *arguments)

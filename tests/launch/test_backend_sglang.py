@@ -1,4 +1,4 @@
-"""What SGLang (PyTorch) is started with; the servers are in tests/servers."""
+"""Command lines of SGLang (PyTorch); the servers are in tests/servers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def value(command: list[str], flag: str) -> str:
   return command[command.index(flag) + 1]
 
 
-def test_it_listens_where_it_is_told_and_nowhere_else(sglang, spec):
+def test_it_listens_at_its_address_only(sglang, spec):
   command = sglang.command(PYTHON, spec)
   assert command[:3] == [str(PYTHON), "-m", "sophia_jax.serving.sglang.main"]
   assert value(command, "--host") == "127.0.0.1"

@@ -40,7 +40,7 @@ STAGES = [
 
 # ------------------------------------------------------ a run that is killed twice
 class Killed:
-  """What a run left behind, and what it looked like when it was killed."""
+  """A finished workdir, and the same workdir when it was killed."""
 
   workdir: Path
   stages: list[list[str]]
@@ -102,7 +102,7 @@ def test_it_was_killed_where_it_should_be(killed):
   assert killed.done() == STAGES
 
 
-def test_what_was_sampled_is_kept_and_not_sampled_again(killed):
+def test_samples_are_kept_and_not_sampled_again(killed):
   whole = killed.segment[: killed.segment.rfind(b"\n") + 1]
   segment = killed.segment_now()
   assert segment.startswith(whole) and len(segment) > len(whole)
@@ -114,7 +114,7 @@ def test_what_was_sampled_is_kept_and_not_sampled_again(killed):
   assert all(map(store.complete, problems)) and len(problems) == 10
 
 
-def test_training_goes_on_from_the_checkpoint(killed):
+def test_training_resumes_from_the_checkpoint(killed):
   rows = metrics.read(killed.workdir / "metrics.jsonl")
   assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
   assert killed.steps < len(rows) == killed.checkpoints()[-1]
@@ -125,7 +125,7 @@ def test_training_goes_on_from_the_checkpoint(killed):
   assert int(resumed[0].rpartition(" ")[2]) >= killed.steps
 
 
-def test_it_says_what_came_of_it(killed):
+def test_it_prints_the_result(killed):
   lines = killed.last.stdout.splitlines()
   assert lines[0].startswith("pass@1 before ")
   assert lines[1].startswith("pass@1 after ")
@@ -137,7 +137,7 @@ def test_it_says_what_came_of_it(killed):
   assert "<html" in (killed.workdir / "report.html").read_text()[:200]
 
 
-def test_the_report_has_what_scripts_read(killed):
+def test_the_report_has_the_keys_that_scripts_read(killed):
   report = killed.report
   assert report["seed"] == 0
   for when in ("before", "after"):
@@ -204,7 +204,7 @@ def respoken(renderer, ids):
 def test_score_agrees_with_the_engine(
   killed, command, tmp_path, quick_to_compile
 ):
-  """The log-probabilities of what the engine said, as it said it."""
+  """The log-probabilities that the engine reported of its own responses."""
   images = ImageConfig(tile_size=48, max_tiles=1)
   runtime = policies.RuntimeConfig(dtype="float32")
   policy = policies.load(killed.workdir / "export", runtime, images)

@@ -1,4 +1,4 @@
-"""launch.convert: any format to any other, and what training saved."""
+"""launch.convert: any format to any other, and saved trainings."""
 
 import dataclasses
 import json
@@ -81,7 +81,7 @@ def test_bfloat16_survives_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("format", Format)
-def test_dtype_of_what_is_written(format, source, tmp_path):
+def test_the_dtype_of_the_written_tensors(format, source, tmp_path):
   convert(source, tmp_path / "out", format, "bfloat16", verify=True)
   cfg = read_config(tmp_path / "out")
   assert cfg.dtype == "bfloat16"
@@ -124,7 +124,7 @@ def test_code_and_settings_of_the_source_come_along(source, tmp_path):
   assert again == config
   code = tmp_path / "again" / "modeling_internvl_chat.py"
   assert code.read_text() == "raise SystemExit\n"
-  # What needs no code brings none.
+  # A tokenizer that needs no code has none.
   convert(chat, tmp_path / "hf", Format.HF)
   assert not list((tmp_path / "hf").glob("*.py"))
 
@@ -187,7 +187,7 @@ def test_the_original_tokenizer_becomes_one_without_code(tmp_path):
   assert config["text_config"]["eos_token_id"] == 3
 
 
-# --------------------------------------------------------- what training saved
+# ------------------------------------------------------------- saved trainings
 @pytest.fixture
 def workdir(source, tmp_path):
   """W of a run that trained the language model from `source`."""
@@ -242,7 +242,7 @@ def test_a_damaged_step_is_passed_over(workdir, tmp_path):
   assert_same(got["language"], random_params(CFG, seed=1)["language"])
 
 
-# --------------------------------------------------------------- what can fail
+# -------------------------------------------------------------------- failures
 def test_overlapping_directories_are_refused(source):
   for dst in (source, source / "inside", source.parent):
     with pytest.raises(SophiaError, match="overlap"):
@@ -281,7 +281,7 @@ def environment(**more):
 
 
 def command(*arguments, limit=None):
-  """What came of `python -m launch.convert`, no file larger than `limit`."""
+  """Runs `python -m launch.convert` with no file larger than `limit`."""
   line = [sys.executable, "-m", "launch.convert", *arguments]
   if limit is not None:
     line = ["bash", "-c", f'ulimit -f {limit} && exec "$@"', "bash", *line]
@@ -315,7 +315,7 @@ def test_the_command_explains_itself(source):
 
 @pytest.mark.parametrize("format", ["hf", "orbax"])
 def test_a_full_disk_leaves_the_destination_alone(format, source, tmp_path):
-  """Of 160 KB of tensors, 16 KB can be written."""
+  """The tensors have 160 KB, and 16 KB can be written."""
   out = write_source(tmp_path / "out", VARIANTS["6b-qwen2"])
   before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
   beside = set(tmp_path.iterdir())

@@ -61,7 +61,7 @@ def question(name="a"):
   return Request(id=name, prompt=Chat(text="What do you see"), sampling=how)
 
 
-def test_both_are_embedded_unless_told_otherwise(config, checkpoints, tmp_path):
+def test_both_are_embedded_by_default(config, checkpoints, tmp_path):
   run = Run(config, tmp_path)
   with (
     engines.policy(run, checkpoints["policy"], 8) as policy,

@@ -1,4 +1,4 @@
-"""`launch.evaluate` on a benchmark: killed, gone on with, marked again."""
+"""`launch.evaluate` on a benchmark: killed, resumed, graded again."""
 
 import base64
 import io
@@ -82,14 +82,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(model, judge):
-  """Of every evaluation."""
+  """Arguments of every evaluation."""
   sizes = {**SIZES, "reasoners.easy.path": judge}
   return ["launch.evaluate", CONFIG, *overrides(sizes), f"--model={model}"]
 
 
 @pytest.fixture(scope="module")
 def evaluate(command, arguments):
-  """evaluate(workdir, "--flag=...") -> what came of it."""
+  """evaluate(workdir, "--flag=...") -> the finished process."""
   return lambda workdir, *flags: command(
     *arguments, f"--workdir={workdir}", *flags
   )
@@ -121,7 +121,7 @@ def segment(workdir):
   return path.read_bytes() if path.exists() else b""
 
 
-# ------------------------------------------------------------------ what comes out
+# --------------------------------------------------------------------- results
 def test_scores_table_and_page(undisturbed):
   workdir, done = undisturbed
   result = found(workdir)
@@ -167,7 +167,7 @@ def test_the_page_pairs_a_response_with_its_own_problem(
     np.testing.assert_array_equal(shown, np.asarray(image))
 
 
-def test_killed_and_gone_on_with(
+def test_a_killed_evaluation_resumes(
   start, arguments, evaluate, flags, undisturbed, tmp_path
 ):
   """Nothing is lost, nothing asked twice, and the responses are the same."""
@@ -179,7 +179,7 @@ def test_killed_and_gone_on_with(
   whole = killed[: killed.rfind(b"\n") + 1]
   assert 5 <= whole.count(b"\n") < PROBLEMS * SAMPLES
   assert not (tmp_path / "evals" / "InternVL3-8B-mathvision.json").exists()
-  # As if it had been killed in the middle of a line.
+  # A kill in the middle of a line looks like this.
   with (tmp_path / "evals/InternVL3-8B-mathvision.responses.jsonl").open(
     "ab"
   ) as f:
@@ -193,7 +193,7 @@ def test_killed_and_gone_on_with(
   assert found(tmp_path) == found(undisturbed[0])
 
 
-def test_marked_again_without_a_model(evaluate, flags, undisturbed, tmp_path):
+def test_graded_again_without_a_model(evaluate, flags, undisturbed, tmp_path):
   workdir = tmp_path / "W"
   shutil.copytree(undisturbed[0], workdir)
   before = found(workdir)

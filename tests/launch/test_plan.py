@@ -52,7 +52,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def written(directory: Path, model: InternVLConfig, text: str) -> Path:
-  """A config file of a model; of the model nothing but its shapes."""
+  """Writes a config file and a model that has only shapes."""
   values = write_config(model, "float32")
   (directory / "config.json").write_text(json.dumps(values))
   # No weight is read; whether there is a head says if it is tied.
@@ -78,7 +78,7 @@ def test_two_meshes_are_planned_and_compared(config, tmp_path):
     f"--out={out}",
   )
   assert done.returncode == 0, done.stderr
-  # So XLA calls a change of place for which it gathers everything first.
+  # XLA's words for a change of sharding that gathers everything first.
   assert "Involuntary full rematerialization" not in done.stderr
   best = json.loads(done.stdout.splitlines()[-1])
   both = json.loads(out.read_text())
@@ -135,7 +135,7 @@ def test_gpus_are_planned_by_arithmetic_and_it_says_so():
     ),
   ],
 )
-def test_what_cannot_be_planned_is_told_in_one_line(config, arguments, said):
+def test_an_impossible_plan_is_one_line(config, arguments, said):
   done = plan(f"--config={config}", *arguments)
   assert done.returncode == 1
   last = done.stderr.splitlines()[-1]

@@ -36,7 +36,7 @@ class Place:
     return self.command("launch.sample", *arguments)
 
   def run(self, *flags):
-    """Its exit code and what it said."""
+    """Returns the exit code, stdout and stderr."""
     process = self.start(*flags)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
@@ -48,7 +48,7 @@ class Place:
     return [r for r in map(decode, lines) if r is not None]
 
   def texts(self, segment="*"):
-    """What was generated: each text that was written, by its place."""
+    """Returns every generated text, by its place."""
     return [
       ((r.problem_id, r.path), r.completion.text)
       for r in self.lines(segment)
@@ -60,7 +60,7 @@ class Place:
 
   def done(self):
     path = self.workdir / "stages.json"
-    return "sample" in json.loads(path.read_text())
+    return "sophia/sample" in json.loads(path.read_text())
 
   def started_and_at(self, texts, *flags, segment="*"):
     """A process that has been let run until so many texts were written."""
@@ -85,7 +85,7 @@ def place(undisturbed, tmp_path):
   shutil.rmtree(copy.workdir / "trajectories")
   stages = copy.workdir / "stages.json"
   left = json.loads(stages.read_text())
-  del left["sample"]
+  del left["sophia/sample"]
   stages.write_text(json.dumps(left))
   return copy
 
@@ -111,11 +111,11 @@ def test_an_undisturbed_run(undisturbed):
     f"trajectories: {undisturbed.workdir / 'trajectories'}\n"
   )
   log = undisturbed.err
-  assert "sample 24/24" in log and "reward" in log
+  assert "sophia/sample 24/24" in log and "reward" in log
   assert "sampled 48 captions of " in log and "144 trajectories of " in log
   assert "144 answers verified" in log
   code, _, err = undisturbed.run()  # there is nothing to do
-  assert code == 0 and "--- sample" not in err
+  assert code == 0 and "--- sophia/sample" not in err
 
 
 def test_killed_again_and_again(place, undisturbed):
@@ -143,10 +143,10 @@ def test_two_shards_at_once_one_of_them_killed(place, undisturbed):
   assert first.returncode == 0, err
   assert not place.done()
   assert "problems are left, of other shards" in err
-  assert "--- sample 0-of-2" in err
+  assert "--- sophia/sample 0-of-2" in err
   own = {p.id for p in problems_of(place) if p in Shard(0, 2)}
   assert own <= {p.id for p in problems_of(place) if place.store().complete(p)}
-  # What is left is done in another division, and nothing twice.
+  # The rest is sampled in another division, and nothing twice.
   code, _, err = place.run()
   assert code == 0, err
   assert_all_is_there_once(place, undisturbed)

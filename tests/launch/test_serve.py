@@ -1,4 +1,4 @@
-"""launch.serve without a server: what is refused, sized, made and taken down."""
+"""launch.serve without a server: refusals, sizes, environments, shutdown."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_attention_on_a_cpu_fits_memory(heads, context):
   assert 4 * logits <= sglang_jax.LOGITS_BYTES or sizes.running == 1
 
 
-def test_the_command_says_what_the_spec_says(checkpoints):
+def test_the_command_line_follows_the_spec(checkpoints):
   spec = ServeSpec(
     model=checkpoints / "policy",
     role="policy",
@@ -254,7 +254,7 @@ watch.wait()
 
 
 @pytest.mark.parametrize("victim", ["parent", "watcher", "command"])
-def test_nothing_is_left_whoever_is_killed(victim):
+def test_no_process_is_left_after_any_kill(victim):
   parent = subprocess.Popen(
     [sys.executable, "-c", PARENT, FAMILY], cwd=ROOT, stdout=subprocess.PIPE
   )

@@ -146,7 +146,7 @@ def steps(workdir):
 def test_two_processes_interrupted_twice_export_what_one_exports(
   train, alone, workdir
 ):
-  """By SIGTERM, and by a kill while they are on another topology."""
+  """First by SIGTERM, then by a kill on another topology."""
   first = [train(workdir, *flags) for flags in together(2)]
   until(first[0], lambda: steps(workdir))
   first[1].send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What `launch.train` learns: sources, system prompts, shapes."""
+"""Training data of `launch.train`: sources, system prompts, shapes."""
 
 import importlib.util
 import json

@@ -1,6 +1,6 @@
-"""Splash attention with a row's queries shared among devices, against xla.
+"""Splash attention with a row's queries divided among devices, against xla.
 
-A process of its own because it needs 4 devices:
+A separate process, because it needs 4 devices:
 `XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m
 tests.models.on_context splash`.
 """

@@ -1,4 +1,4 @@
-"""Context parallelism: who works on which queries of a row."""
+"""Context parallelism: which device computes which queries of a row."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Model FLOPs against what XLA counts of the same mathematics."""
+"""Model FLOPs against XLA's count of the same mathematics."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ WORK = flops.Work(tokens=2 * 64, pairs=2 * 64 * 64, tiles=4)
 
 
 def counted(function, *args) -> float:
-  """By XLA, everything that is computed."""
+  """Returns XLA's count of all operations."""
   return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
 
 
@@ -70,7 +70,7 @@ def test_the_encoder_is_counted_as_xla_counts_it():
     (("vision", "projector", "language"), (3, 3, 3)),
   ],
 )
-def test_what_is_frozen_costs_less(trained, times):
+def test_frozen_parts_cost_less(trained, times):
   parts = flops.forward(CFG, WORK)
   wanted = sum(
     n * parts[part]

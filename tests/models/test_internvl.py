@@ -205,8 +205,8 @@ def test_blocked_logps_equal_full(block):
 
 
 @pytest.mark.parametrize("block", [5, 8, 64])
-def test_logps_that_nobody_asks_for(block):
-  """Target -1: no value, no gradient; the others' are what they were."""
+def test_tokens_without_a_target(block):
+  """A target -1 has no value and no gradient, and leaves the others unchanged."""
   keys = jax.random.split(jax.random.key(0), 4)
   hidden = jax.random.normal(keys[0], (3, 16, 8))
   head = jax.random.normal(keys[1], (8, 50))
@@ -228,7 +228,7 @@ def test_logps_that_nobody_asks_for(block):
 
 
 def test_blocks_without_targets_are_left_out():
-  """Nothing of them is computed: a NaN in them does no harm."""
+  """They are not computed: a NaN in them does no harm."""
   asked = jnp.arange(16) % 2 == jnp.array([[0], [1]])
   hidden = jnp.where(asked[..., None], 1.0, jnp.nan) * jnp.ones((2, 16, 8))
   targets = jnp.where(asked, 3, -1)

@@ -14,7 +14,7 @@ from sophia_jax.models import kernels
 TOKAMAX = importlib.util.find_spec("tokamax") is not None
 OWN = pytest.mark.skipif(not TOKAMAX, reason="tokamax is not installed")
 
-# Lengths of the segments of each row; what is left of a row is padding.
+# Lengths of the segments of each row; the rest of a row is padding.
 PACKED = {
   "one segment": [[2048]],
   "segments of every size": [[3, 700, 1, 512, 130, 600], [64] * 32],
@@ -29,7 +29,7 @@ def segments(lengths: list[list[int]], length: int) -> np.ndarray:
 
 
 def drawn(length, heads, kv_heads, width, rows, seed=0):
-  """q, k, v and a cotangent."""
+  """Draws q, k, v and a cotangent."""
   rng = np.random.default_rng(seed)
   return [
     jnp.asarray(rng.normal(size=(rows, length, n, width)), jnp.float32)
@@ -39,7 +39,7 @@ def drawn(length, heads, kv_heads, width, rows, seed=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def value_and_gradients(name, q, k, v, cotangent, ids):
-  live = (ids > 0)[..., None, None]  # nobody reads what padding attends to
+  live = (ids > 0)[..., None, None]  # padding's output is never read
 
   def weighted(q, k, v):
     out = kernels.attend(name, q, k, v, ids)
@@ -56,7 +56,7 @@ def assert_same(found, wanted, atol):
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_quickly(quick_to_compile):
-  """Dozens of branches; what is computed is the same."""
+  """Dozens of branches that compute the same."""
 
 
 @pytest.mark.parametrize("case", PACKED)
@@ -124,7 +124,7 @@ def test_a_kernel_attends_to_all_of_a_tile_and_to_no_padding(name, monkeypatch):
     ("pallas", (128, 2, 1, 32), "a head width of 32"),
   ],
 )
-def test_what_does_not_fit_gives_way_with_a_line(name, shape, why, caplog):
+def test_an_unsupported_shape_falls_back_with_a_line(name, shape, why, caplog):
   ids = jnp.ones((1, shape[0]), jnp.int32)
   args = *drawn(*shape, 1), ids
   kernels._log_once.cache_clear()
@@ -136,7 +136,7 @@ def test_what_does_not_fit_gives_way_with_a_line(name, shape, why, caplog):
 
 
 @pytest.mark.skipif(TOKAMAX, reason="tokamax is installed")
-def test_splash_takes_the_place_of_what_is_not_installed(caplog):
+def test_splash_replaces_a_kernel_that_is_not_installed(caplog):
   ids = jnp.ones((1, 128), jnp.int32)
   args = *drawn(128, 2, 1, 64, 1), ids
   kernels._log_once.cache_clear()

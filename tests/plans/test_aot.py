@@ -1,4 +1,4 @@
-"""What is read from a compiled program."""
+"""Figures that are read from a compiled program."""
 
 from sophia_jax.plans.aot import collectives
 

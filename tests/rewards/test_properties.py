@@ -36,7 +36,8 @@ def test_a_perturbed_gold_is_never_right(kind):
   count = 0
   for gold, answer, choices in pairs(kind):
     assert compare(kind, gold, answer, choices) != "right", (gold, answer)
-    assert compare("auto", gold, answer, choices) != "right", (gold, answer)
+    if kind != "olympiad":  # the same judge as `math`
+      assert compare("auto", gold, answer, choices) != "right", (gold, answer)
     count += 1
   assert count >= 20
 
@@ -140,13 +141,13 @@ json.dump([[i, compare(*question)] for i, question in asked], sys.stdout)
 
 def test_verdicts_do_not_depend_on_the_process_or_the_order():
   rng = random.Random(0)
-  questions = [
-    ("math", gold, answer)
-    for gold, answer, _ in pairs("math")
-  ] + [("olympiad", g, a) for g in FINITE for a in POINTLESS]  # fmt: skip
-  asked = list(enumerate(rng.sample(questions, 480)))
-  asked += [(480 + i, ("math", rf"\sqrt{{{4 * i * i}}}", str(2 * i)))
-            for i in range(20)]  # fmt: skip
+  questions = [("math", gold, answer) for gold, answer, _ in pairs("math")]
+  questions += [("olympiad", g, a) for g in FINITE for a in POINTLESS]
+  questions = rng.sample(questions, 480)
+  questions += [
+    ("math", rf"\sqrt{{{4 * i * i}}}", str(2 * i)) for i in range(20)
+  ]
+  asked = list(enumerate(questions))
   found = []
   for seed in ("1", "2"):
     rng.shuffle(asked)

@@ -1,4 +1,4 @@
-"""A small HTTP server that answers like SGLang, and badly when told to."""
+"""A small HTTP server that answers like SGLang, or badly if so set."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chatted(content: str | None, **message) -> dict:
 
 
 class Fake:
-  """One server in a thread of its own.
+  """One server in a separate thread.
 
   `faults` are used up one for each request that generates: what a fault returns
   is sent; None lets the request through. Good answers are `ids`, or `text`.
@@ -161,7 +161,7 @@ def sends(value) -> Fault:
 
 
 def changed(**meta) -> Fault:
-  """A good answer of /generate but for these values of its meta_info."""
+  """A good answer of /generate except for these values of its meta_info."""
 
   async def fault(fake, request):
     return web.json_response(generated(await request.json(), fake.ids, **meta))

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_jax.rollout.sampling import draw, truncate
+from sophia_jax.rollout import sampling
+from sophia_jax.rollout.sampling import truncate
 
 B, V = 3, 40
 truncated = jax.jit(truncate)
+draw = jax.jit(sampling.draw)
 
 
 @st.composite

@@ -212,7 +212,9 @@ def test_a_bad_answer_is_asked_for_again(fake, client, words, fault):
   assert completion.token_ids == (5, 6, words.end_id)
   assert len(fake.asked) == 2
   first, second = (body["rid"] for body in fake.asked)
-  assert fake.aborted == [first] != [second]  # what was given up on is told
+  assert (
+    fake.aborted == [first] != [second]
+  )  # a request that is given up is aborted
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -378,7 +380,7 @@ def test_requests_are_drawn_as_capacity_frees(fake, client, words):
   assert len(drawn) == 5  # one waits for a place
   fake.gate.set()
   first.join()
-  # Nobody takes the others: as many wait again, and nothing more is drawn.
+  # The others are not taken: as many wait again, and nothing more is drawn.
   time.sleep(0.2)
   assert len(drawn) - 1 <= 1 + 2 * 5
   assert len(list(completions)) == 99

@@ -177,7 +177,7 @@ def test_everybody_is_killed_in_the_middle(scene):
   assert second.returncode == 0, err
   assert "sampled " in err
   assert_all_is_there_once(scene)
-  # Each has a seed of its own, in words as in ids.
+  # Each has another seed, in words as in ids.
   said = {
     r.completion.text
     for r in scene.records()

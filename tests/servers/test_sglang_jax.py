@@ -245,7 +245,7 @@ def test_a_huge_image_is_refused_before_it_is_decoded(
   assert "too large" in answer["error"]["message"]
 
 
-def test_without_the_key_nobody_is_answered(policy_server, asked):
+def test_requests_without_the_key_are_refused(policy_server, asked):
   stranger = dataclasses.replace(policy_server, key="guess")
   status, _ = stranger.post("/generate", {"input_ids": [7]})
   assert status == 401

@@ -345,6 +345,6 @@ def test_refused_with_a_line_and_the_server_lives(
   same(server.ask(request), expected["one image"])
 
 
-def test_nobody_without_the_key_is_answered(server):
+def test_requests_without_the_key_are_refused(server):
   stranger = dataclasses.replace(server, key="")
   assert stranger.post("/generate", {"input_ids": [1]})[0] == 401

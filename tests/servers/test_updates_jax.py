@@ -25,8 +25,8 @@ def test_only_what_is_used_is_open(policy, server):
   updating.only_what_is_used_is_open(policy, server, "sglang_jax", "sgl_jax")
 
 
-def test_nobody_reads_the_key(server):
-  updating.nobody_reads_the_key(server)
+def test_the_key_stays_secret(server):
+  updating.the_key_stays_secret(server)
 
 
 def test_weights_outside_of_their_directory_are_refused(server):

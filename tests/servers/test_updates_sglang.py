@@ -40,8 +40,8 @@ def test_only_what_is_used_is_open(model, server):
   updating.only_what_is_used_is_open(model, server, "sglang", "sglang")
 
 
-def test_nobody_reads_the_key(server):
-  updating.nobody_reads_the_key(server)
+def test_the_key_stays_secret(server):
+  updating.the_key_stays_secret(server)
 
 
 def test_pickles_and_other_directories_are_refused(model, server, tmp_path):

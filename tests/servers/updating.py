@@ -1,4 +1,4 @@
-"""What both kinds of server do with new weights, and with routes of others."""
+"""Checks of both kinds of server: new weights, routes and the key."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def only_what_is_used_is_open(
   server.ask(served.body(model.prompt("What do you see"), model.words.end_id))
 
 
-def nobody_reads_the_key(server: Served) -> None:
+def the_key_stays_secret(server: Served) -> None:
   """It is in no command line and in no log; the log is its owner's."""
   assert server.log.stat().st_mode & 0o077 == 0
   assert server.key.encode() not in server.log.read_bytes()

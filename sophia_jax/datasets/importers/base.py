@@ -13,7 +13,7 @@ from typing import Any
 
 from sophia_jax.data.images import image_size
 from sophia_jax.datasets.importers.media import Media
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 Record = dict[str, Any]
 """Keys of a Problem or an Example; None and empty lists are left out."""
@@ -112,13 +112,13 @@ class Context:
         path = os.path.normpath(os.path.join(start, name))
         if not path.startswith(os.path.join(start, "")):
           raise Broken(
-            f"image {shown(name)} leads out of {start}; fix the path"
+            f"image {quoted(name)} leads out of {start}; fix the path"
           )
         if os.path.isfile(path):
           return path
     where = os.path.normpath(os.path.join(self.root, folders[0]))
     raise Broken(
-      f"image {shown(name)} is not in {where}; unpack the images there"
+      f"image {quoted(name)} is not in {where}; unpack the images there"
     )
 
 
@@ -136,11 +136,6 @@ def embedded(text: str) -> bytes | None:
     return base64.b64decode("".join(text.split()), validate=True)
   except (binascii.Error, ValueError):
     return None
-
-
-def shown(text: str) -> str:
-  """Returns at most 80 characters of a row's text, quoted."""
-  return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

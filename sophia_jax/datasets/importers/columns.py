@@ -36,7 +36,6 @@ from sophia_jax.datasets.importers.base import (
   Importer,
   Record,
   Skip,
-  shown,
 )
 from sophia_jax.datasets.importers.files import ANY_KIND, canonical, split_of
 from sophia_jax.datasets.importers.text import (
@@ -47,7 +46,7 @@ from sophia_jax.datasets.importers.text import (
   place_images,
   quoted_list,
 )
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 # The length keeps int() cheap.
 _WHOLE = re.compile(r"\d{1,6}")
@@ -153,7 +152,7 @@ def _letter(key: str, value: Any, choices: Sequence[str]) -> str:
   text, base = _one_text(value), int(key == "answer_number")
   place = int(text) - base if text and _WHOLE.fullmatch(text) else -1
   if not 0 <= place < len(choices):
-    what = "nothing" if text is None else shown(text)
+    what = "nothing" if text is None else quoted(text)
     raise Broken(
       f"{key} is {what}; use {base} to {len(choices) - 1 + base}, one for each "
       "choice"
@@ -165,7 +164,7 @@ def _by_text(text: str, choices: Sequence[str]) -> str:
   options = [choice.strip() for choice in choices]
   if options.count(text.strip()) != 1:
     raise Broken(
-      f"answer_text {shown(text)} is the text of "
+      f"answer_text {quoted(text)} is the text of "
       f"{options.count(text.strip())} choices; give the letter"
     )
   return chr(ord("A") + options.index(text.strip()))
@@ -191,7 +190,7 @@ def _unambiguous(text: str, choices: Sequence[str]) -> str:
     return text
   if texts or readings:
     raise Broken(
-      f"answer {shown(text)} beside choices may be a text or a place; map "
+      f"answer {quoted(text)} beside choices may be a text or a place; map "
       "answer_text=, answer_index= (from 0) or answer_number= (from 1)"
     )
   return text

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,10 @@ from sophia_jax.datasets.importers.base import (
 from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.rows import read_rows
 from sophia_jax.datasets.importers.text import conversation
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
+
+MAX_REPEAT = 1000
+"""Largest repeat_time."""
 
 
 def convert(row: Mapping[str, Any], at: Context) -> Record:
@@ -98,7 +100,7 @@ def _entries(meta: Path) -> list[tuple[str, Mapping[str, Any]]]:
     )
     if not paths or not all(isinstance(path, str) for path in paths):
       raise SophiaError(
-        f'{meta}: {name!r} needs "annotation" and "root", two paths; see '
+        f'{meta}: {quoted(name)} needs "annotation" and "root", two paths; see '
         "sophia_jax/datasets/importers/internvl.py"
       )
   return [*entries.items()]
@@ -109,14 +111,14 @@ def _turns(
 ) -> list[int | None]:
   """Returns how many rows each pass over the file takes; None for all."""
   repeat = entry.get("repeat_time", 1)
-  number = isinstance(repeat, int | float) and math.isfinite(repeat)
-  if number and 0 <= repeat < 1:
-    return [int(sum(1 for _ in read_rows([annotation])) * repeat)]
-  if number and repeat == int(repeat) and repeat > 0:
-    return [None] * int(repeat)
+  if isinstance(repeat, int | float) and 0 <= repeat <= MAX_REPEAT:
+    if repeat < 1:
+      return [int(sum(1 for _ in read_rows([annotation])) * repeat)]
+    if repeat == int(repeat):
+      return [None] * int(repeat)
   raise SophiaError(
-    f"{meta}: repeat_time of {name!r} is {repeat!r}; use a whole number, or a "
-    "part between 0 and 1"
+    f"{meta}: repeat_time of {quoted(name)} is {quoted(repeat)}; use a whole "
+    f"number up to {MAX_REPEAT}, or a part between 0 and 1"
   )
 
 

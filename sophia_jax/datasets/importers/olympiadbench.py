@@ -33,6 +33,7 @@ from sophia_jax.datasets.importers.text import (
   as_text,
   place_images,
 )
+from sophia_jax.types import quoted
 
 _NAMED = re.compile(r"<img_(\d+)>")
 
@@ -64,7 +65,7 @@ def _tolerance(error: str | None) -> list[float]:
   try:
     each = [float(e) if e.strip() else 0.0 for e in (error or "").split(",")]
   except ValueError:
-    raise Broken(f"error {error!r} is no number; fix the row") from None
+    raise Broken(f"error {quoted(error)} is no number; fix the row") from None
   return each if any(each) else []
 
 

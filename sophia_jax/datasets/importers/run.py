@@ -26,7 +26,7 @@ from sophia_jax.datasets.importers.media import Media
 from sophia_jax.datasets.importers.rows import read_rows
 from sophia_jax.datasets.sources import EVALUATION_SOURCES, is_aime_2024
 from sophia_jax.files import write_jsonl
-from sophia_jax.types import Problem, SophiaError
+from sophia_jax.types import Problem, SophiaError, quoted
 
 MAX_SHOWN = 300
 """Characters of an error that are printed."""
@@ -203,7 +203,9 @@ def _records(
       # Hashes: millions of names take a lot of room.
       name = hash(record["id"])
       if name in taken:
-        raise Broken(f"id {record['id']!r} is taken; give each row its own")
+        raise Broken(
+          f"id {quoted(record['id'])} is taken; give each row its own"
+        )
       taken.add(name)
       yield record
     except Skip as e:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sophia_jax.datasets.importers.base import Broken
+from sophia_jax.types import quoted
 
 # <image>, <image1>, <image 1>, <image_1>, <img_1>; never the token <img>.
 _MARK = re.compile(r"<image[ _]?(\d{0,6})>|<img[ _](\d{1,6})>")
@@ -131,7 +132,7 @@ def parts_of(content: Any) -> tuple[Any, list[Any]]:
       images.append(image)
       texts.append("<image>")
     else:
-      raise Broken(f"has a part of type {kind!r}; leave the row out")
+      raise Broken(f"has a part of type {quoted(kind)}; leave the row out")
   return "\n".join(texts), images
 
 

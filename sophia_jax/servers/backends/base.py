@@ -1,4 +1,4 @@
-"""What a rollout server is started with, and what a backend knows about it.
+"""The settings of a rollout server, and what a backend knows about it.
 
 A backend is one kind of server: the packages of its environment, the command
 line that makes it serve a checkpoint, and the variables that command needs.
@@ -18,7 +18,7 @@ Role = Literal["policy", "reasoner"]
 
 
 def cache() -> Path:
-  """Where environments, compiled programs and logs without a workdir go."""
+  """Returns the folder of environments, compiled programs and stray logs."""
   root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return Path(root).expanduser() / "sophia_jax"
 
@@ -38,9 +38,9 @@ class ServeSpec:
   weights: Path | None = None
   """Directory that new weights must lie in; None: none are taken."""
   image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
-  """How the policy's prompts were rendered, and so how images are cut."""
+  """Image settings of the policy's prompts, by which images are cut."""
   dtype: str = "bfloat16"
-  """Of weights and computation: "bfloat16" or "float32"."""
+  """dtype of weights and computation: "bfloat16" or "float32"."""
   context_length: int = 4096
   """Tokens of a prompt and its answer together, at most."""
   max_running: int = 32
@@ -71,7 +71,7 @@ class Packages:
 
   file: Path
   options: tuple[str, ...] = ()
-  """Of pip, e.g. ("--no-deps",) for a file that names every dependency."""
+  """Options of pip, e.g. ("--no-deps",) for a file with every dependency."""
 
 
 class Backend(Protocol):
@@ -86,19 +86,19 @@ class Backend(Protocol):
     ...
 
   def packages(self, platform: Platform) -> tuple[Packages, ...]:
-    """What to install, in this order; the environment is named by them."""
+    """Returns what to install, in order; the environment is named by them."""
     ...
 
   def finish_install(self, python: Path, platform: Platform) -> None:
-    """What pip cannot do, once, after it; `python` is the environment's."""
+    """Does what pip cannot, once, after it; `python` is the environment's."""
     ...
 
   def command(self, python: Path, spec: ServeSpec) -> list[str]:
-    """The command line that serves `spec`, in the foreground."""
+    """Returns the command line that serves `spec`, in the foreground."""
     ...
 
   def environ(self, spec: ServeSpec) -> dict[str, str]:
-    """Variables to set for the command, beside `access` and the caller's.
+    """Returns variables for the command, beside `access` and the caller's.
 
     The launcher itself adds PYTHONPATH with the root of this repository, so
     `python -m sophia_jax.serving...` works in every environment.

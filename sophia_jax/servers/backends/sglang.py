@@ -38,7 +38,7 @@ class SGLang:
   pythons = ("3.11", "3.12", "3.13")
 
   def packages(self, platform: Platform) -> tuple[Packages, ...]:
-    """On a GPU what SGLang asks for; on a CPU only what it can import."""
+    """Returns what SGLang asks for; on a CPU only what it can import."""
     if platform == "cpu":
       return (
         Packages(HERE / "sglang_cpu.txt"),
@@ -47,7 +47,7 @@ class SGLang:
     return (Packages(HERE / "sglang_gpu.txt"),)
 
   def finish_install(self, python: Path, platform: Platform) -> None:
-    """Stand-ins for what a CPU lacks, and bytecode."""
+    """Installs stand-ins for what a CPU lacks, and bytecode."""
     site = subprocess.check_output(
       [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
       text=True,
@@ -57,7 +57,7 @@ class SGLang:
     _compile(python, Path(site.strip()))
 
   def command(self, python: Path, spec: ServeSpec) -> list[str]:
-    """The command line, in the foreground.
+    """Returns the command line, in the foreground.
 
     Raises:
       SophiaError: a platform, a checkpoint or a length it cannot serve.
@@ -87,7 +87,7 @@ class SGLang:
     ]
 
   def environ(self, spec: ServeSpec) -> dict[str, str]:
-    """Variables for the command."""
+    """Returns variables for the command."""
     variables = {
       "SOPHIA_IMAGES": json.dumps(dataclasses.asdict(spec.image)),
       # Log-probabilities at temperature 1, whatever tokens are drawn at.
@@ -134,7 +134,7 @@ def _compile(python: Path, site: Path) -> None:
 
 
 def _policy(spec: ServeSpec) -> tuple[str, ...]:
-  """In SGLang's own class or not at all, within the positions it was made for.
+  """Serves in SGLang's own class only, within the positions it was made for.
 
   Raises:
     SophiaError: a checkpoint that SGLang has no class for.
@@ -157,7 +157,7 @@ def _reasoner(spec: ServeSpec) -> tuple[str, ...]:
 
 
 def _on_cpu(spec: ServeSpec) -> tuple[str, ...]:
-  """What runs without a GPU; keys and values in a quarter of memory at most."""
+  """Returns flags for a CPU; keys and values take a quarter of memory at most."""
   d = read_config(spec.model).decoder
   size = 4 if spec.dtype == "float32" else 2
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -28,7 +28,7 @@ _MAX_PREFILL = 4096
 
 
 class Sizes(NamedTuple):
-  """What a server on a CPU holds at once."""
+  """Sizes of a server on a CPU."""
 
   running: int
   chunk: int
@@ -123,7 +123,7 @@ def _on_cpu(spec: ServeSpec) -> tuple[str, ...]:
 
 
 def _on_tpu(spec: ServeSpec) -> tuple[str, ...]:
-  """The cache takes what the weights leave; all shapes are compiled at start."""
+  """Gives the cache what the weights leave; all shapes compile at start."""
   return (
     *("--attention-backend", "fa", "--page-size", "128"),
     *("--context-length", str(spec.context_length)),

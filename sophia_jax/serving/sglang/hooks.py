@@ -1,4 +1,4 @@
-"""What SGLang has no setting for, by its own registry of hooks."""
+"""Changes that SGLang has no setting for, by its own registry of hooks."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def check_fits(directory: str, served: InternVLConfig) -> None:
   if read_config(directory) != served:
     raise SophiaError(
       f"{directory}: config.json describes another model than the one served; "
-      "start a server of its own"
+      "start another server for it"
     )
   shards = Shards(directory)
   if keys.detect(shards.tensors) not in _FORMATS:

@@ -13,7 +13,7 @@ _NEVER = -1e30  # SGLang's own value: it survives a division by the temperature
 
 
 class ModelSampler(Sampler):
-  """As `rollout.sampling.draw`: masked draws, log-probabilities unmasked.
+  """Draws as `rollout.sampling.draw`: masked, log-probabilities unmasked.
 
   Log-probabilities are at temperature 1 over the whole vocabulary, with
   SGLANG_RETURN_ORIGINAL_LOGPROB=1 in the environment.
@@ -47,10 +47,10 @@ class ModelSampler(Sampler):
 
 
 def banned_ids(words: Vocabulary, size: int) -> list[int]:
-  """Of `size` rows of the head those that no answer holds.
+  """Returns the rows of a head of `size` rows that no answer holds.
 
-  Rows of no token; of a policy also every special token but the end of a turn.
-  What a text-only model ends its turns with is its own affair.
+  They are rows of no token, and a policy's special tokens except the end of a
+  turn. A text-only model may end its turns with any of its own.
   """
   marks = set(words.marks.values()) if words.has_images else set()
   return sorted((marks - {words.end_id}) | set(range(len(words), size)))

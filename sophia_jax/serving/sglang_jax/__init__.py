@@ -2,9 +2,8 @@
 
 `python -m sophia_jax.serving.sglang_jax.main FLAGS` is `sgl_jax.launch_server` with our
 model classes registered; `launch.serve` makes the environment and the flags.
-Everything SGLang-JAX offers is there (/generate, /v1/chat/completions, /health,
-/get_model_info, /get_server_info, /abort_request, /flush_cache); what follows is
-what a client of the policy relies on.
+The routes are those of `serving.guard`; what follows is what a client of the policy
+relies on.
 
 POST /generate, one request (every field may also be a list of B of them):
 
@@ -53,9 +52,15 @@ that do not fit, an image that cannot be read or is too large, a prompt with
 max_new_tokens that does not fit into the context, a sampling parameter that is
 unknown or no sensible number, n other than 1 (send n requests), min_p.
 
-POST /update_weights_from_disk {"model_path": "DIR"} -> {"success", "message"}:
-the checkpoint DIR, of the same shapes, answers from the next request on; nothing
-is compiled again. 400 with one line, and the old weights go on serving, if DIR is
-damaged, of another shape, or holds NaN, or while requests are running. Image and
-prefix caches are emptied with it.
+Every answer's meta_info also has "weight_versions", [{"version": "3", "start": 0,
+"end": 4}], and "weight_version", the last of them. A server starts with version "0".
+
+POST /update_weights_from_disk {"model_path": "DIR", "weight_version": "4"} ->
+{"success", "message"}: the checkpoint DIR, of the same shapes, answers from the next
+request on; nothing is compiled again. It waits for no request: those that are in
+flight are retracted before, by /pause_generation {"mode": "retract"}, and resume
+with the new weights after /continue_generation. 400 with one line, and the old
+weights keep serving, if DIR is damaged, of another shape, holds NaN or lies
+elsewhere than below `serve.weights`, or while requests are running. Image and prefix
+caches are emptied with it.
 """

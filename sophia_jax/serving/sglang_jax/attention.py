@@ -25,7 +25,7 @@ _AT_ONCE = 8
 def per_request(
   native: Callable[..., Array], context: int
 ) -> Callable[..., Array]:
-  """The native backend's attention, replaced where we can do better.
+  """Replaces the native backend's attention where we can do better.
 
   Args:
     native: its `forward_attention`.
@@ -81,7 +81,7 @@ def per_request(
 
 
 class Places:
-  """Where in the cache each request's keys are.
+  """Returns the place in the cache of each request's keys.
 
   `loc` holds the rows of one request after another, each request's part padded
   to whole pages.

@@ -1,7 +1,7 @@
-"""A checkpoint of ours as SGLang-JAX sees one: a config, arrays, a vocabulary.
+"""One of our checkpoints as SGLang-JAX sees it: config, arrays, vocabulary.
 
 SGLang-JAX is never shown config.json: it would read the base of the rotary
-angles, the tied head and the norms by rules of its own. It gets a Qwen2 config
+angles, the tied head and the norms by other rules. It gets a Qwen2 config
 written from ours, and tensors through our key table.
 """
 
@@ -23,13 +23,13 @@ from sophia_jax.models import InternVLConfig, Params
 from sophia_jax.types import SophiaError
 
 POLICY, REASONER = "SophiaPolicy", "SophiaReasoner"
-"""What SGLang-JAX calls the two classes of serving.model."""
+"""Names of the two classes of serving.model in SGLang-JAX."""
 ROWS = 128
 """Embeddings are padded to a multiple of this."""
 
 
 def served_config(directory: str) -> Qwen2Config:
-  """The config that SGLang-JAX sizes its layers and its cache by.
+  """Returns the config that SGLang-JAX sizes its layers and its cache by.
 
   Raises:
     SophiaError: not a checkpoint of ours.
@@ -62,7 +62,7 @@ def served_config(directory: str) -> Qwen2Config:
 
 
 def renderer(directory: str) -> Renderer:
-  """The checkpoint's vocabulary as every engine uses it."""
+  """Returns the checkpoint's vocabulary as every engine uses it."""
   return Renderer(str(directory))
 
 
@@ -76,14 +76,14 @@ def allowed_ids(directory: str, vocab: int) -> Bool[np.ndarray, "V"]:
 
 
 def described(directory: str, dtype: str) -> InternVLConfig:
-  """The model in `directory`, computing and kept in `dtype`."""
+  """Returns the model in `directory`, computing and stored in `dtype`."""
   return dataclasses.replace(
     read_config(directory), dtype=dtype, param_dtype=dtype
   )
 
 
 def read(directory: str, cfg: InternVLConfig) -> Params:
-  """The parameters of `directory`, on the host, all of them finite.
+  """Returns the parameters of `directory`, on the host, all of them finite.
 
   Raises:
     SophiaError: damaged, of another shape than `cfg`, or with NaN in it.
@@ -93,7 +93,7 @@ def read(directory: str, cfg: InternVLConfig) -> Params:
     raise SophiaError(
       f"{directory}: another model than the one served: "
       f"{_difference(dataclasses.asdict(found), dataclasses.asdict(cfg))}; "
-      "start a server of its own"
+      "start another server for it"
     )
   params = load_params(directory, cfg)
   for path, leaf in flatten_dict(params, sep="/").items():
@@ -105,7 +105,7 @@ def read(directory: str, cfg: InternVLConfig) -> Params:
 
 
 def _difference(found: dict[str, Any], served: dict[str, Any]) -> str:
-  """The first setting in which two models differ."""
+  """Returns the first setting in which two models differ."""
   flat = [flatten_dict(values, sep=".") for values in (found, served)]
   for key in sorted(flat[0].keys() | flat[1].keys()):
     there, here = (values.get(key) for values in flat)
@@ -115,7 +115,7 @@ def _difference(found: dict[str, Any], served: dict[str, Any]) -> str:
 
 
 def is_ours(directory: str) -> bool:
-  """Whether one of our classes serves the checkpoint.
+  """Tells whether one of our classes serves the checkpoint.
 
   A text model that ours cannot express is left to SGLang-JAX's own classes; an
   InternVL never is, because SGLang-JAX has none.

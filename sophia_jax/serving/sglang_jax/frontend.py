@@ -1,4 +1,4 @@
-"""The process that speaks HTTP: what is refused, and what is added to requests.
+"""The HTTP process: refuses bad requests, and completes the others.
 
 Everything that could stop the scheduler is refused here, before any request of a
 list is sent on.
@@ -91,7 +91,7 @@ class Frontend(TokenizerManager):
   async def generate_request(
     self, obj: Any, request: Any = None
   ) -> AsyncIterator[Any]:
-    """As SGLang-JAX's.
+    """Answers a request as SGLang-JAX does, with checks and versions.
 
     Raises:
       ValueError: what is wrong with the request, in one line; becomes a 400.
@@ -152,8 +152,10 @@ def _rids(obj: Any) -> list[str]:
 
 
 def check_ids(ids: list[int], vocab: int) -> None:
-  """Raises:
-  ValueError: an id that no embedding has; a negative one ends the server.
+  """Refuses ids that no embedding has; a negative one would end the server.
+
+  Raises:
+    ValueError: names the place and the id.
   """
   for place, i in enumerate(ids):
     if not 0 <= i < vocab:
@@ -163,7 +165,7 @@ def check_ids(ids: list[int], vocab: int) -> None:
 
 
 def checked(params: Any) -> dict[str, Any]:
-  """The sampling parameters, if every one is known and a sensible number.
+  """Returns the sampling parameters, each known and a sensible number.
 
   Raises:
     ValueError: names the parameter.
@@ -196,7 +198,7 @@ def checked(params: Any) -> dict[str, Any]:
 
 
 def seeded(params: dict[str, Any]) -> dict[str, Any]:
-  """With a seed of its own where none is given."""
+  """Adds a random seed where none is given."""
   if params.get("sampling_seed") is not None:
     return params
   return {**params, "sampling_seed": secrets.randbelow(SEEDS)}

@@ -49,14 +49,14 @@ _log = logging.getLogger(__name__)
 
 
 def read_config(model: str, *args: Any, **kwargs: Any) -> Any:
-  """The config of a checkpoint of ours, else as SGLang-JAX reads it."""
+  """Returns a checkpoint's config: ours, or SGLang-JAX's for other models."""
   if is_ours(model):
     return served_config(model)
   return get_config(model, *args, **kwargs)
 
 
 def read_tokenizer(model: str, *args: Any, **kwargs: Any) -> Any:
-  """The tokenizer that our renderer uses, else SGLang-JAX's choice."""
+  """Returns our renderer's tokenizer, or SGLang-JAX's for other models."""
   if not is_ours(model):
     return get_tokenizer(model, *args, **kwargs)
   tokenizer = open_tokenizer(model)
@@ -88,7 +88,7 @@ def end_with_children() -> None:
   """Ends this process once one that it has spawned is gone; never returns.
 
   SGLang-JAX notices a scheduler that fails, not one that is killed, and would
-  take requests that nobody answers.
+  take requests that are never answered.
   """
   while True:
     for child in multiprocessing.active_children():

@@ -24,14 +24,14 @@ from sophia_jax.serving.sglang_jax.sampler import ModelSampler
 from sophia_jax.types import SophiaError
 
 IDLE_MS = 20
-"""How long an idle scheduler sleeps if no request wakes it."""
+"""Longest sleep of an idle scheduler that no request wakes."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class UpdateWeights(BaseReq):
-  """From the HTTP process: serve this checkpoint from now on."""
+  """A message of the HTTP process: serve this checkpoint from now on."""
 
   model_path: str = ""
 
@@ -110,7 +110,7 @@ class ServingScheduler(Scheduler):
     self.last_batch = self.cur_batch = None
 
   def _can_flush_cache(self) -> tuple[bool, str]:
-    """Whether no request holds memory of the cache; retracted ones do not."""
+    """Tells whether no request holds cache memory; retracted ones do not."""
     if not self._engine_paused:
       return super()._can_flush_cache()
     waiting, self.waiting_queue = self.waiting_queue, []

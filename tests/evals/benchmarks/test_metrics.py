@@ -1,4 +1,4 @@
-"""What is counted: by hand."""
+"""Metrics of the benchmarks, against values computed by hand."""
 
 import pytest
 
