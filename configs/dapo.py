@@ -16,7 +16,7 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config(
+  return policy_8b.run_of(
     "dapo",
     n=16,
     rounds=300,

@@ -15,7 +15,7 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config(
+  return policy_8b.run_of(
     "dpo",
     n=32,
     train={"learning_rate": 5e-7, "schedule": "cosine", "microbatches": 16},

@@ -16,6 +16,4 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config(
-    "dr_grpo", n=8, rounds=500, groups=128, longest=16384
-  )
+  return policy_8b.run_of("dr_grpo", n=8, rounds=500, groups=128, longest=16384)

@@ -16,4 +16,4 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config("grpo", n=64, kl=0.04, rounds=1000, groups=16)
+  return policy_8b.run_of("grpo", n=64, kl=0.04, rounds=1000, groups=16)

@@ -16,6 +16,4 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config(
-    "gspo", n=16, rounds=500, groups=64, minibatches=4
-  )
+  return policy_8b.run_of("gspo", n=16, rounds=500, groups=64, minibatches=4)

@@ -25,7 +25,7 @@ TRAIN = {
 """Optimizer and shape of an update; rows of a topology replace these."""
 
 
-def get_config(algorithm: str, **values: Any) -> ConfigDict:
+def run_of(algorithm: str, **values: Any) -> ConfigDict:
   """Returns a run of one stage.
 
   Args:

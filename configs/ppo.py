@@ -16,6 +16,6 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config(
+  return policy_8b.run_of(
     "ppo", n=1, kl=0.001, critic="head", rounds=1000, groups=512, minibatches=2
   )

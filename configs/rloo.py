@@ -15,4 +15,4 @@ from configs import policy_8b
 
 
 def get_config() -> ConfigDict:
-  return policy_8b.get_config("rloo", n=4, kl=0.03, rounds=500, groups=128)
+  return policy_8b.run_of("rloo", n=4, kl=0.03, rounds=500, groups=128)

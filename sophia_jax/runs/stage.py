@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from sophia_jax.algorithms import corrections, registry
 from sophia_jax.algorithms.contract import Algorithm
-from sophia_jax.config import defaults, nearest, section
+from sophia_jax.config import defaults, free, nearest, section
 from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import SophiaError
 
@@ -37,10 +37,10 @@ class StageConfig:
   """Name in `algorithms.registry.ALGORITHMS`."""
   model: str = "policy"
   """Model that learns: "policy", or a name of config.reasoners."""
-  start: str = PREVIOUS
+  start: str = free(PREVIOUS)
   """Weights it starts from: "previous" (the stage before), "base"
   (config.policy.path), or the name of an earlier stage."""
-  data: str = ""
+  data: str = free("")
   """File it learns from: problems, examples or pairs; "": config.data.problems.
   A relative path is inside the workdir."""
   rounds: int = 1
@@ -59,7 +59,7 @@ class StageConfig:
   "auto": "truncate" where the policy is served or sampled ahead."""
   correction_high: float = 2.0
   """Upper bound of these weights."""
-  evaluate_every: int = 0
+  evaluate_every: int = free(0)
   """Rounds between two evaluations on the held-out problems; 0: none."""
 
   def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sophia_jax.algorithms.contract import Algorithm, Moment
+from sophia_jax.config import free
 from sophia_jax.data.loader import Reading
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.models import InternVL
@@ -57,13 +58,13 @@ class TrainConfig(OptimizerConfig):
   """Tiles of a microbatch."""
   microbatches: int = 1
   """Microbatches of a full update."""
-  block: int = 1024
+  block: int = free(1024)
   """Tokens of a row whose logits exist at the same time."""
-  checkpoint_every: int = 500
+  checkpoint_every: int = free(500)
   """Updates between checkpoints."""
-  keep: int = 2
+  keep: int = free(2)
   """Checkpoints kept."""
-  log_every: int = 20
+  log_every: int = free(20)
   """Updates between writes of the metrics."""
 
 

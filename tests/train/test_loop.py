@@ -171,7 +171,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   path = tmp_path / "run" / "metrics.jsonl"
   message = str(error.value)
   assert message.startswith(f"{path}: loss is nan at update 1; ")
-  assert "lower the stage's train.learning_rate" in message and "\n" not in message
+  assert (
+    "lower the stage's train.learning_rate" in message and "\n" not in message
+  )
   assert not steps(tmp_path / "run"), "no checkpoint holds what came of it"
   rows_of_it = tmp_path / "run" / "update-1.npz"
   assert message.endswith(f"which is in {rows_of_it}")

@@ -76,6 +76,11 @@ class ServingScheduler(Scheduler):
   Sleeps while there are none.
   """
 
+  # Scheduler's own, which is untyped.
+  last_batch: Any
+  running_batch: Any
+  waiting_queue: Any
+
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
     # The only table from a message's type to its handler.
