@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
+from configs import quickstart
 from launch.convert import convert
 from sophia_jax.checkpoints import (
   Format,
@@ -200,8 +201,9 @@ def workdir(source, tmp_path):
   for step in (2, 4):
     checkpoints.save(state.replace(step=jnp.int32(step)), {"step": step})
   checkpoints.close()
-  run = {"policy": {"path": str(source)}}
-  (work / "config.json").write_text(json.dumps(run))
+  run = quickstart.get_config()
+  run.order, run.policy.path = ("sophia",), str(source)
+  (work / "config.json").write_text(json.dumps(run.to_dict()))
   return work
 
 
