@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from sophia_jax.data import packing
+from sophia_jax.data import packing, rows
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.mixture import Indices, Joined, Mixture, Sequences
 from sophia_jax.data.packing import PackConfig, Plan, Row, Size
@@ -206,21 +206,21 @@ class Loader:
     """Returns the batch of update `step`, counted from 0 over all epochs."""
     if not 0 <= step < self.steps:
       raise IndexError(step)
-    own, shape = self.reading, self.packing
-    return packing.stack(
+    reading, shape = self.reading, self.packing
+    return rows.stack(
       [
-        packing.pack(
-          [[self._sequences[i] for i in row] for row in rows],
+        rows.pack(
+          [[self._sequences[i] for i in row] for row in own],
           shape,
-          tokens_per_tile=own.tokens_per_tile,
-          tile_size=own.image.tile_size,
-          streams=own.streams,
+          tokens_per_tile=reading.tokens_per_tile,
+          tile_size=reading.image.tile_size,
+          streams=reading.streams,
           load_tiles=self._tiles,
-          slice_index=own.slice_index,
-          slices=own.slices,
+          slice_index=reading.slice_index,
+          slices=reading.slices,
         )
-        for rows in packing.rows_of_process(
-          self.rows(step), shape, own.slice_index, own.slices
+        for own in packing.rows_of_process(
+          self.rows(step), shape, reading.slice_index, reading.slices
         )
       ]
     )
