@@ -40,7 +40,7 @@ class LoaderConfig:
   round: int = 0
   """Number of the round whose sequences these are: orders differ by it."""
   shuffle: bool = True
-  """Whether every epoch has an order of its own; otherwise that of the data."""
+  """Whether every epoch is shuffled; otherwise the order of the data is kept."""
   threads: int = 2
   """Reading threads; 0 reads on demand."""
   prefetch: int = 2
@@ -67,7 +67,7 @@ class Reading:
   tokens_per_tile: int
   """Image tokens P of a tile."""
   image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
-  """How images are cut; as in the renderer."""
+  """Tiling of images; the renderer's."""
   slice_index: int = 0
   """This process's slice of every batch."""
   slices: int = 1
@@ -129,7 +129,7 @@ class Loader:
     self._mixed = by, [(name, amounts.get(name)) for name in named]
     self.identity = self._digest()
     """Digest of everything that decides the batches, except the epochs."""
-    # Read-ahead crosses from one epoch into the next, hence two.
+    # Two, since read-ahead crosses from one epoch into the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
     plans = [self._plan(epoch) for epoch in range(config.epochs)]
     self.steps_per_epoch = tuple(len(plan.batches) for plan in plans)

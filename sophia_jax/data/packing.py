@@ -4,7 +4,7 @@
 arrays. A sequence is never split: half a response has no reward. Sequences that
 are judged together, a bundle, lie side by side in one row.
 
-A microbatch consists of shards. Each has rows and a tile budget of its own, and
+A microbatch consists of shards. Each has its own rows and tile budget, and
 an image that several of its sequences show takes its tiles once. A process takes
 whole shards, its slice, so the contents of a batch do not depend on the number of
 processes. A batch has as many microbatches as its sequences need.

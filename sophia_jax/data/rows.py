@@ -74,8 +74,8 @@ def stack(microbatches: Sequence[Batch]) -> Batch:
   return jax.tree.map(lambda *arrays: np.stack(arrays), *microbatches)
 
 
-# `Batch` promises jax arrays; on this side of the device they are numpy's, and
-# writable, hence Any.
+# `Batch` promises jax arrays; before they are on a device they are numpy arrays,
+# and writable: therefore Any.
 def _empty(
   shape: tuple[int, int], tiles: tuple[int, int], streams: Sequence[str]
 ) -> Any:

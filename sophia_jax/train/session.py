@@ -120,7 +120,7 @@ class Session:
     self.step = 0
     """Updates made."""
     self.cursor: dict[str, Any] = {}
-    """What the driver saved with the newest checkpoint."""
+    """Cursor of the driver in the newest checkpoint; {} without one."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
     self._identity, self._log_config, self._role = identity, log, role
     self._limit = limit
@@ -352,7 +352,7 @@ def _profiling(
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
   """Yields a function that tells whether SIGTERM arrived."""
-  if jax.process_count() > 1:  # jax.distributed has a handler of its own
+  if jax.process_count() > 1:  # jax.distributed has set a handler
     # Processes agree on the number of a call, and no number may be left out.
     calls = itertools.count(1)
     yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
