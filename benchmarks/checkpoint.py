@@ -1,6 +1,7 @@
 """Import and export of a full-size model against plain safetensors.
 
   python -m benchmarks.checkpoint [--size=internvl3_1b] [--repeats=3]
+    [--what=import,host,export] [--folder=/dev/shm]
 
 Writes a checkpoint of random bfloat16 weights into a temporary folder and works
 on its files from the page cache, each time in a new process:
@@ -185,6 +186,7 @@ def main() -> None:
     epilog="example: python -m benchmarks.checkpoint --repeats=3",
   )
   parser.add_argument("--size", choices=SIZES, default="internvl3_1b")
+  parser.add_argument("--what", default="import,host,export")
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument(
     "--folder", help="folder of the files; the system's if absent"
@@ -199,11 +201,8 @@ def main() -> None:
     model = Path(folder) / "model"
     save_params(random_params(args.size), SIZES[args.size], model)
     size = sum(p.stat().st_size for p in model.glob("*.safetensors"))
-    for ours, plain in (
-      ("import", "plain"),
-      ("host", "plain"),
-      ("export", "plain_export"),
-    ):
+    for ours in args.what.split(","):
+      plain = "plain_export" if ours == "export" else "plain"
       line = compare(ours, plain, model, args.repeats, size)
       print(json.dumps(line), flush=True)
 

@@ -25,12 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from sophia_jax.data.packing import (
-  PackConfig,
-  Size,
-  plan,
-  suggest_tile_budget,
-)
+from sophia_jax.data.packing import PackConfig, Size, plan, suggest_tile_budget
 
 LENGTH = 32_768
 TOKENS_PER_TILE = 256

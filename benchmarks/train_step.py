@@ -45,7 +45,8 @@ from sophia_jax.algorithms import reductions, sft
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.algorithms.credit import reduced
 from sophia_jax.checkpoints import load_params, save_params
-from sophia_jax.data.packing import PackConfig, pack, plan, size_of, stack
+from sophia_jax.data.packing import PackConfig, plan, size_of
+from sophia_jax.data.rows import pack, stack
 from sophia_jax.models import (
   SIZES,
   DecoderConfig,

@@ -102,7 +102,9 @@ PLAIN = {
 # ---------------------------------------------------------------------- configs
 def config_page() -> str:
   """Renders every config key with type, default, value in the quickstart, doc."""
-  configs = [runpy.run_path(str(p))["get_config"]() for p in config_files()]
+  made = (runpy.run_path(str(p))["get_config"] for p in config_files())
+  # A config that takes an argument is a variant of one that does not.
+  configs = [get() for get in made if not inspect.signature(get).parameters]
   merged = ConfigDict()
   for config in configs:
     _merge(merged, config)

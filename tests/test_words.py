@@ -16,9 +16,6 @@ NOT_YET = (
   "sophia_jax/checkpoints/",
   "sophia_jax/data/filters.py",
   "sophia_jax/data/images.py",
-  "sophia_jax/data/loader.py",
-  "sophia_jax/data/mixture.py",
-  "sophia_jax/data/packing.py",
   "sophia_jax/data/problems.py",
   "sophia_jax/data/schema.py",
   "sophia_jax/datasets/",
@@ -26,7 +23,6 @@ NOT_YET = (
   "sophia_jax/runs/",
   "sophia_jax/servers/",
   "sophia_jax/serving/",
-  "sophia_jax/train/",
   "sophia_jax/types.py",
 )
 """Prefixes of paths that are not held to the rules yet."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-BLOCK_BYTES = 256
-"""Row of a block: as many rows of bfloat16 are 32 KiB, an L1 cache."""
+ROWS_BYTES = 1024
+"""Rows of a block, which lie side by side in the source: pages that are read."""
+COLUMNS_BYTES = 128
+"""Columns of a block, which lie side by side in the target: two cache lines."""
 
 
 def copy(out: np.ndarray, x: np.ndarray) -> None:
@@ -23,10 +25,10 @@ def copy(out: np.ndarray, x: np.ndarray) -> None:
   same = x.dtype == out.dtype
   # As bits: numpy is slower at moving a dtype that is not its own.
   source, target = bits(x) if same else x, bits(out)
-  side = max(1, BLOCK_BYTES // x.itemsize)
-  for row in range(0, x.shape[0], side):
-    for column in range(0, x.shape[1], side):
-      at = slice(row, row + side), slice(column, column + side)
+  rows, columns = ROWS_BYTES // x.itemsize, COLUMNS_BYTES // x.itemsize
+  for column in range(0, x.shape[1], columns):
+    for row in range(0, x.shape[0], rows):
+      at = slice(row, row + rows), slice(column, column + columns)
       if same:
         target[at] = source[at]
       else:  # converted in its own order: numpy is slow at both at once

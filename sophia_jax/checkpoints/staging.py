@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
+import glob
 import os
 import pathlib
 import shutil
@@ -16,13 +19,18 @@ from safetensors import SafetensorError
 from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.types import SophiaError
 
+_EXCHANGE = 2
+"""RENAME_EXCHANGE of renameat2."""
+_HERE = -100
+"""AT_FDCWD of renameat2."""
+
 
 @contextlib.contextmanager
 def replacing(directory: str | pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory to write into; it becomes `directory` when the block ends.
+  """Yields a directory to write into, which becomes `directory` in the end.
 
-  An older `directory` is replaced as a whole. After an error it is as it was;
-  a kill leaves at most a hidden directory beside it.
+  An older `directory` is replaced as a whole. After an error it is as it was; a
+  kill leaves at most a hidden directory beside it, which the next write removes.
 
   Raises:
     SophiaError: it cannot be written, or is something else than a checkpoint;
@@ -30,26 +38,52 @@ def replacing(directory: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """
   directory = pathlib.Path(directory)
   _check(directory)
-  work = None
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    work = pathlib.Path(
-      tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent)
-    )
-    yield work
-    work.chmod(0o755)
-    _replace(work, directory)
+    _clear_left(directory)
+    with _held(directory) as work:
+      yield work
+      work.chmod(0o755)
+      _replace(work, directory)
   except SafetensorError as e:
     raise _unwritten(directory, str(e)) from e
   except OSError as e:
     raise _unwritten(directory, e.strerror or str(e)) from e
+
+
+@contextlib.contextmanager
+def _held(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Makes a hidden directory beside, locked while this process lives."""
+  prefix = f".{directory.name}."
+  work = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+  lock = os.open(work, os.O_RDONLY)
+  try:
+    # A file system without locks leaves what a kill leaves.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield work
   finally:
-    if work is not None:
-      _clear(work)
+    os.close(lock)
+    _clear(work)
+
+
+def _clear_left(directory: pathlib.Path) -> None:
+  """Removes the hidden directories of writers that were killed."""
+  for left in directory.parent.glob(f".{glob.escape(directory.name)}.*"):
+    if not left.is_dir():
+      continue
+    lock = os.open(left, os.O_RDONLY)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(left, ignore_errors=True)
+    except OSError:
+      pass  # another process is writing into it
+    finally:
+      os.close(lock)
 
 
 def _clear(work: pathlib.Path) -> None:
-  """After an error tensorstore's other threads may still be writing into it."""
+  """Removes `work`; tensorstore's threads may write into it after an error."""
   for _ in range(20):
     shutil.rmtree(work, ignore_errors=True)
     if not work.exists():
@@ -58,7 +92,7 @@ def _clear(work: pathlib.Path) -> None:
 
 
 def check_room(directory: pathlib.Path, size: int) -> None:
-  """Whether `size` bytes fit, before hours are spent on writing them.
+  """Checks that `size` bytes fit, before hours are spent on writing them.
 
   Raises:
     OSError: they do not.
@@ -71,7 +105,7 @@ def check_room(directory: pathlib.Path, size: int) -> None:
 
 
 def _check(directory: pathlib.Path) -> None:
-  """Only a checkpoint is ever replaced."""
+  """Refuses to replace anything that is no checkpoint."""
   if not directory.exists():
     return
   if not directory.is_dir():
@@ -93,9 +127,24 @@ def _unwritten(directory: pathlib.Path, why: str) -> SophiaError:
 
 
 def _replace(work: pathlib.Path, directory: pathlib.Path) -> None:
-  """Renames `work` to `directory`, whose older content goes."""
-  old = work.with_name(work.name + ".old")
-  if directory.exists():
+  """Renames `work` to `directory`, whose older content goes.
+
+  The two change places in one step where the file system can, so that there is a
+  `directory` at every moment.
+  """
+  if not directory.exists():
+    os.rename(work, directory)
+  elif not _exchange(work, directory):
+    old = work.with_name(work.name + ".old")
     os.rename(directory, old)
-  os.rename(work, directory)
-  shutil.rmtree(old, ignore_errors=True)
+    os.rename(work, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
+  """Lets two directories change names; False where that cannot be done."""
+  rename = getattr(ctypes.CDLL(None), "renameat2", None)
+  if rename is None:
+    return False
+  paths = os.fsencode(a), os.fsencode(b)
+  return rename(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from sophia_jax.data import packing
+from sophia_jax.data import packing, rows
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.mixture import Indices, Joined, Mixture, Sequences
 from sophia_jax.data.packing import PackConfig, Plan, Row, Size
@@ -40,7 +40,7 @@ class LoaderConfig:
   round: int = 0
   """Number of the round whose sequences these are: orders differ by it."""
   shuffle: bool = True
-  """Whether every epoch has an order of its own; otherwise that of the data."""
+  """Whether every epoch is shuffled; otherwise the order of the data is kept."""
   threads: int = 2
   """Reading threads; 0 reads on demand."""
   prefetch: int = 2
@@ -67,7 +67,7 @@ class Reading:
   tokens_per_tile: int
   """Image tokens P of a tile."""
   image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
-  """How images are cut; as in the renderer."""
+  """Tiling of images; the renderer's."""
   slice_index: int = 0
   """This process's slice of every batch."""
   slices: int = 1
@@ -129,7 +129,7 @@ class Loader:
     self._mixed = by, [(name, amounts.get(name)) for name in named]
     self.identity = self._digest()
     """Digest of everything that decides the batches, except the epochs."""
-    # Read-ahead crosses from one epoch into the next, hence two.
+    # Two, since read-ahead crosses from one epoch into the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
     plans = [self._plan(epoch) for epoch in range(config.epochs)]
     self.steps_per_epoch = tuple(len(plan.batches) for plan in plans)
@@ -206,21 +206,21 @@ class Loader:
     """Returns the batch of update `step`, counted from 0 over all epochs."""
     if not 0 <= step < self.steps:
       raise IndexError(step)
-    own, shape = self.reading, self.packing
-    return packing.stack(
+    reading, shape = self.reading, self.packing
+    return rows.stack(
       [
-        packing.pack(
-          [[self._sequences[i] for i in row] for row in rows],
+        rows.pack(
+          [[self._sequences[i] for i in row] for row in own],
           shape,
-          tokens_per_tile=own.tokens_per_tile,
-          tile_size=own.image.tile_size,
-          streams=own.streams,
+          tokens_per_tile=reading.tokens_per_tile,
+          tile_size=reading.image.tile_size,
+          streams=reading.streams,
           load_tiles=self._tiles,
-          slice_index=own.slice_index,
-          slices=own.slices,
+          slice_index=reading.slice_index,
+          slices=reading.slices,
         )
-        for rows in packing.rows_of_process(
-          self.rows(step), shape, own.slice_index, own.slices
+        for own in packing.rows_of_process(
+          self.rows(step), shape, reading.slice_index, reading.slices
         )
       ]
     )

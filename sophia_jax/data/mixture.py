@@ -1,7 +1,7 @@
 """The mixture: which sequences of which sources an epoch takes, in what order.
 
-Each pass over a source has an order of its own; an epoch takes the draws that
-follow those of the epoch before. All of it is a pure function of (sources,
+Each pass over a source is shuffled differently; an epoch takes the draws that follow
+those of the epoch before. All of it is a pure function of (sources,
 config, seed, epoch): the only state is the number of the epoch, and threads and
 processes have no influence.
 
@@ -107,7 +107,7 @@ class Mixture:
       amounts: source -> how much of it an epoch takes; 0 leaves it out.
       by: the unit of the amounts, one of UNITS.
       seed: seed of the order within the sources, or that and a round.
-      shuffle: whether each pass has an order of its own; otherwise that given.
+      shuffle: whether each pass is shuffled; otherwise the order is kept.
 
     Raises:
       SophiaError: a source has no amount, or has one and is empty.

@@ -155,7 +155,20 @@ def _vanishes_at(
   if not all(size.is_number and size.is_finite for size in sizes):
     return False
   size = abs(left)
-  return bool(size <= _FLOOR or size <= _NOUGHT * max(sizes))
+  if size <= _NOUGHT * max(sizes):
+    return True
+  return bool(max(sizes) <= _FLOOR) and all(
+    _is_nought(tree, point) for tree in (gold, answer)
+  )
+
+
+def _is_nought(tree: Expression, point: dict[Expression, Expression]) -> bool:
+  """Returns whether it gets smaller with every digit: 0, but not exp(-1000)."""
+  few, many = (
+    abs(tree.evalf(15, subs=point, maxn=digits))
+    for digits in (_DIGITS, 2 * _DIGITS)
+  )
+  return bool(many == 0 or many <= _NOUGHT * few)
 
 
 def _points(

@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
     """The arguments of `compare_slow`."""
     answer = reading.without_question(self.answer, self.question)
     if self.kind == "choice":
-      return "math", option_text(self.gold, self.choices), self.answer, ()
+      return "choice", option_text(self.gold, self.choices), self.answer, ()
     if self.kind != "olympiad":
       return "math", self.gold, answer, ()
     kind = "olympiad_upstream" if self.upstream_compatible else "olympiad"
@@ -135,7 +135,10 @@ def compare_slow(
     return openbmb.judge(gold, answer, tolerance)
   from sophia_jax.rewards import judge
 
-  return judge.judge(gold, answer, tolerance)
+  status = judge.judge(gold, answer, tolerance)
+  if kind == "choice" and status is not Status.RIGHT:
+    return Status.UNPARSEABLE  # it names no option
+  return status
 
 
 def auto_type(gold: str, choices: Sequence[str] = ()) -> str:

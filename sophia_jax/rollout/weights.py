@@ -83,7 +83,7 @@ class ServedWeights:
       probe: a greedy request for a few tokens, asked after each update.
       tolerance: how far the probe's log-probabilities may lie from the expected.
     """
-    self._engines, self._root = list(engines), root
+    self._engines, self._root = list(engines), root.absolute()
     self._save, self._probe = save, probe
     self._tolerance = tolerance
     self._current: _Current | None = None

@@ -12,8 +12,9 @@ import numpy as np
 
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.data.packing import PackConfig, pack
+from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.problems import load_examples
+from sophia_jax.data.rows import pack
 from sophia_jax.files import write_jsonl
 from sophia_jax.models import Params
 from sophia_jax.progress import Progress

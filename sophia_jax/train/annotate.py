@@ -21,7 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from sophia_jax.algorithms.contract import Annotator, Forward
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
-from sophia_jax.data.packing import PackConfig, unpack
+from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.rows import unpack
 from sophia_jax.train import outputs, sharding
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError, TokenSequence

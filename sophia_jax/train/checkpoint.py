@@ -1,4 +1,4 @@
-"""Orbax checkpoints: state, loader, and what the run must not change."""
+"""Orbax checkpoints: state, the driver's cursor, and the identity of the run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Checkpoints:
   """The checkpoints of one training run, newest first to be restored.
 
   Saving is asynchronous and atomic: a checkpoint that was cut off, or that lost
-  a file later, is never chosen. `identity` names what a run may not change
-  between two of its lives (model, optimizer, data); another one is refused.
-  A restored state lies as the one that is given, whatever mesh it was saved on.
+  a file later, is never chosen. `identity` names what a resumed run may not
+  change (model, optimizer, data); a checkpoint with another one is refused. A
+  restored state lies as the one that is given, on whichever mesh it was saved.
   """
 
   def __init__(
@@ -77,7 +77,7 @@ class Checkpoints:
   def restore(
     self, state: TrainState
   ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint, laid out as `state` is; None when there is none.
+    """Restores the newest checkpoint, laid out as `state` is; None without one.
 
     Raises:
       SophiaError: the checkpoint is of another model, optimizer or data.
@@ -98,7 +98,7 @@ class Checkpoints:
     return dataclasses.replace(state, **found[STATE]), found[LOADER]
 
   def _set_aside(self, newest: Path | None) -> None:
-    """Renames newer steps, which are damaged: theirs will be saved anew."""
+    """Renames newer steps, which are damaged: they will be saved again."""
     _together("checkpoints seen")  # before one of them renames any
     last = -1 if newest is None else int(newest.name)
     for step in _steps(self._directory):
@@ -133,9 +133,9 @@ def _together(what: str) -> None:
 
 
 def newest_step(directory: Path, limit: int | None = None) -> Path | None:
-  """The newest step of a run's checkpoints that is whole; None if none is.
+  """Finds the newest whole step of a run's checkpoints; None if none is whole.
 
-  Those that are passed over are warned of.
+  Warns of those that are passed over.
   """
   steps = [
     step
@@ -163,14 +163,14 @@ def _number(step: Path) -> int:
 
 
 def _cut_off(directory: Path) -> list[Path]:
-  """What orbax had not renamed yet."""
+  """Returns directories that orbax had not renamed yet."""
   mark = ocp.utils.TMP_DIR_SUFFIX
   found = directory.iterdir() if directory.is_dir() else ()
   return sorted(p for p in found if mark in p.name)
 
 
 def read_identity(step: Path) -> dict[str, Any]:
-  """What a checkpoint says that its run may not change."""
+  """Reads the identity of the run that wrote a checkpoint."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
     return checkpointer.restore(step.absolute() / IDENTITY)
 

@@ -1,4 +1,4 @@
-"""What accelerators can do: the figures that MFU and plans are relative to."""
+"""Figures of accelerators, which MFU and plans are relative to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Accelerator:
   links: float = 0.0
   """Bytes/s that a TPU sends to its neighbours, all links together."""
   attention: float = 0.5
-  """Of `flops`, what an attention kernel with heads of 128 reaches: assumed."""
+  """Assumed share of `flops` in an attention kernel with heads of 128."""
 
 
 GIB = 1 << 30
@@ -49,7 +49,7 @@ _KINDS = {
 
 
 def accelerator(kind: str) -> Accelerator | None:
-  """The figures of a `Device.device_kind`; None where they are not known."""
+  """Returns the figures of a `Device.device_kind`; None if they are unknown."""
   if kind in _KINDS:
     return ACCELERATORS[_KINDS[kind]]
   for name in ("h200", "h100", "a100"):

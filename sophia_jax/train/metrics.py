@@ -21,7 +21,7 @@ from sophia_jax.types import SophiaError
 Row = dict[str, float]
 WAITS = ("input_wait", "checkpoint_wait")
 """Seconds that an update waited for its batch, and for the checkpoint of the
-update before; part of its own seconds."""
+update before; included in "seconds"."""
 FIELD_NAMES = {
   "{role}/grad_norm": "grad_norm",
   "{role}/lr": "learning_rate",

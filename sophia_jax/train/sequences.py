@@ -51,19 +51,6 @@ class Rendered(Sequences):
     return (self[index] for index in range(len(self)))
 
 
-def render(
-  examples: Iterable[Example], renderer: Renderer, reduction: Reduction
-) -> Rendered:
-  """Renders each example, with the streams of a response that is all right.
-
-  These are "mask", "weights", which the example's weight scales, "count" and
-  "advantages" of 1.
-  """
-  examples = list(examples)
-  bare = [_bare(example, renderer) for example in examples]
-  return Rendered(bare, [e.weight for e in examples], reduction)
-
-
 def prepare(
   examples: Iterable[Example],
   renderer: Renderer,
@@ -77,7 +64,8 @@ def prepare(
   counts them, or stops.
 
   Returns:
-    Sequences, and the counts of `filters.keep` with "truncated" among those
+    Sequences with the streams of a right response: "mask", "weights", which the
+    example's weight scales, "count", and "advantages" of 1. And the counts of `filters.keep` with "truncated" among those
     kept.
   """
   kept, counts = filters.keep(examples, config, renderer.counts)

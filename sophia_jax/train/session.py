@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import signal
 import threading
@@ -119,7 +120,7 @@ class Session:
     self.step = 0
     """Updates made."""
     self.cursor: dict[str, Any] = {}
-    """What the driver saved with the newest checkpoint."""
+    """Cursor of the driver in the newest checkpoint; {} without one."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
     self._identity, self._log_config, self._role = identity, log, role
     self._limit = limit
@@ -297,11 +298,12 @@ class Session:
     self._checkpoints.wait()
 
   def stopping(self) -> bool:
-    """Returns whether SIGTERM arrived; call once after each update.
+    """Returns whether SIGTERM arrived; call after an update, or after a round.
 
-    Several processes agree on the update: the notice of one stops all.
+    Several processes, which must call it equally often, agree on the call that
+    returns true: the notice of one stops all.
     """
-    return self._stopping(self.step)
+    return self._stopping()
 
 
 class _Fetched(Mapping[str, float]):
@@ -348,14 +350,16 @@ def _profiling(
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[int], bool]]:
-  """Yields a function that tells, after an update, whether SIGTERM arrived."""
-  if jax.process_count() > 1:  # jax.distributed has a handler of its own
-    yield multihost_utils.reached_preemption_sync_point
+def _sigterm() -> Iterator[Callable[[], bool]]:
+  """Yields a function that tells whether SIGTERM arrived."""
+  if jax.process_count() > 1:  # jax.distributed has set a handler
+    # Processes agree on the number of a call, and no number may be left out.
+    calls = itertools.count(1)
+    yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
     return
   arrived = threading.Event()
   if threading.current_thread() is not threading.main_thread():
-    yield lambda _: arrived.is_set()  # only the main thread may set handlers
+    yield arrived.is_set  # only the main thread may set handlers
     return
   before = signal.getsignal(signal.SIGTERM)
 
@@ -366,6 +370,6 @@ def _sigterm() -> Iterator[Callable[[int], bool]]:
 
   signal.signal(signal.SIGTERM, handle)
   try:
-    yield lambda _: arrived.is_set()
+    yield arrived.is_set
   finally:
     signal.signal(signal.SIGTERM, before)

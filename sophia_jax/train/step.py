@@ -29,7 +29,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Sums(NamedTuple):
-  """Of the microbatches so far."""
+  """Sums and maxima over the microbatches so far."""
 
   gradient: Params
   metrics: Metrics

@@ -15,7 +15,7 @@ from sophia_jax.types import SophiaError
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """What a run reports about itself; no result depends on it."""
+  """Reports of a run about itself; no result depends on them."""
 
   tensorboard: bool = True
   """TensorBoard event files in the stage's directory."""

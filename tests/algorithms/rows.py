@@ -10,7 +10,8 @@ import numpy as np
 
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Forward, Moment
-from sophia_jax.data.packing import PackConfig, pack
+from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.rows import pack
 from sophia_jax.types import (
   Completion,
   FinishReason,

@@ -13,8 +13,8 @@ DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 
 @settings(max_examples=30, deadline=None)
 @given(
-  st.integers(1, 300),
-  st.integers(1, 300),
+  st.integers(1, 700),
+  st.integers(1, 150),
   st.sampled_from(DTYPES),
   st.sampled_from(DTYPES),
   st.booleans(),

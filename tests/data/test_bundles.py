@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
-from sophia_jax.data.packing import (
-  PackConfig,
-  bundled,
-  pack,
-  plan,
-  size_of,
-  unpack,
-)
+from sophia_jax.data.packing import PackConfig, bundled, plan, size_of
+from sophia_jax.data.rows import pack, unpack
 from sophia_jax.types import Role, SophiaError, TokenSequence
 
 READING = Reading(streams=("weights",), tokens_per_tile=1)

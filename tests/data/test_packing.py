@@ -12,13 +12,11 @@ from sophia_jax.data.packing import (
   PackConfig,
   Size,
   check_processes,
-  fill_rate,
-  pack,
   plan,
   rows_of_process,
   size_of,
-  stack,
 )
+from sophia_jax.data.rows import pack, stack
 from sophia_jax.types import Role, SophiaError, TokenSequence
 
 P, S = 2, 3  # image tokens of a tile, side of a tile
@@ -293,8 +291,6 @@ def test_config_is_checked(values):
 def test_fill_rate():
   config = PackConfig(rows=2, length=10, tile_budget=0)
   sequences = [sequence("0", 6), sequence("1", 4), sequence("2", 5)]
-  out = packed([sequences[:2], sequences[2:]], config)
-  assert fill_rate(out) == pytest.approx(0.75)
   made = plan([size_of(s) for s in sequences], config)
   assert made.fill_rate == pytest.approx(0.75)
   assert plan([], config).fill_rate == 0

@@ -112,7 +112,8 @@ def test_an_undisturbed_run(undisturbed):
   )
   log = undisturbed.err
   assert "sophia/sample 24/24" in log and "reward" in log
-  assert "sampled 48 captions of " in log and "144 trajectories of " in log
+  assert "sampled 48 answers of the caption, " in log
+  assert "144 answers of the reasoner, " in log
   assert "144 answers verified" in log
   code, _, err = undisturbed.run()  # there is nothing to do
   assert code == 0 and "--- sophia/sample" not in err

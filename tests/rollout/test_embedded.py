@@ -10,7 +10,8 @@ import pytest
 
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import TileCache
-from sophia_jax.data.packing import PackConfig, pack
+from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.rows import pack
 from sophia_jax.train.outputs import response_logps
 from sophia_jax.types import FinishReason, Request, Role, Sampling, SophiaError
 from tests.rollout import little

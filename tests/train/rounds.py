@@ -1,8 +1,8 @@
 """A small round: sequences of samples, their annotation, a few updates.
 
-As a program it runs on a mesh of 8 devices and writes an .npz:
-`XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.train.rounds
-DIR`.
+As a program it is one of two processes with 4 devices each, and writes an .npz:
+`XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.train.rounds
+DIR ADDRESS PROCESS`. The images are in DIR/images.
 """
 
 import contextlib
@@ -29,11 +29,15 @@ CONFIG = TrainConfig(
   learning_rate=1e-3, schedule="constant", rows=8, length=32, tiles=8, block=16
 )
 MESH = sharding.MeshConfig(fsdp=2, context=2, tensor=2)
+SHARED = dataclasses.replace(SHAPE, shards=2)
+"""The same, so that two processes can share a microbatch."""
 
 
 def samples(directory, count=12):
   """Sequences as `credit.by_reward` gives them: rewards at their last tokens."""
-  paths = toy.write_images(directory / "images", 3)
+  images = directory / "images"
+  paths = toy.write_images(images, 3) if not images.exists() else None
+  paths = paths or sorted(map(str, images.iterdir()))
   made = []
   for i in range(count):
     bare = toy.sequence(i, *[(paths[i % 3], 1)] * (i % 2))
@@ -91,20 +95,25 @@ def learn(directory, mesh, shape=SHAPE):
     for batch in loader(made, mesh, shape=shape):
       opened.update(batch)
       rows.append(opened.latest())
-    return made, rows, jax.device_get(opened.params())
+    heads = jax.jit(lambda x: x, out_shardings=jax.P())(
+      opened.params()["heads"]
+    )
+    return made, rows, jax.device_get(heads)
 
 
-def main(directory: Path) -> None:
-  made, rows, params = learn(directory, sharding.make_mesh(MESH))
+def main(directory: Path, address: str, process: int) -> None:
+  jax.distributed.initialize(address, 2, process)
+  toy.fresh_params()  # outside of a mesh: shapes have no place
+  made, rows, heads = learn(directory, sharding.make_mesh(MESH), SHARED)
   flat = {
     f"{s.id}/{name}": values for s in made for name, values in s.streams.items()
   }
   flat |= {
     f"row/{i}/{n}": v for i, row in enumerate(rows) for n, v in row.items()
   }
-  flat["head"] = params["heads"]["value"]["kernel"]
-  np.savez(directory / "round.npz", **flat)
+  flat["head"] = heads["value"]["kernel"]
+  np.savez(directory / f"round-{process}.npz", **flat)
 
 
 if __name__ == "__main__":
-  main(Path(sys.argv[1]))
+  main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

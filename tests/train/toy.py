@@ -16,7 +16,8 @@ import optax
 from PIL import Image
 
 from sophia_jax.algorithms.contract import Algorithm, Moment, Term
-from sophia_jax.data.packing import PackConfig, pack, stack
+from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.rows import pack, stack
 from sophia_jax.models import (
   DecoderConfig,
   InternVL,

@@ -16,6 +16,7 @@ from typing import Any
 
 from sophia_jax.datasets.importers.base import Context, Importer, Record, Skip
 from sophia_jax.datasets.importers.text import (
+  as_object,
   as_tags,
   as_text,
   place_images,
@@ -39,7 +40,7 @@ def convert_any(row: Mapping[str, Any], at: Context) -> Record:
   question = as_text(row.get("question")) or question.strip()
   choice = row.get("question_type") == "multi-choice"
   image = at.image(row.get("image"), "images", ".")
-  details = row.get("metadata") or {}
+  details = as_object(row.get("metadata"))
   return {
     "id": as_text(row.get("sample_index")),
     "question": place_images([question], 1)[0],

@@ -18,6 +18,7 @@ from typing import Any
 from sophia_jax.datasets.importers.base import Context, Importer, Record
 from sophia_jax.datasets.importers.text import (
   as_list,
+  as_object,
   as_tags,
   as_text,
   place_images,
@@ -34,7 +35,7 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
   choices = as_list(row.get("choices"))
   image = row.get("decoded_image") or row.get("image")
   question, *choices = place_images([question, *choices], 1)
-  details = row.get("metadata") or {}
+  details = as_object(row.get("metadata"))
   kind = _TYPES.get(str(row.get("answer_type")), "auto")
   return {
     "id": as_text(row.get("pid")) or at.row.key or at.row.number,

@@ -63,6 +63,13 @@ def as_list(value: Any) -> list[str]:
   return [as_text(item) or "" for item in value]
 
 
+def as_object(value: Any) -> Mapping[str, Any]:
+  """Returns an object, given as such or written out; {} for anything else."""
+  if isinstance(value, str) and len(value) < _MAX_LITERAL:
+    value = _literal(value)
+  return value if isinstance(value, Mapping) else {}
+
+
 def _literal(text: str) -> Any:
   try:
     return json.loads(text)

@@ -153,6 +153,15 @@ class ServingScheduler(Scheduler):
 
   def on_idle(self) -> None:
     super().on_idle()
-    # The loop would take a whole core to wait.
-    if self.node_rank == 0 and self.is_fully_idle():
+    if self.is_fully_idle():
+      self._sleep()
+
+  def process_input_requests(self, recv_reqs: list[Any]) -> None:
+    super().process_input_requests(recv_reqs)
+    if self._engine_paused:
+      self._sleep()
+
+  def _sleep(self) -> None:
+    """Waits for a message; the loop would take a whole core to do so."""
+    if self.node_rank == 0:
       self.recv_from_tokenizer.poll(IDLE_MS)
