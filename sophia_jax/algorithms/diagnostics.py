@@ -179,7 +179,8 @@ def sampler_gap(
     for name in ("old_logps", "behaviour_logps")
   )
   gap = np.abs(trainer - sampler)
-  varied = gap.size > 1 and trainer.std() > 0 and sampler.std() > 0
+  # Rounding alone has no correlation.
+  varied = gap.size > 1 and min(trainer.std(), sampler.std()) > 1e-6
   pearson = np.corrcoef(trainer, sampler)[0, 1] if varied else 1.0
   return {
     "training/rollout_probs_diff_mean": float(gap.mean()),
