@@ -246,10 +246,12 @@ class Rounds:
     if number == self._stage.config.rounds:  # the export is evaluated instead
       return
     name = f"{self._stage.name}-{number:06d}"
-    value = evaluation.evaluate_round(
-      self._run, name, self._sampler.policy, f"{self._stage.name} {number}"
-    )
-    self._session.metrics({"val/pass_at_1": value})
+    if meeting.is_leader():
+      value = evaluation.evaluate_round(
+        self._run, name, self._sampler.policy, f"{self._stage.name} {number}"
+      )
+      self._session.metrics({"val/pass_at_1": value})
+    meeting.barrier(f"evaluated {name}")
 
 
 @functools.lru_cache(maxsize=2)
