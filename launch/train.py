@@ -21,6 +21,7 @@ EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
 def main() -> None:
   run = cli.run_of_flags()
+  run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
   pipeline.check(run, stage.name)
   run.begin()

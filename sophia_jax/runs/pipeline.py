@@ -122,6 +122,7 @@ def update(run: Run, stage: Stage) -> None:
   if run.done(stage.name):
     return
   run = run.laid_out()
+  stage = stages.read(run.config, stage.name)
   with run.step(stage.name):
     drive = rounds.learn if stage.config.rounds > 1 else training.learn
     drive(run, stage)

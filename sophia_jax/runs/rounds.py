@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, policies, training
+from sophia_jax.runs import evaluation, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, opened
@@ -72,7 +72,7 @@ def learn(run: Run, stage: Stage) -> None:
     sampler = stack.enter_context(opened(run, stage, model, session.params()))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()
     params = session.model_params
-  policies.export(model, params, training.export_directory(run, stage))
+  training.export(run, stage, model, params)
 
 
 class Rounds:
@@ -108,14 +108,13 @@ class Rounds:
           step=session.step,
           metrics=session.cursor.get("metrics", {}),
         )
-        if ahead is None:
-          self._load(number)
-          self._evaluate(number)
-          sampled = self._sample(number, drawn, moment)
-        else:
-          sampled = ahead.result()
-          self._load(number)
-          self._evaluate(number)
+        # Before new weights are loaded: the round ahead samples with the old.
+        sampled = ahead.result() if ahead else None
+        self._load(number)
+        self._evaluate(number)
+        if sampled is None:
+          with session.waiting("timing_s/gen"):
+            sampled = self._sample(number, drawn, moment)
         drawn = sampled.drawn
         if config.ahead and number + 1 < config.rounds:
           ahead = pool.submit(self._sample, number + 1, drawn, moment)
@@ -125,8 +124,6 @@ class Rounds:
         self._save({"round": number + 1, "drawn": drawn, "metrics": metrics})
         if session.stopping():
           raise Preempted(f"saved round {number} in {session.directory}")
-    self._load(config.rounds)
-    self._evaluate(config.rounds)
 
   def _save(self, cursor: dict[str, Any]) -> None:
     """Saves critic and policy; a critic may be ahead after a kill, never behind."""
@@ -138,7 +135,7 @@ class Rounds:
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
     """Hands the weights of now to the policy's engine; versions count from 1."""
-    self._sampler.load(self._session.params(), number + 1)
+    self._sampler.load(training.served(self._session.params()), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
     """Samples problems until enough groups are left after the selection."""
@@ -193,13 +190,11 @@ class Rounds:
     session, stage = self._session, self._stage
     shape = training.packing(self._run, stage, self._model)
     reading = training.reading(stage, self._model, self._mesh)
-    start = time.monotonic()
     sequences = session.annotate(
       sampled.sequences, shape, reading, self._models()
     )
     found = _round_metrics(sampled, sequences, moment)
-    found["timing_s/gen"] = sampled.seconds
-    found["timing_s/old_log_prob"] = time.monotonic() - start
+    found["timing_s/sample"] = sampled.seconds
     if not sequences:
       _log.warning(
         "round %d: nothing to learn: none of %d groups is left after the "
@@ -242,8 +237,6 @@ class Rounds:
     """Evaluates on the held-out problems, every so many rounds."""
     every = self._stage.config.evaluate_every
     if not every or not number or number % every:
-      return
-    if number == self._stage.config.rounds:  # the export is evaluated instead
       return
     name = f"{self._stage.name}-{number:06d}"
     if meeting.is_leader():

@@ -50,6 +50,11 @@ class Run:
     self.workdir = Path(workdir).absolute()
     self.base = Base.of(config.get("base", ""))
 
+  def agree(self) -> None:
+    """Raises SophiaError if processes have different configs."""
+    text = json.dumps(self.config.to_dict(), indent=1)
+    meeting.assert_same("config", text, "give the same command on every host")
+
   def begin(self) -> None:
     """Makes the workdir; with several processes the leader makes it.
 
@@ -58,10 +63,9 @@ class Run:
         workdir.
     """
     own = self.workdir / CONFIG
-    text = json.dumps(self.config.to_dict(), indent=1)
-    meeting.assert_same("config", text, "give the same command on every host")
+    self.agree()
     if meeting.is_leader():
-      write_json(own, json.loads(text))
+      write_json(own, self.config.to_dict())
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
 

@@ -24,12 +24,13 @@ from sophia_jax.data.problems import load_examples
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
+from sophia_jax.models import Params
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, sampling
 from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
-from sophia_jax.train import sharding
+from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.checkpoint import newest_step
 from sophia_jax.train.loop import fit
@@ -78,7 +79,7 @@ def learn(run: Run, stage: Stage) -> None:
       }
       loader = _loader(run, stage, model, mesh, sources)
     params = fit(trainer, loader)
-  policies.export(model, params, export_directory(run, stage))
+  export(run, stage, model, params)
 
 
 # ----------------------------------------------------------------- model, session
@@ -95,6 +96,16 @@ def export_directory(run: Run, stage: Stage) -> Path:
   if stage.config.model == POLICY:
     return run.directory(stage.name) / "export"
   return run.workdir / run.config.reasoners[stage.config.model].path
+
+
+def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
+  """Writes a stage's result; heads beside the vocabulary stay in checkpoints."""
+  policies.export(model, served(params), export_directory(run, stage))
+
+
+def served(params: Params) -> Params:
+  """Returns the parameters of the model itself, without a critic's head."""
+  return {part: tree for part, tree in params.items() if part != outputs.PART}
 
 
 def session(

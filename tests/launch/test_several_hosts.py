@@ -185,7 +185,7 @@ def test_two_processes_interrupted_twice_export_what_one_exports(
   # Process 0 alone writes: nothing is there that one process does not write.
   assert written(workdir) == written(alone)
   stages = json.loads((workdir / "stages.json").read_text())
-  assert list(stages) == ["sample", "train"]
+  assert list(stages) == ["sophia/sample", "sophia"]
 
 
 def test_a_row_may_lie_on_two_processes(train, alone, workdir):
