@@ -11,8 +11,8 @@ export TOKENIZERS_PARALLELISM ?= false
 BOTH := tests/models tests/algorithms/test_losses.py tests/data/test_packing.py \
   tests/train/test_step.py tests/train/test_optimizer.py
 
-.PHONY: setup setup-dev quickstart test test-latest test-slow test-servers \
-  check format docs reference clean
+.PHONY: setup setup-dev quickstart quickstart-grpo test test-latest test-slow \
+  test-servers check format docs reference clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -53,6 +53,12 @@ quickstart: .venv/.runtime
 	$(BIN)/python -m launch.run --config=configs/quickstart.py --workdir=$(WORKDIR) \
 	  --config.policy.engine=$(ENGINE) --config.reasoners.easy.engine=$(ENGINE) \
 	  $(LESS_$(ENGINE)) $(ARGS)
+
+# GRPO from the quickstart's result on, which is made first if it is not there.
+quickstart-grpo: .venv/.runtime
+	@test -e $(WORKDIR)/report.json || $(MAKE) quickstart
+	$(BIN)/python -m launch.run --config=configs/digits/grpo.py \
+	  --config.base=$(WORKDIR) --workdir=$(WORKDIR)-grpo $(ARGS)
 
 # Most tests wait for one core: start-up, tracing, one program to compile. The
 # files with processes come first (conftest.py). ARGS=-n0: all in one process.

@@ -80,5 +80,5 @@ def test_defaults_of_a_misspelt_key():
 
 def test_every_call_gives_a_new_config():
   one, two = quickstart.get_config(), quickstart.get_config()
-  one.train.learning_rate = 9.0
-  assert two.train.learning_rate != 9.0
+  one.stages.sophia.train.learning_rate = 9.0
+  assert two.stages.sophia.train.learning_rate != 9.0
