@@ -13,7 +13,6 @@ ROOMS = ("sophia_jax", "launch", "configs", "benchmarks", "docs")
 NOT_YET = (
   "sophia_jax/algorithms/",
   "sophia_jax/checkpoints/",
-  "sophia_jax/data/filters.py",
   "sophia_jax/rollout/",
   "sophia_jax/runs/",
   "sophia_jax/servers/",
