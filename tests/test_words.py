@@ -11,14 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("sophia_jax", "launch", "configs", "benchmarks", "docs")
 NOT_YET = (
-  "configs/",
   "sophia_jax/algorithms/",
   "sophia_jax/checkpoints/",
-  "sophia_jax/data/filters.py",
-  "sophia_jax/data/images.py",
-  "sophia_jax/data/problems.py",
-  "sophia_jax/data/schema.py",
-  "sophia_jax/datasets/",
   "sophia_jax/rollout/",
   "sophia_jax/runs/",
   "sophia_jax/servers/",

@@ -219,6 +219,6 @@ def repetition(text: str) -> float:
 
 
 def compression(text: str) -> float:
-  """Bytes that DEFLATE makes of the text over its own; at most 1."""
+  """Returns the size of the text under DEFLATE over its size, at most 1."""
   data = text.encode("utf-8", "replace")
   return min(len(zlib.compress(data)) / len(data), 1.0) if data else 1.0

@@ -135,7 +135,9 @@ class Session:
     return self
 
   def __exit__(self, *error: Any) -> None:
-    self._stack.__exit__(*error)
+    with self._stack:
+      if error[0] is None:
+        self._metrics.flush()
 
   def _open(self, stack: contextlib.ExitStack) -> None:
     """Restores or makes the state, and opens what is closed at the end."""

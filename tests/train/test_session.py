@@ -97,7 +97,6 @@ def test_values_of_a_driver_are_in_the_row_of_the_next_update(
       pass
     opened.update(batches[1], Moment(round=1, step=1))
     latest = opened.latest()
-    opened.flush()
   first, second = metrics.read(tmp_path / "run" / "metrics.jsonl")
   assert "critic/score/mean" not in first
   assert second["critic/score/mean"] == 0.25
