@@ -10,7 +10,6 @@ check lists all of them and decodes every image:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -21,21 +20,16 @@ from typing import Any
 from sophia_jax.data.images import image_digest
 from sophia_jax.data.schema import (
   check_records,
-  numbered_lines,
-  parse_record,
-  record_errors,
 )
 from sophia_jax.types import ANSWER_TYPES, Example, Problem, SophiaError
 
 __all__ = [
   "ANSWER_TYPES",
-  "ProblemFile",
   "asked_digest",
   "check",
   "load_examples",
   "load_problems",
   "problem_digest",
-  "read_problems",
 ]
 
 Error = tuple[int, str]
@@ -57,31 +51,6 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
     key: tuple(value) if isinstance(value, list) else value
     for key, value in record.items()
   }
-
-
-def read_problems(path: str | os.PathLike[str]) -> Iterator[Problem]:
-  """Yields the problems of a file one at a time; see `load_problems`."""
-  return (Problem(**record) for record in _load(path, False, False))
-
-
-@dataclasses.dataclass(frozen=True)
-class ProblemFile:
-  """Problems of a file that was checked, for reading it again.
-
-  Every iteration reads the file, which may exceed the memory, and opens no
-  image.
-  """
-
-  path: Path
-
-  def __iter__(self) -> Iterator[Problem]:
-    for number, line in numbered_lines(self.path):
-      record, errors = parse_record(line)
-      if record is None or (errors := record_errors(record)):
-        raise SophiaError(f"{self.path}:{number}: {errors[0]}")
-      folder, images = self.path.parent, record.get("images", ())
-      record["images"] = [os.path.abspath(folder / name) for name in images]
-      yield Problem(**_plain(record))
 
 
 def load_problems(

@@ -12,7 +12,6 @@ from typing import Any
 
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
   Benchmark,
@@ -70,21 +69,15 @@ def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
 
 
 # ------------------------------------------------------------------------ stages
-def evaluate(
-  run: Run, name: str, directory: Path, data: Path
-) -> dict[str, Any]:
-  """Evaluates the policy in `directory` on a problems file."""
-  config = run.section(EvalConfig, "eval")
-  exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
-  ask(run, [exam], directory, config)
-  return finish(run, exam, config)
-
-
 def evaluate_once(run: Run, name: str, directory: Path) -> None:
   """Evaluates a checkpoint on the held-out problems, unless that is done."""
-  if not run.done(name):
-    with run.step(name):
-      evaluate(run, name, directory, run.path(run.config.data.heldout))
+  if run.done(name):
+    return
+  with run.step(name):
+    config = run.section(EvalConfig, "eval")
+    exam = _held_out(run, name, config)
+    ask(run, [exam], directory, config)
+    finish(run, exam, config)
 
 
 def evaluate_round(
@@ -97,10 +90,14 @@ def evaluate_round(
     model: the identity of the weights.
   """
   config = run.section(EvalConfig, "eval")
-  data = run.path(run.config.data.heldout)
-  exam = Exam(name=name, problems=load_problems(data)[: config.limit or None])
+  exam = _held_out(run, name, config)
   _answer(run, [exam], policy, config, _settings(run, model, config))
   return finish(run, exam, config)["pass_at_1"]["value"]
+
+
+def _held_out(run: Run, name: str, config: EvalConfig) -> Exam:
+  problems = run.problems(run.config.data.heldout)
+  return Exam(name=name, problems=problems[: config.limit or None])
 
 
 # ------------------------------------------------------------------------ asking

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.runs import digits, evaluation, rounds, sampling, training
 from sophia_jax.runs import stage as stages
@@ -65,10 +64,10 @@ def check(run: Run, only: str = "") -> None:
     run.start(stage)
     sampling.check(run, stage)
   if not run.config.get("prepare"):
-    for path in {sampling.problems(run, s).path for s in chosen if s.samples}:
-      refuse_evaluation(load_problems(path), str(path))
+    for name in {sampling.data_file(run, s) for s in chosen if s.samples}:
+      refuse_evaluation(run.problems(name), str(run.path(name)))
     if run.config.data.heldout:
-      load_problems(run.path(run.config.data.heldout))
+      run.problems(run.config.data.heldout)
   for stage in chosen:
     _check_resumed(run, stage)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
-from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import report as page
 from sophia_jax.runs import sampler, sampling
 from sophia_jax.runs import stage as stages
@@ -64,7 +63,7 @@ def report(run: Run) -> dict[str, Any]:
     "versions": {n: importlib.metadata.version(n) for n in LIBRARIES},
     "config": run.config.to_dict(),
   }
-  held_out = {p.id: p for p in load_problems(run.path(run.config.data.heldout))}
+  held_out = {p.id: p for p in run.problems(run.config.data.heldout)}
   shown = itertools.islice((group for group, _ in groups()), SHOWN)
   page.write_report(
     run.workdir,

@@ -16,11 +16,12 @@ import jax
 from ml_collections import ConfigDict
 
 from sophia_jax.config import nearest, section
+from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
-from sophia_jax.types import SophiaError
+from sophia_jax.types import Problem, SophiaError
 
 T = TypeVar("T")
 CONFIG, SECONDS = "config.json", "stages.json"
@@ -49,6 +50,7 @@ class Run:
     self.config, self.overrides = config, dict(overrides or {})
     self.workdir = Path(workdir).absolute()
     self.base = Base.of(config.get("base", ""))
+    self._problems: dict[Path, tuple[Problem, ...]] = {}
 
   def agree(self) -> None:
     """Raises SophiaError if processes have different configs."""
@@ -82,6 +84,17 @@ class Run:
     if self.base and not own.exists() and (self.base.workdir / name).exists():
       return self.base.workdir / name
     return own
+
+  def problems(self, name: str) -> tuple[Problem, ...]:
+    """Returns the problems of a file of the config, read and checked once.
+
+    Raises:
+      SophiaError: the first mistake in the file.
+    """
+    path = self.path(name)
+    if path not in self._problems:
+      self._problems[path] = tuple(load_problems(path))
+    return self._problems[path]
 
   def section(self, cls: type[T], name: str) -> T:
     """Returns the config section `name` (dots descend) as the dataclass."""

@@ -56,7 +56,7 @@ class Sampler:
     self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
     self._seats = sampling.seats(run, stage, policy.engine, reasoners)
-    self.problems = tuple(sampling.problems(run, stage))
+    self.problems = sampling.problems(run, stage)
     """Every problem of the stage's data."""
     if len(self.problems) < stage.config.groups:
       raise SophiaError(
@@ -202,7 +202,7 @@ def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
   _, words = policies.load_words(
     run.start(stage), run.section(ImageConfig, "images"), prompts.system
   )
-  problems = tuple(sampling.problems(run, stage))
+  problems = sampling.problems(run, stage)
   assert stage.algorithm.sample is not None
   for number in range(stage.config.rounds):
     path = round_directory(run.directory(stage.name), number)

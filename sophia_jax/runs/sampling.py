@@ -14,7 +14,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from sophia_jax import files
 from sophia_jax.algorithms import registry
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.problems import ProblemFile
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout import roles
@@ -88,9 +87,9 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class ShardProblems:
-  """The problems of a shard, read again by every iteration."""
+  """The problems of a shard."""
 
-  problems: ProblemFile
+  problems: Sequence[Problem]
   shard: Shard
 
   def __iter__(self) -> Iterator[Problem]:
@@ -98,9 +97,14 @@ class ShardProblems:
 
 
 # ------------------------------------------------------------- what is sampled
-def problems(run: Run, stage: Stage) -> ProblemFile:
+def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
   """Returns the problems that a stage samples for."""
-  return ProblemFile(run.path(stage.config.data or run.config.data.problems))
+  return run.problems(data_file(run, stage))
+
+
+def data_file(run: Run, stage: Stage) -> str:
+  """Returns the name of the file that a stage samples for."""
+  return stage.config.data or run.config.data.problems
 
 
 def check(run: Run, stage: Stage) -> None:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sophia_jax.data import problems
 from sophia_jax.data.problems import check, load_examples, load_problems
 from sophia_jax.data.schema import schema_of
 from sophia_jax.files import write_jsonl
@@ -37,22 +36,6 @@ def write(tmp_path):
 
 
 # --------------------------------------------------------------------- reading
-def test_one_at_a_time_and_again_and_again(write, tmp_path):
-  path = write(
-    {**RIGHT, "images": ["a.png"], "choices": ["5", "6"], "answer": "B"},
-    "",
-    {**RIGHT, "id": "2", "hint": "Look."},
-  )
-  want = load_problems(path)
-  assert list(problems.read_problems(path)) == want
-  again = problems.ProblemFile(path)
-  (tmp_path / "a.png").unlink()  # it was there when the file was checked
-  assert list(again) == want == list(again)
-  write(RIGHT, {**RIGHT, "id": 2})
-  with pytest.raises(SophiaError, match=r"p\.jsonl:2: id must be a string"):
-    list(again)
-
-
 def test_problems_with_everything(write, tmp_path):
   path = write(
     {
