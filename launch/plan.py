@@ -1,14 +1,21 @@
-"""Memory, collectives and estimated MFU of a training step on absent devices.
+"""Memory, collectives and estimated MFU of an update, and of a round, on absent
+devices.
 
 Compiles the train step of a config for a TPU topology without a TPU (needs
 `pip install libtpu`), or for a number of CPU devices. GPUs cannot be compiled
 for here: their figures are by arithmetic, and labelled so. The last line is
 JSON. One call compares several meshes.
 
+A stage that samples in rounds is planned with its annotation, the copies of the
+weights that it keeps, and an embedded engine's memory; sampling rests on an
+assumed throughput.
+
 Example:
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4
   python -m launch.plan --config=configs/internvl3_38b.py --topology=v6e:16x16 \\
     --rows=64 --mesh=fsdp=64,tensor=4 --mesh=fsdp=64,context=4
+  python -m launch.plan --config=configs/sophia_grpo_8b.py --stage=grpo \\
+    --topology=v5p:4x4x4 --rows=64 --sampling_throughput=2000
 
 Settings for a topology belong into `config.topologies`.
 """
@@ -28,14 +35,18 @@ from sophia_jax.files import write_text
 from sophia_jax.models import SIZES, InternVLConfig
 from sophia_jax.plans.aot import GPUS
 from sophia_jax.plans.plan import Assumptions, Plan, plan
+from sophia_jax.plans.rounds import THROUGHPUT, Engine, Round, Rounds
+from sophia_jax.plans.rounds import shape as round_shape
 from sophia_jax.plans.shape import Shape
 from sophia_jax.progress import Progress
+from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.policies import RuntimeConfig
 from sophia_jax.runs.run import for_topology
+from sophia_jax.runs.stage import Stage
 from sophia_jax.train.devices import ACCELERATORS, CPU, Accelerator
 from sophia_jax.train.sharding import AXES, MeshConfig
-from sophia_jax.types import SophiaError
+from sophia_jax.types import Sampling, SophiaError
 
 EXAMPLE = (
   "python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4"
@@ -53,7 +64,10 @@ def main() -> None:
   config = for_topology(flags.FLAGS.config, topology, cli.given())
   stage = stages.read(config, flags.FLAGS.stage or config.order[-1])
   train = stage.train
-  shape = Shape.of(train)
+  shape, rounds = Shape.of(train), _rounds(config, stage)
+  if rounds is not None:
+    segment = flags.FLAGS.segment_length or shape.length
+    shape = round_shape(rounds, stage.algorithm, shape, segment)
   if flags.FLAGS.rows is not None:
     shape = shape.with_rows(flags.FLAGS.rows)
   model = _model(config)
@@ -68,7 +82,17 @@ def main() -> None:
     for mesh in candidates:
       try:
         plans.append(
-          plan(model, train, shape, mesh, topology, accelerator, assumptions)
+          plan(
+            model,
+            stage.algorithm,
+            train,
+            shape,
+            mesh,
+            topology,
+            accelerator,
+            assumptions,
+            rounds,
+          )
         )
       except SophiaError as e:
         refused.append(f"{_shown(dataclasses.asdict(mesh))}: {e}")
@@ -106,7 +130,29 @@ def table(p: Plan) -> str:
     f"{p.attention_efficiency:.0%} of the peak; {p.segment:,} tokens a "
     "sequence)",
   ]
+  if p.round:
+    rows += _round_rows(p.round)
   return "\n".join(rows + ([f"  advice: {p.advice}"] if p.advice else []))
+
+
+def _round_rows(r: Round) -> list[str]:
+  """Formats what a round is beside its update."""
+  asked = ", ".join(f"{n} of {role}" for role, n in r.requests.items())
+  scored = ", ".join(r.scored_by) or "none"
+  often = f"; up to {r.draws} times, if groups are dropped" * (r.draws > 1)
+  where = {
+    "embedded": "in this process",
+    "servers": "in servers, on as many devices more",
+  }
+  return [
+    f"  a round: {r.sequences:,} sequences ({asked} a problem), "
+    f"{r.updates} update{'s' * (r.updates > 1)}",
+    *(f"    {name:16} {gib:9.2f} GiB" for name, gib in r.phases_gib.items()),
+    *(f"    {name:16} {s:9.2f} s" for name, s in r.seconds.items()),
+    f"    (sampling {where[r.sampler]}: {r.response:,} tokens a sequence at "
+    f"{r.throughput:,.0f} tokens/s a device, assumed{often}; annotation by "
+    f"forward passes: {scored})",
+  ]
 
 
 def _accelerator(topology: str) -> Accelerator:
@@ -125,6 +171,28 @@ def _accelerator(topology: str) -> Accelerator:
     count = f"--xla_force_host_platform_device_count={size}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
   return known[kind]
+
+
+def _rounds(config, stage: Stage) -> Rounds | None:  # type: ignore[no-untyped-def]
+  """Returns the rounds of a stage; None where it samples everything first."""
+  settings = stage.config
+  if settings.rounds == 1 or not stage.samples:
+    return None
+  runtime = section(RuntimeConfig, config.policy.to_dict(), "policy")
+  engine = section(EngineConfig, config.engine.to_dict(), "engine")
+  answering = section(Sampling, config.answering.to_dict(), "answering")
+  return Rounds(
+    groups=settings.groups,
+    draws=settings.draws,
+    epochs=stage.train.epochs,
+    minibatches=settings.minibatches,
+    ahead=settings.ahead,
+    response=answering.max_new_tokens,
+    engine=Engine(engine.slots, engine.length)
+    if runtime.engine == "embedded"
+    else None,
+    throughput=flags.FLAGS.sampling_throughput,
+  )
 
 
 def _model(config) -> InternVLConfig:  # type: ignore[no-untyped-def]
@@ -185,6 +253,11 @@ if __name__ == "__main__":
     None,
     "Share of the peak in the attention kernel; the device's usual one if "
     "absent.",
+  )
+  flags.DEFINE_float(
+    "sampling_throughput",
+    THROUGHPUT,
+    "Tokens/s that a device samples in a round: an assumption.",
   )
   cli.define_stage_flag("The stage; by default the last of config.order.")
   flags.DEFINE_string("out", None, "JSON of all plans.")

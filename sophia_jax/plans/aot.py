@@ -23,7 +23,7 @@ from sophia_jax.models import (
   logical_axes,
 )
 from sophia_jax.plans.shape import Shape
-from sophia_jax.train import sharding, state
+from sophia_jax.train import outputs, sharding, state
 from sophia_jax.train.step import Step, Sums, scalars
 from sophia_jax.types import Batch, SophiaError
 
@@ -94,6 +94,9 @@ def compile_step(
     SophiaError: a program does not fit the devices' memory.
   """
   params = placed_params(cfg, mesh, trained, frozen_dtype)
+  if heads := _heads(cfg, algorithm, mesh):
+    params[outputs.PART] = heads
+    trained = (*trained, outputs.PART)
   begin = state.abstract(params, tx, trained)
   streams = set(algorithm.all_streams) - set(algorithm.numbers)
   micro = abstract_batch(cfg, sorted(streams), shape, mesh)
@@ -120,6 +123,20 @@ def compile_step(
       for kind, moved in accumulate.collectives.items()
     },
   )
+
+
+def _heads(cfg: InternVLConfig, algorithm: Algorithm, mesh: Mesh) -> Any:
+  """Returns shapes of the heads that a method asks for, whole everywhere."""
+  width = cfg.decoder.width
+  heads = {
+    name: {
+      "kernel": jax.ShapeDtypeStruct((width, channels), jnp.float32),
+      "bias": jax.ShapeDtypeStruct((channels,), jnp.float32),
+    }
+    for name, channels in outputs.HEADS.items()
+    if name in algorithm.outputs
+  }
+  return _everywhere(heads, mesh)
 
 
 def held(tree: Any) -> int:

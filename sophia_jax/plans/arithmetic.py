@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.models import InternVLConfig, flops
 from sophia_jax.plans import aot
 from sophia_jax.plans.shape import Shape
@@ -31,6 +32,7 @@ class Case:
   """An update and the devices that are to compute it."""
 
   cfg: InternVLConfig
+  algorithm: Algorithm
   shape: Shape
   trained: tuple[str, ...]
   """Parts of the model that are trained."""
@@ -39,6 +41,8 @@ class Case:
   accelerator: Accelerator
   attention: float
   """Share of the peak that the attention kernel reaches."""
+  gpus: bool = False
+  """Whether the mesh stands for GPUs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +126,7 @@ def _temporaries(case: Case) -> float:
 
   A microbatch's own gradients, beside their sum, exist throughout.
   """
-  d, vision = case.cfg.decoder, case.cfg.vision
-  shape, mesh = case.shape, case.mesh
+  d, shape, mesh = case.cfg.decoder, case.shape, case.mesh
   tokens = shape.rows * shape.length / mesh.size
   tensor = mesh.shape["tensor"]
   # Backward, bf16: what "none" keeps, a gradient of each, and rows gathered
@@ -135,11 +138,31 @@ def _temporaries(case: Case) -> float:
   # fp32: logits, their gradient, the head's gradient; the head in bf16.
   logits = shape.block * shape.rows / mesh.size * d.vocab
   head = 8.0 * logits + 6.0 * d.width * d.vocab
-  encoder = 0.0
-  if vision is not None:
-    patches = (vision.grid**2 + 1) * shape.tiles / mesh.size
-    encoder = 2.0 * patches * (5 * vision.width + 2 * vision.mlp)
+  encoder = _encoder_bytes(case)
   return state_bytes(case)["gradients"] + max(block, head, encoder)
+
+
+def forward_bytes(case: Case) -> float:
+  """Returns the most bytes that a part of a forward pass needs."""
+  d, shape, mesh = case.cfg.decoder, case.shape, case.mesh
+  tokens, tensor = shape.rows * shape.length / mesh.size, mesh.shape["tensor"]
+  heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
+  values = 2 * d.width * tensor + 2 * heads + 2 * keys + 2 * d.mlp
+  weights = d.width * (2 * heads + 2 * keys + 3 * d.mlp)
+  block = 2.0 * values * tokens + 2 * 2.0 * weights / tensor
+  # Logits in fp32, the head in bf16.
+  logits = shape.block * shape.rows / mesh.size * d.vocab
+  head = 4.0 * logits + 2.0 * d.width * d.vocab
+  return max(block, head, _encoder_bytes(case))
+
+
+def _encoder_bytes(case: Case) -> float:
+  """Returns the most bytes that a layer of the encoder needs, in bf16."""
+  vision = case.cfg.vision
+  if vision is None:
+    return 0.0
+  patches = (vision.grid**2 + 1) * case.shape.tiles / case.mesh.size
+  return 2.0 * patches * (5 * vision.width + 2 * vision.mlp)
 
 
 # --------------------------------------------------------------------- seconds

@@ -14,7 +14,6 @@ import dataclasses
 
 import optax
 
-from sophia_jax.algorithms import sophia
 from sophia_jax.plans import aot, arithmetic
 from sophia_jax.plans.arithmetic import Case, Cost
 from sophia_jax.train.devices import Accelerator
@@ -44,7 +43,7 @@ def cost(case: Case) -> Cost:
 def _step(case: Case, tx: optax.GradientTransformation) -> aot.Program:
   return aot.compile_step(
     case.cfg,
-    sophia.sophia(sophia.Config()),
+    case.algorithm,
     tx,
     case.trained,
     case.shape,

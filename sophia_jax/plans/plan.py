@@ -1,4 +1,4 @@
-"""A plan: the memory and time of an update on devices that are not attached."""
+"""A plan: memory and time of an update, and of a round, on absent devices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.models import InternVLConfig, flops
 from sophia_jax.plans import aot, arithmetic, compiled
+from sophia_jax.plans import rounds as rounds_
 from sophia_jax.plans.arithmetic import Case, Cost
+from sophia_jax.plans.rounds import Round, Rounds
 from sophia_jax.plans.shape import Shape
 from sophia_jax.train import sharding
 from sophia_jax.train.devices import GIB, Accelerator
@@ -52,11 +55,12 @@ class Plan:
   hbm_gib: float
   """Memory of a device, GiB."""
   peak_gib: float
-  """Memory that an update needs on a device, GiB."""
+  """Memory that an update, or the largest phase of a round, needs on a device,
+  GiB."""
   tokens_per_step: int
   """Tokens of an update, padding included."""
   memory_gib: dict[str, float]
-  """Memory on a device by kind, GiB."""
+  """Memory on a device by kind in an update, what a round holds included, GiB."""
   collectives_gib: dict[str, float]
   """Data moved by a device in an update, by kind of collective, GiB."""
   model_flops: float
@@ -74,18 +78,25 @@ class Plan:
   """Assumed length of a packed sequence, tokens."""
   advice: str
   """Remedy where it does not fit, or a use of spare memory; else empty."""
+  round: Round | None = None
+  """Round that the update is part of; None: everything is sampled first."""
 
 
 def plan(
   cfg: InternVLConfig,
+  algorithm: Algorithm,
   train: TrainConfig,
   shape: Shape,
   mesh_config: sharding.MeshConfig,
   topology: str,
   accelerator: Accelerator,
   assumptions: Assumptions,
+  rounds: Rounds | None = None,
 ) -> Plan:
   """Plans an update; compiles it where the devices' compiler is at hand.
+
+  Args:
+    rounds: rounds that the update is part of, and that are planned with it.
 
   Raises:
     SophiaError: the batch does not divide among the devices, or the compiled
@@ -98,18 +109,25 @@ def plan(
   source: Source = "arithmetic" if gpus else "compiled"
   case = Case(
     cfg=cfg,
+    algorithm=algorithm,
     shape=shape,
     trained=train.trained,
     optimizer=train,
     mesh=mesh,
     accelerator=accelerator,
     attention=attention,
+    gpus=gpus,
   )
   cost = COSTS[source](case)
   segment = assumptions.segment or shape.length
   needed = flops.update(cfg, _work(shape, segment), train.trained)
   total = sum(cost.seconds.values())
-  peak, hbm = sum(cost.memory.values()) / GIB, accelerator.memory / GIB
+  whole: Round | None = None
+  held: dict[str, float] = {}
+  most = sum(cost.memory.values())
+  if rounds is not None:
+    whole, held, most = rounds_.cost(rounds, case, cost, segment)
+  peak, hbm = most / GIB, accelerator.memory / GIB
   return Plan(
     topology=topology,
     mesh=dict(mesh.shape),
@@ -119,7 +137,9 @@ def plan(
     hbm_gib=round(hbm, 4),
     peak_gib=round(peak, 4),
     tokens_per_step=shape.tokens,
-    memory_gib={k: round(v / GIB, 4) for k, v in cost.memory.items()},
+    memory_gib={
+      k: round(v / GIB, 4) for k, v in {**cost.memory, **held}.items()
+    },
     collectives_gib={k: round(v / GIB, 4) for k, v in cost.collectives.items()},
     model_flops=needed,
     estimated_seconds=round(total, 4),
@@ -129,6 +149,7 @@ def plan(
     attention_efficiency=attention,
     segment=segment,
     advice=_advice(cfg, peak, hbm),
+    round=whole,
   )
 
 

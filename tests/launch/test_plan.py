@@ -27,6 +27,20 @@ WIDE = dataclasses.replace(
   decoder=dataclasses.replace(MODEL.decoder, width=256, head_dim=64, depth=2),
 )
 
+ROUNDS = """
+from configs import grpo
+
+def get_config():
+  c = grpo.get_config()
+  c.policy.path = {path!r}
+  c.policy.engine = "embedded"
+  c.engine.slots, c.engine.length = 16, 128
+  c.answering.max_new_tokens = 48
+  c.stages.grpo.n, c.stages.grpo.groups, c.stages.grpo.minibatches = 4, 8, 2
+  c.stages.grpo.train.update(rows=4, length=128, block=64, tiles=16)
+  return c
+"""
+
 CONFIG = """
 from configs import internvl3_8b
 
@@ -97,6 +111,50 @@ def test_two_meshes_are_planned_and_compared(config, tmp_path):
     assert one["memory_gib"]["optimizer"] == pytest.approx(
       2 * one["memory_gib"]["parameters"], abs=0.02
     )
+
+
+def test_a_round_is_planned_with_its_update(tmp_path):
+  config = written(tmp_path, MODEL, ROUNDS)
+  done = plan(
+    f"--config={config}",
+    "--stage=grpo",
+    "--topology=cpu:2",
+    "--segment_length=64",
+    "--sampling_throughput=100",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "32 sequences (4 of policy a problem), 2 updates" in done.stdout
+  assert "at 100 tokens/s a device, assumed" in done.stdout
+  found = json.loads(done.stdout.splitlines()[-1])
+  whole = found["round"]
+  # 32 sequences of 64 tokens in two updates: 8 rows each, 4 a microbatch.
+  assert found["tokens_per_step"] == 2 * 4 * 128
+  assert whole["scored_by"] == ["policy", "reference"]
+  assert whole["seconds"]["sampling"] == 32 * 48 / (100 * 2)
+  assert whole["seconds"]["update"] == pytest.approx(
+    2 * found["estimated_seconds"], abs=2e-4
+  )
+  assert whole["seconds"]["round"] == pytest.approx(
+    sum(v for k, v in whole["seconds"].items() if k != "round"), rel=1e-3
+  )
+  assert set(whole["held_gib"]) == {
+    "reference",
+    "engine's weights",
+    "engine's caches",
+  }
+  assert found["peak_gib"] == max(whole["phases_gib"].values())
+
+
+def test_every_host_of_several_holds_the_whole_policy_to_sample(tmp_path):
+  config = written(tmp_path, MODEL, ROUNDS)
+  done = plan(
+    f"--config={config}", "--topology=h100:16", "--mesh=fsdp=4,context=4"
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout.splitlines()[-1])
+  whole, held = found["memory_gib"], found["round"]["held_gib"]
+  # Its own shards are a sixteenth.
+  assert held["engine's weights"] > 4 * whole["parameters"]
 
 
 def test_gpus_are_planned_by_arithmetic_and_it_says_so():
