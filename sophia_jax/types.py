@@ -30,7 +30,7 @@ C = TypeVar("C", bound=type)
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def host(cls: C) -> C:
-  """A value on the host: frozen, keyword-only, without room for more fields."""
+  """Declares a value on the host: frozen, keyword-only, without more fields."""
   return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)  # type: ignore[return-value]
 
 
@@ -63,7 +63,7 @@ class Problem:
   choices: tuple[str, ...] = ()
   """Texts of options A, B, C, ..."""
   tolerance: tuple[float, ...] = ()
-  """How far a number may be off: one for all answers, or one for each of
+  """Largest error of a number: one for all answers, or one for each of
   several. None, or 0: as exact as the verifier asks for."""
   accepted: tuple[str, ...] = ()
   """Further answers that are right, each of them alone."""
@@ -72,7 +72,7 @@ class Problem:
   """Names the reasoner that thinks about it."""
   source: str = ""
   tags: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-  """What scores are split by: {"subject": "algebra", "level": "3"}."""
+  """Labels that scores are split by: {"subject": "algebra", "level": "3"}."""
 
   @property
   def text(self) -> str:
@@ -103,7 +103,7 @@ class Example:
 
 # ----------------------------------------------------------------- generation
 class Role(enum.IntEnum):
-  """What a token of a sequence is."""
+  """Kind of a token of a sequence."""
 
   PROMPT = 0
   IMAGE = 1  # an image token, replaced by a vision embedding
@@ -180,7 +180,7 @@ class FinishReason(enum.StrEnum):
 
 @host
 class Completion:
-  """What an engine made of a request.
+  """An engine's answer to a request.
 
   Example: Completion(request_id="mv-17/0", text="A red apple.",
     token_ids=(31, 8, 90, 2), logps=(-0.1, -0.3, -1.2, -0.01),

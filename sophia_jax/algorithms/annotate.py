@@ -51,7 +51,7 @@ def ref_logps() -> Annotator:
 
 
 def values(model: str = "policy") -> Annotator:
-  """Values of the sampled tokens' states, by a head of `model`."""
+  """Makes the values of the sampled tokens' states, by a head of `model`."""
 
   def score(say: Score, batch: Batch) -> Streams:
     out = say(model, batch, ("value",))

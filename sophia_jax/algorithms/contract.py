@@ -246,7 +246,7 @@ class Algorithm:
   and metrics read each as a constant stream of its name."""
   outputs: tuple[str, ...] = ("logps",)
   critic: Algorithm | None = None
-  """Terms, metrics and outputs of a critic with weights of its own, which
+  """Terms, metrics and outputs of a critic with separate weights, which
   learns from the same batches; None: no such critic."""
 
   @property

@@ -46,7 +46,7 @@ class Config:
   entropy: float = 0.0
   """Coefficient of the entropy bonus; 0: off."""
   critic: str = "head"
-  """Critic: "head", on the policy; "model", with weights of its own."""
+  """Critic: "head", on the policy; "model", with separate weights."""
   value: float = 0.1
   """Coefficient of the value loss of a head."""
   value_clip: float = 0.2

@@ -1,6 +1,6 @@
 """Sums and means over the segments or bundles of packed rows.
 
-Results are spread: every token holds the value of its own segment, so a loss
+Results are spread: every token holds the value of its segment, so a loss
 that concerns a whole sequence stays a loss per token.
 """
 

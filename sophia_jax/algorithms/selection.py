@@ -90,7 +90,7 @@ def fresh(bound: int) -> Select:
 def rollouts(
   keep: Callable[[Group, Rollouts], Iterable[Rollout]], depth: int = 1
 ) -> Select:
-  """Keeps of each group's rollouts at `depth` those that `keep` returns."""
+  """Keeps the rollouts that `keep` returns of each group's at `depth`."""
 
   def one(group: Group) -> Group:
     kept = {r.path for r in keep(group, group.depth(depth))}

@@ -46,7 +46,7 @@ def words_of(
 
 
 def naming_of(cfg: InternVLConfig, format: Format) -> Naming:
-  """Returns the naming of the tensors; orbax has no names of its own.
+  """Returns the naming of the tensors; orbax has none.
 
   Raises:
     SophiaError: a text-only model as InternVLChatModel.

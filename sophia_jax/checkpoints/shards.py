@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object from `path`."""
+  """Reads a JSON object from `path`."""
   if not path.is_file():
     raise SophiaError(f"{path}: no such file")
   try:
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
   path: pathlib.Path
   shape: tuple[int, ...]
   dtype: str
-  """As safetensors says it: F32, BF16, ..."""
+  """Name in safetensors: F32, BF16, ..."""
   start: int
   """Offset of its first byte in the file."""
 

@@ -35,7 +35,7 @@ from sophia_jax.progress import Progress
 SHARD_BYTES = 1 << 30
 """Largest file, unless one tensor is larger."""
 PIECE_BYTES = 2 << 20
-"""What a thread converts and writes at a time."""
+"""Bytes that a thread converts and writes at a time."""
 THREADS = min(8, os.cpu_count() or 1)
 _AHEAD_BYTES = 256 << 20
 """Parts that are gathered while earlier ones are being written."""
@@ -202,7 +202,7 @@ def _finish(writing: list[Future[None]]) -> None:
 def _header(table: Table, values: Values) -> tuple[bytes, dict[str, int]]:
   """Returns the first bytes of a file, and where in it each tensor starts."""
   dtypes = {name: values.dtype(parts[0]) for name, parts in table.items()}
-  # Larger numbers first, so that each tensor starts at a multiple of its own.
+  # Larger numbers first, so that each tensor is aligned to its numbers.
   order = sorted(table, key=lambda name: (_rank(dtypes[name]), name))
   described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   at, starts = 0, dict[str, int]()

@@ -68,7 +68,7 @@ class Client(abc.ABC):
         raise SophiaError(f"rollout server {url!r}: give http://HOST:PORT")
     self.config = config
     self.served_name = "default"
-    """What the servers call their model, once `check` has asked."""
+    """The servers' name for their model, once `check` has asked."""
     self.least_version = 0
     """An answer to a later request that ends with older weights is not taken."""
     self.revive: Callable[[Endpoint], Coroutine[Any, Any, None]] | None = None

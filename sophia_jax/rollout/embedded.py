@@ -64,7 +64,7 @@ class _Job:
 
 
 class _Cached(NamedTuple):
-  """What the caches of a slot hold."""
+  """Content of a slot's caches."""
 
   ids: bytes
   images: tuple[tuple[str, ...], tuple[int, ...]]
@@ -105,7 +105,7 @@ class EmbeddedEngine:
     self._slots: Slots | None = None
     self._drawn = np.zeros(config.slots, np.int32)
     self._cached: dict[int, _Cached] = {}
-    """Of the slots whose request has finished."""
+    """Content of the slots whose request has finished."""
     self._continuing: dict[int, _Job] = {}
     """Requests that wait for a tick, by the slot whose caches they continue."""
 

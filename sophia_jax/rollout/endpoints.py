@@ -232,7 +232,7 @@ class Endpoints:
     self._config, self._probe = config, probe
     self._changed = asyncio.Condition()
     self._down_since = math.inf
-    """When the last one that worked went to rest."""
+    """Time at which the last working one went to rest."""
     self._gave_up = ""
     """Why no endpoint is asked any more."""
     self._probing: set[asyncio.Task[None]] = set()
@@ -314,6 +314,6 @@ class Endpoints:
 
 
 def backoff_s(config: ClientConfig, attempt: int) -> float:
-  """Full jitter: a random time, whose bound doubles with every attempt."""
+  """Draws a random time, whose bound doubles with every attempt (full jitter)."""
   bound = config.backoff_s * 2.0 ** min(attempt, 30)
   return random.uniform(0.0, min(bound, config.max_backoff_s))

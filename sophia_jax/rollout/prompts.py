@@ -69,7 +69,7 @@ _SLOW_THINKING = (
 
 
 def simulated_vision(question: str, caption: str) -> str:
-  """The reasoner's prompt f(x_q, c): an example, the question, the caption."""
+  """Returns the reasoner's prompt f(x_q, c): example, question, caption."""
   return "".join(
     (
       _SIMULATED_VISION,
@@ -82,7 +82,7 @@ def simulated_vision(question: str, caption: str) -> str:
 
 
 def slow_thinking(token_budget: int) -> str:
-  """The system prompt of slow thinking, with the tokens it may take."""
+  """Returns the system prompt of slow thinking, with the tokens it may take."""
   before, after = _SLOW_THINKING
   return f"{before}{token_budget:d}{after}"
 
@@ -102,7 +102,7 @@ class Prompts:
   """Holds {caption} and {question} where they go; "": `simulated_vision`."""
 
   def reason(self, question: str, caption: str) -> str:
-    """The reasoner's prompt f(x_q, c).
+    """Returns the reasoner's prompt f(x_q, c).
 
     Put together piece by piece: a caption may itself hold "{question}".
     """

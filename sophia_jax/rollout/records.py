@@ -94,7 +94,7 @@ Record = Answer | Graded | Finished
 
 
 class Head(NamedTuple):
-  """What the beginning of a line says."""
+  """Content of the beginning of a line."""
 
   problem_id: str
   digest: str

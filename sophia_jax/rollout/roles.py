@@ -46,9 +46,9 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "caption": caption,
   "reasoner": reasoner,
 }
-"""What each role is asked; `caption` is the policy in another role."""
+"""Prompt of each role; `caption` is the policy in another role."""
 OTHERS = frozenset({"reasoner"})
-"""Roles of models with a vocabulary of their own."""
+"""Roles of models with another vocabulary than the policy's."""
 
 
 def seats(

@@ -24,7 +24,7 @@ def truncate(
   mass = jax.nn.softmax(jnp.where(likely, ordered, -jnp.inf), axis=-1)
   mass = jnp.cumsum(mass, axis=-1)
   before = jnp.concatenate([jnp.zeros_like(mass[:, :1]), mass[:, :-1]], axis=-1)
-  # The sum of all is 1 but for rounding, which must not decide.
+  # The sum of all is 1 except for rounding, which must not decide.
   within = (before < top_p[:, None]) | (top_p[:, None] >= 1) | (rank == 0)
   kept = jnp.where(likely & within, ordered, jnp.inf)
   threshold = jnp.min(kept, axis=-1, keepdims=True)

@@ -5,7 +5,7 @@
   <shard>.lock    held by the one writer of that segment
 
 W/trajectories is the store of a stage that samples once; each round of a stage
-with several has a store of its own, W/rounds/000017.
+with several has a separate store, W/rounds/000017.
 
 A line that is cut short or does not match its checksum does not count: the
 writer of the segment truncates it away, everybody else leaves it out.
@@ -109,7 +109,7 @@ class Store:
     self.index = Index()
     self._segments: list[Path] = []
     self._ends: list[int] = []
-    """Where the last whole record of each segment ends."""
+    """End of the last whole record of each segment."""
     self._open: dict[int, IO[bytes]] = {}
     """Segments that were read, by number."""
     if read_only:

@@ -2,7 +2,7 @@
 
 Coroutines ask engines and the verifier. asyncio runs those that can continue in
 the order in which they became able to; when none can, the embedded engines
-advance by one tick, each in a thread of its own. So which requests are decoded
+advance by one tick, each in a separate thread. So which requests are decoded
 together depends on nothing but the requests: two undisturbed runs are equal to
 the last bit. A verdict comes from another process after an unknown time; it is
 delivered a fixed number of ticks after it was asked for, and waited for then.
@@ -73,7 +73,7 @@ class Ticks:
     self.count = 0
     self._engines: list[Ticking] = []
     self._awaited: dict[tuple[int, int], asyncio.Future[Completion]] = {}
-    """By (number of the engine, ticket)."""
+    """Requests by (number of the engine, ticket)."""
     self._grades: collections.deque[_Grading] = collections.deque()
     self._stopped: BaseException | None = None
     self._loop: asyncio.AbstractEventLoop | None = None

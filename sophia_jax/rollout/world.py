@@ -1,4 +1,4 @@
-"""What a method asks while it samples; every answer is remembered.
+"""The world that a method asks while it samples; it remembers every answer.
 
 A `World` implements algorithms.contract.World on a store, engines and the
 verifier. An answer or a grade that the store holds is not asked for again, so a
@@ -53,7 +53,7 @@ class Seat:
   prompt: Callable[..., Prompt | Chat]
   """(problem, **context) -> what the role is asked."""
   sampling: Sampling = dataclasses.field(default_factory=Sampling)
-  """How its tokens are drawn; the seed is replaced by each request's own."""
+  """Settings by which its tokens are drawn; each request has another seed."""
   engines: Mapping[str, Ticking | Asked] = dataclasses.field(
     default_factory=dict
   )

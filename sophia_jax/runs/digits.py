@@ -43,7 +43,7 @@ def _done(run: Run, step: str) -> bool:
 
 
 def _texts(run: Run) -> Iterator[str]:
-  """What the tokenizers are trained on: every word that will be used."""
+  """Yields the texts that tokenizers are trained on: every word that is used."""
   for name in ("warmup", "reasoner"):
     with open(run.workdir / "data" / f"{name}.jsonl", encoding="utf-8") as f:
       for line in f:
@@ -56,7 +56,7 @@ def _texts(run: Run) -> Iterator[str]:
 
 
 def _see(run: Run, config: corpus.CorpusConfig) -> None:
-  """A policy of random weights but for its vision, which can tell digits."""
+  """Makes a policy of random weights whose vision alone can tell digits."""
   decoder = run.config.prepare.decoder.to_dict()
   image = run.section(ImageConfig, "images")
   start = run.workdir / "models" / "tokenizer"

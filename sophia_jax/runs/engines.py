@@ -37,7 +37,7 @@ ReasonerEngine = EmbeddedEngine | SGLangChat
 def policy(
   run: Run, directory: Path, max_new_tokens: int, resize: str | None = None
 ) -> Iterator[PolicyEngine]:
-  """The policy of a checkpoint directory, ready to be asked.
+  """Opens the policy of a checkpoint directory.
 
   Args:
     max_new_tokens: the longest answer that is going to be asked for.
@@ -66,7 +66,7 @@ def policy(
 
 @contextlib.contextmanager
 def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
-  """The text-only model that thinks about problems of difficulty `name`.
+  """Opens the text-only model that thinks about problems of difficulty `name`.
 
   Raises:
     SophiaError: no such checkpoint, or servers that will not do.
@@ -89,7 +89,7 @@ def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
 
 
 def embedded(run: Run, model: Model) -> EmbeddedEngine:
-  """A loaded model in the embedded engine, on the devices of config.mesh."""
+  """Puts a model into the embedded engine, on the devices of config.mesh."""
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return EmbeddedEngine(
     model.module,

@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors come from, whoever saved it."""
+"""Checkpoints of any origin, opened: their config and their tensors."""
 
 from __future__ import annotations
 

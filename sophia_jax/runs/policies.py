@@ -96,7 +96,7 @@ class RuntimeConfig(EngineChoice):
         )
 
   def of(self, cfg: InternVLConfig) -> InternVLConfig:
-    """The model, computing so."""
+    """Returns the model's config with these settings."""
     return dataclasses.replace(
       cfg,
       dtype=self.dtype,
@@ -162,7 +162,7 @@ def weights(model: Model, mesh: Mesh, trained: tuple[str, ...] = ()) -> Params:
 def load_words(
   directory: Path, image: ImageConfig, system: str | None = None
 ) -> tuple[InternVLConfig, Renderer]:
-  """Config and tokenizer: what is needed where the weights are elsewhere.
+  """Reads config and tokenizer, enough where the weights are elsewhere.
 
   Raises:
     SophiaError: as `load`.
@@ -183,7 +183,7 @@ def load_words(
 
 
 def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:
-  """The policy as the config runs it, from `directory`.
+  """Opens the policy in `directory` as the config runs it.
 
   Args:
     resize: how images are resized, where not as config.images says.

@@ -39,7 +39,7 @@ _log = logging.getLogger("sophia_jax")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampled:
-  """What a round learns from."""
+  """Samples of a round, and the sequences learnt from them."""
 
   groups: list[Group]
   """Everything that was sampled, with its mixed reward."""
@@ -163,8 +163,8 @@ class Rounds:
   def _wave(self, drawn: int, seen: set[str]) -> tuple[list[Problem], int]:
     """Draws problems that the round has not seen, as many as it learns.
 
-    They come from an endless order; each pass over the data has an order of its
-    own, by the run's seed alone.
+    They come from an endless order; each pass over the data has another
+    order, by the run's seed alone.
 
     Args:
       drawn: problems drawn so far.

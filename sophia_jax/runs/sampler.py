@@ -1,4 +1,4 @@
-"""What samples the rounds of a stage: the policy's engine, the roles, the stores."""
+"""Sampling in rounds: the policy's engine, the roles, a store for each round."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Policy(NamedTuple):
 
 
 class Sampler:
-  """Samples rounds, each into a store of its own."""
+  """The sampling of a stage's rounds, each into a separate store."""
 
   def __init__(
     self,
@@ -119,7 +119,7 @@ class Sampler:
 
   @functools.cached_property
   def _meta(self) -> dict[str, Any]:
-    """What the answers of every round depend on."""
+    """Returns the settings that the answers of every round depend on."""
     return sampling.store_meta(self._run, self._stage)
 
 

@@ -123,7 +123,7 @@ def check(run: Run, stage: Stage) -> None:
 def store_directory(run: Run, stage: Stage) -> Path:
   """Returns the store of a stage that samples once.
 
-  The first such stage of a run has W/trajectories, another a place of its own.
+  The first such stage of a run has W/trajectories, another W/NAME/trajectories.
   """
   rows = (stages.read(run.config, name) for name in run.config.order)
   first = next(s.name for s in rows if s.samples and s.config.rounds == 1)

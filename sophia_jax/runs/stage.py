@@ -31,7 +31,7 @@ CORRECTIONS = ("auto", "off", *corrections.MODES)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
-  """What a stage is, beside its method and its optimizer."""
+  """A stage, except for its method and its optimizer."""
 
   algorithm: str
   """Name in `algorithms.registry.ALGORITHMS`."""

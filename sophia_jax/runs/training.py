@@ -128,7 +128,7 @@ def session(
 def critic_sessions(
   run: Run, stage: Stage, model: Model, mesh: Mesh, updates: int
 ) -> list[Session]:
-  """Makes the session of a critic with weights of its own, if the method has one.
+  """Makes the session of a critic with separate weights, if the method has one.
 
   It starts from the weights that the policy starts from, and is not entered yet.
   A critic that is ahead of its policy after a kill goes back to it.

@@ -1,1 +1,1 @@
-"""What runs inside the servers: SGLang-JAX, SGLang, and the images of both."""
+"""The code inside the servers: SGLang-JAX, SGLang, and the images of both."""

@@ -40,7 +40,7 @@ class Inline(io.BytesIO):
 
 
 def spans(ids: Sequence[int], image_id: int) -> list[Span]:
-  """Every run of image tokens, as [start, end)."""
+  """Returns every run of image tokens, as [start, end)."""
   found = []
   at = 0
   for is_image, run in itertools.groupby(ids, lambda i: i == image_id):

@@ -34,7 +34,7 @@ class ServeSpec:
   host: str = "127.0.0.1"
   port: int
   api_key: str | None = None
-  """What clients must send as a bearer token; None: anybody may ask."""
+  """Bearer token of the clients; None: anybody may ask."""
   weights: Path | None = None
   """Directory that new weights must lie in; None: none are taken."""
   image: ImageConfig = dataclasses.field(default_factory=ImageConfig)

@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 def cpu_sizes(spec: ServeSpec, decoder: DecoderConfig) -> Sizes:
-  """Sizes whose attention fits: the longest chunk, then fewer requests.
+  """Finds sizes whose attention fits: the longest chunk, then fewer requests.
 
   On several CPU devices, and for models that are not ours, every layer makes the
   logits of all queries with the whole cache, [T, heads, running * context] in
@@ -75,7 +75,7 @@ class SGLangJax:
     return (Packages(here / f"sglang_jax_{platform}.txt"),)
 
   def finish_install(self, python: Path, platform: Platform) -> None:
-    """Nothing: no file of theirs is changed."""
+    """Changes nothing: SGLang-JAX runs as installed."""
 
   def command(self, python: Path, spec: ServeSpec) -> list[str]:
     return [

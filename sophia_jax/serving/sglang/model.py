@@ -29,7 +29,7 @@ class InternVLChatModel(internvl.InternVLChatModel):
     self.served = read_config(get_model().model_path)
 
   def get_image_feature(self, items: list[Any]) -> Any:
-    """Embeddings of the items' tiles, uint8 [n, S, S, 3] each: [tiles, P, D]."""
+    """Returns embeddings [tiles, P, D] of the items' tiles, uint8 [n, S, S, 3] each."""
     weight = self.vision_model.embeddings.patch_embedding.weight
     tiles = np.concatenate([item.feature for item in items])
     # Integers up to 255 are exact in every dtype of a weight.

@@ -36,7 +36,7 @@ class TileProcessor(InternVLProcessor):
   async def process_mm_data_async(
     self, image_data: Any, input_text: Any, request_obj: Any, **kwargs: Any
   ) -> MultimodalProcessorOutput:
-    """Items with their tiles, uint8, and places.
+    """Makes items with their tiles, uint8, and places.
 
     Raises:
       ValueError: images and prompt do not fit; becomes a 400.

@@ -50,7 +50,7 @@ def banned_ids(words: Vocabulary, size: int) -> list[int]:
   """Returns the rows of a head of `size` rows that no answer holds.
 
   They are rows of no token, and a policy's special tokens except the end of a
-  turn. A text-only model may end its turns with any of its own.
+  turn. A text-only model may end its turns with any of its special tokens.
   """
   marks = set(words.marks.values()) if words.has_images else set()
   return sorted((marks - {words.end_id}) | set(range(len(words), size)))

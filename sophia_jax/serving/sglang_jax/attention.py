@@ -102,7 +102,7 @@ class Places:
   def of(
     self, requests: Int[Array, "B"], last: Int[Array, "B"]
   ) -> tuple[Int[Array, "B W"], Bool[Array, "B W"]]:
-    """Rows of the keys of `requests`, and which a query at `last` sees."""
+    """Returns rows of the keys of `requests`, and which a query at `last` sees."""
     columns = jnp.arange(self._width)
     rows = self._loc[
       jnp.minimum(
@@ -118,7 +118,7 @@ def attend(
   rows: Int[Array, "B W"],
   seen: Bool[Array, "B T W"],
 ) -> Float[Array, "B T N H"]:
-  """softmax(q k) v, softmax in fp32, over the rows of the cache that are seen."""
+  """Computes softmax(q k) v, softmax in fp32, over the rows of the cache that are seen."""
   k, v = (x[rows] for x in cache)
   b, t, n, h = q.shape
   grouped = q.reshape(b, t, k.shape[2], -1, h)
@@ -135,7 +135,7 @@ def extend(
   prefixes: Int[Array, "B"],
   extends: Int[Array, "B"],
 ) -> Float[Array, "T N H"]:
-  """Causal attention of prompts' new tokens, which lie one after another."""
+  """Computes causal attention of prompts' new tokens, which lie one after another."""
   tokens, requests = len(q), len(extends)
   blocks = -(-extends // BLOCK)
   ends = jnp.cumsum(blocks)

@@ -67,7 +67,7 @@ def renderer(directory: str) -> Renderer:
 
 
 def allowed_ids(directory: str, vocab: int) -> Bool[np.ndarray, "V"]:
-  """Which ids may be sampled: the embedded engine's rule."""
+  """Returns which ids may be sampled, by the embedded engine's rule."""
   words = renderer(directory)
   allowed = np.ones(vocab, bool)
   allowed[list(words.banned_ids)] = False

@@ -148,7 +148,7 @@ class Policy(Reasoner, InModelMultimodalContract):
     return {Modality.IMAGE: self.encode_images}
 
   def encode_images(self, items: list[Any]) -> Float[Array, "capacity D"]:
-    """Embeddings of the items' tiles, back to back, then padding."""
+    """Returns embeddings of the items' tiles, back to back, then padding."""
     rows = self.encoder(np.concatenate([item.feature for item in items]))
     return jax.device_put(rows, NamedSharding(self.mesh, PartitionSpec()))
 

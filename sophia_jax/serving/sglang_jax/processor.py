@@ -39,7 +39,7 @@ class Processor(BaseMultimodalProcessor):
   async def process_mm_data_async(
     self, image_data: Any, input_text: Any, request_obj: Any, **_: Any
   ) -> MultimodalInputs:
-    """Items with their tiles and places.
+    """Makes items with their tiles and places.
 
     Raises:
       ValueError: images and prompt do not fit; becomes a 400.

@@ -1,7 +1,7 @@
 """Our vision encoder beside SGLang-JAX's decoder, on the same devices.
 
-It runs once for each distinct image, outside the decoder's program, on a mesh of
-its own: tiles are spread over all devices, and so are its weights.
+It runs once for each distinct image, outside the decoder's program, on a
+mesh for it alone: tiles are spread over all devices, and so are its weights.
 """
 
 from __future__ import annotations
