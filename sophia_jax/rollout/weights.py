@@ -46,7 +46,7 @@ class Loaded:
   update: float
   """Time from the first pause to the last resumption."""
   probe: float
-  """The greedy answers of all servers."""
+  """Time of the greedy answers, at most `probe_s`."""
 
 
 @dataclasses.dataclass(frozen=True)
