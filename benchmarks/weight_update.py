@@ -39,8 +39,8 @@ from sophia_jax.servers import supervise
 from sophia_jax.servers.backends import ServeSpec
 from sophia_jax.types import Prompt, Request, Sampling
 
-BUSY = 8
-"""Requests in flight during an update."""
+BUSY = 4
+"""Requests in flight during an update; the server has twice as many places."""
 NEW = 128
 FORMATS = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
 
@@ -103,7 +103,7 @@ def _spec(folder: Path, size: str, prompt: int) -> ServeSpec:
   config.images.tile_size = rollout_embedded.SIZES[size].vision.image_size
   config.images.max_tiles = 1
   config.engine.length = prompt + NEW
-  config.serve.max_running = BUSY
+  config.serve.max_running = 2 * BUSY
   config.serve.dtype = "bfloat16"
   config.serve.weights = str(folder)
   port = supervise.free_port()

@@ -264,7 +264,8 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
   aside: that took longer than reading.
   """
   size = math.prod(shape) * np.dtype(dtype).itemsize
-  room = mmap.mmap(-1, max(1, size))
+  flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+  room = mmap.mmap(-1, max(1, size), flags=flags)
   return np.frombuffer(room, np.uint8, size).view(dtype).reshape(shape)
 
 

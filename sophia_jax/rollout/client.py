@@ -75,7 +75,7 @@ class Client(abc.ABC):
     """Brings a server that was down up to date, before it is asked again."""
     self._aborting: set[asyncio.Task[None]] = set()
     self._streams: set[Stream[Request, Completion]] = set()
-    self._asked: set[asyncio.Task[Completion]] = set()
+    self._asked: set[asyncio.Task[Any]] = set()
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(
       target=self._loop.run_forever, name="sglang", daemon=True
@@ -185,7 +185,7 @@ class Client(abc.ABC):
     """
     # Images are read from disk: in a thread, as for `generate`.
     job = await asyncio.to_thread(self.job, request)
-    answer = asyncio.run_coroutine_threadsafe(self._tracked(job), self._loop)
+    answer = asyncio.run_coroutine_threadsafe(self._asking(job), self._loop)
     return await asyncio.wrap_future(answer)
 
   async def ask_at(self, endpoint: Endpoint, request: Request) -> Completion:
@@ -196,15 +196,21 @@ class Client(abc.ABC):
       Refused: a status of 4xx.
     """
     job = await asyncio.to_thread(self.job, request)
-    return await self._call(job, endpoint, self.config.deadline_s)
+    with self._tracked():
+      return await self._call(job, endpoint, self.config.deadline_s)
 
-  async def _tracked(self, job: Job) -> Completion:
-    """Answers the job as a task that `close` can cancel."""
+  async def _asking(self, job: Job) -> Completion:
+    with self._tracked():
+      return await self._answer(job)
+
+  @contextlib.contextmanager
+  def _tracked(self) -> Iterator[None]:
+    """Lets `close` cancel the current task during the block."""
     task = asyncio.current_task()
     assert task is not None
     self._asked.add(task)
     try:
-      return await self._answer(job)
+      yield
     finally:
       self._asked.discard(task)
 

@@ -200,7 +200,7 @@ def _remedy(status: int) -> str:
 
 
 # ------------------------------------------------------------------- endpoints
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Endpoint:
   """One server, or a router in front of many."""
 

@@ -46,7 +46,7 @@ class Loaded:
   update: float
   """Time from the first pause to the last resumption."""
   probe: float
-  """The greedy answers of all servers."""
+  """Time of the greedy answers, at most `probe_s`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class ServedWeights:
     save: Save,
     probe: Request,
     tolerance: float = 0.1,
+    probe_s: float = 10.0,
   ):
     """Writes and asks nothing yet.
 
@@ -82,10 +83,14 @@ class ServedWeights:
         (`config.serve.weights`).
       probe: a greedy request for a few tokens, asked after each update.
       tolerance: how far the probe's log-probabilities may lie from the expected.
+      probe_s: how long `load` waits for the probes. A server whose places are all
+        taken answers later: then the next `load` raises what the probe found.
     """
     self._engines, self._root = list(engines), root.absolute()
     self._save, self._probe = save, probe
-    self._tolerance = tolerance
+    self._tolerance, self._probe_s = tolerance, probe_s
+    self._probing: dict[Endpoint, asyncio.Task[None]] = {}
+    """Probes of the last update, by server."""
     self._current: _Current | None = None
     self._before: _Current | None = None
 
@@ -113,6 +118,8 @@ class ServedWeights:
     """
     if version <= 0:
       raise ValueError(f"versions count from 1, not {version}")
+    engine = self._engines[0]
+    engine.wait(self._finish_probes())
     start = time.monotonic()
     taken = self._current and self._current.directory.name
     directory = self._root / (TURNS[1] if taken == TURNS[0] else TURNS[0])
@@ -122,7 +129,7 @@ class ServedWeights:
       self._before, self._current = self._current, _Current(directory, version)
       return Loaded(export, 0.0, 0.0)
     wanted = _Current(directory, version)
-    update, probe = self._engines[0].wait(self._load_all(wanted, expected))
+    update, probe = engine.wait(self._load_all(wanted, expected))
     self._before, self._current = self._current, wanted
     for engine in self._engines:
       engine.least_version = version
@@ -136,10 +143,24 @@ class ServedWeights:
     start = time.monotonic()
     await _all(endpoints, wanted.version, lambda e: self._load_one(e, wanted))
     updated = time.monotonic()
-    await _all(
-      endpoints, wanted.version, lambda e: self._check(e, wanted, expected)
-    )
+    self._probing = {
+      e: asyncio.create_task(self._check(e, wanted, expected))
+      for e in endpoints
+    }
+    done, _ = await asyncio.wait(self._probing.values(), timeout=self._probe_s)
+    probed = [e for e, task in self._probing.items() if task in done]
+    await _all(endpoints, wanted.version, self._probing.pop, only=probed)
     return updated - start, time.monotonic() - updated
+
+  async def _finish_probes(self) -> None:
+    """Raises what late probes have found; a probe that still waits is dropped."""
+    late, self._probing = self._probing, {}
+    for task in late.values():
+      if not task.done():
+        task.cancel()
+    done = [e for e, task in late.items() if task.done()]
+    endpoints = self._engines[0].endpoints
+    await _all(endpoints, self.version, late.__getitem__, only=done)
 
   async def _load_one(self, endpoint: Endpoint, wanted: _Current) -> None:
     """Updates one server; one that does not answer is asked again.
@@ -183,9 +204,12 @@ class ServedWeights:
   ) -> None:
     """Compares the probe's answer; takes the update back if it is wrong.
 
+    After `load` has returned it takes nothing back.
+
     Raises:
       Trouble: it is.
     """
+    before = self._current
     found = await self._engines[0].ask_at(endpoint, self._probe)
     why = _difference(found, expected, self._tolerance)
     versions = {version for version, _ in found.versions}
@@ -193,9 +217,9 @@ class ServedWeights:
       why = f"it says that it serves version {sorted(versions)}"
     if not why:
       return
-    if self._current:
-      await self._update(endpoint, self._current)
-      why += f"; it serves version {self._current.version} again"
+    if before and self._current is before:
+      await self._update(endpoint, before)
+      why += f"; it serves version {before.version} again"
     raise Trouble(why)
 
   async def _revive(self, endpoint: Endpoint) -> None:
@@ -208,15 +232,17 @@ async def _all(
   endpoints: Sequence[Endpoint],
   version: int,
   work: Callable[[Endpoint], Any],
+  only: Sequence[Endpoint] | None = None,
 ) -> None:
-  """Does `work` at every endpoint at once.
+  """Does `work` at every endpoint at once, or at some of them only.
 
   Raises:
     SophiaError: one line for all that failed.
   """
-  done = await asyncio.gather(*map(work, endpoints), return_exceptions=True)
+  some = endpoints if only is None else only
+  done = await asyncio.gather(*map(work, some), return_exceptions=True)
   failed = []
-  for endpoint, error in zip(endpoints, done, strict=True):
+  for endpoint, error in zip(some, done, strict=True):
     if isinstance(error, Trouble | SophiaError):
       failed.append(f"{endpoint.url} ({error})")
     elif error is not None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sophia_jax import files
-from sophia_jax.servers.backends.base import Backend, Platform, cache
+from sophia_jax.servers.backends.base import Environment, Platform, cache
 from sophia_jax.types import SophiaError
 
 STAMP = "complete"
@@ -26,7 +26,7 @@ _PROBE_S = 30.0
 _log = logging.getLogger("sophia_jax.servers")
 
 
-def python_of(backend: Backend, platform: Platform) -> Path:
+def python_of(backend: Environment, platform: Platform) -> Path:
   """Returns the backend's interpreter; makes its environment if need be.
 
   Two that ask at the same time make it once.
@@ -45,7 +45,7 @@ def python_of(backend: Backend, platform: Platform) -> Path:
   return python
 
 
-def _name(backend: Backend, platform: Platform) -> str:
+def _name(backend: Environment, platform: Platform) -> str:
   digest = hashlib.sha256("".join(backend.pythons).encode())
   for packages in backend.packages(platform):
     digest.update(repr(packages.options).encode())
@@ -53,7 +53,7 @@ def _name(backend: Backend, platform: Platform) -> str:
   return f"{backend.name}-{platform}-{digest.hexdigest()[:12]}"
 
 
-def _make(backend: Backend, platform: Platform, directory: Path) -> None:
+def _make(backend: Environment, platform: Platform, directory: Path) -> None:
   log = directory.with_suffix(".log")
   _log.info("making %s, once; this takes minutes (%s)", directory, log)
   interpreter = find_python(backend.pythons, backend.name)

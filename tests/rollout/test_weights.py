@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,28 @@ def test_a_probe_that_differs_takes_the_update_back(weights, fleet, words):
     weights.load("second", 2, answer(words, fleet, -1.5))
   assert [fake.version for fake in fleet] == ["1", "1"]
   assert weights.version == 1
+
+
+def test_a_busy_server_answers_the_probe_later(client, fleet, words, tmp_path):
+  engine = client(fleet[0])
+  probe = asking.ask(words, "probe", temperature=0.0)
+  weights = ServedWeights([engine], tmp_path, save, probe, probe_s=0.05)
+  fleet[0].gate.clear()  # all of its places are taken
+  wrong = answer(words, fleet, -1.5)
+  weights.load("first", 1, wrong)
+  assert weights.version == 1
+  weights.load("second", 2, wrong)  # the probe of the first is dropped
+  (task,) = weights._probing.values()
+  fleet[0].gate.set()
+  deadline = time.monotonic() + 20
+  while not task.done() and time.monotonic() < deadline:
+    time.sleep(0.01)
+  with pytest.raises(SophiaError, match=r"version 2 .* differs") as error:
+    weights.load("third", 3)
+  assert fleet[0].url in str(error.value)
+  assert fleet[0].version == "2"
+  weights.load("third", 3)
+  assert fleet[0].version == "3"
 
 
 def test_a_server_that_lies_about_its_version_is_found(weights, fleet):

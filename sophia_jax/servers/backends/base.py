@@ -74,8 +74,8 @@ class Packages:
   """Options of pip, e.g. ("--no-deps",) for a file with every dependency."""
 
 
-class Backend(Protocol):
-  """One kind of server."""
+class Environment(Protocol):
+  """A virtual environment with pinned packages."""
 
   @property
   def name(self) -> str: ...
@@ -92,6 +92,10 @@ class Backend(Protocol):
   def finish_install(self, python: Path, platform: Platform) -> None:
     """Does what pip cannot, once, after it; `python` is the environment's."""
     ...
+
+
+class Backend(Environment, Protocol):
+  """One kind of server."""
 
   def command(self, python: Path, spec: ServeSpec) -> list[str]:
     """Returns the command line that serves `spec`, in the foreground."""
