@@ -82,7 +82,9 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   if _ONLY_LETTERS.fullmatch(rest) and not other & named:
     letter = (label[1] or label[2] or label[3] or label[5]).upper()
     return named if set(re.findall("[A-Z]", rest)) == {letter} else frozenset()
-  letters = set(_LETTER_ALONE.findall(rest)) if label[5] else set()
+  # "A, b, c" lists letters, as "A, B, C" does.
+  listed = rest.upper() if _ONLY_LETTERS.fullmatch(rest.upper()) else rest
+  letters = set(_LETTER_ALONE.findall(listed)) if label[5] else set()
   if _HEDGE.search(rest) or letters or (other and not other & named):
     return frozenset()
   if not named and not label[5]:
