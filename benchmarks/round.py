@@ -4,17 +4,21 @@
 
 Both sample 32 questions x 8 answers of exactly 128 tokens about one image each,
 score them, and make one update of the language model with AdamW. Rounds
-alternate: ours in this process, TRL's in one with its own environment, made on
+alternate: ours in this process, TRL's in one with an environment to itself, made on
 first use, each with all cores (or one GPU) while the other waits. Rewards are
-the same function of the ids. TRL scores with the reference; ours with that and
-with the policy itself, since its own sampler is not asked to be the trainer.
+the same function of the ids. TRL scores with the reference alone, since one
+update a round needs no old log-probabilities; ours scores with the policy, too.
 
 Prints one JSON line: median seconds of sampling, scoring, update and the whole
 of both, the medians of the paired ratios (above 1: ours is faster), and the
 parts where ours is slower ("lost").
 
+Threads of torch that wait for each other spin by default, which on a busy
+machine makes TRL many times slower than it is: by default they sleep. On an idle
+machine --omp_wait=active may suit TRL better; quote the smaller ratio.
+
 --algorithm=NAME times that method against plain GRPO instead, ours both, on the
-same questions with the same number of answers.
+same questions with the same number of answers; above 1: GRPO is faster.
 """
 
 from __future__ import annotations
@@ -77,7 +81,7 @@ Round = Callable[[], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """What both sides do."""
+  """Work of a round, the same for both sides."""
 
   checkpoint: str
   output: str
@@ -358,10 +362,20 @@ class Theirs:
     SophiaError: it ended, or its prompts are not ours.
   """
 
-  def __init__(self, task: Task, prompt: Sequence[int], log: Path):
+  def __init__(
+    self, task: Task, prompt: Sequence[int], log: Path, omp_wait: str
+  ):
+    """Prepares the process.
+
+    Args:
+      prompt: ids of the first question's prompt, which TRL must render too.
+      log: file for what its libraries print.
+      omp_wait: OMP_WAIT_POLICY of its threads.
+    """
     platform: Platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
     python = environments.python_of(TRL(), platform)
     self._prompt, self._path = list(prompt), log
+    self._omp_wait = omp_wait
     self._command = [
       str(python),
       str(HERE / "round_trl.py"),
@@ -376,7 +390,11 @@ class Theirs:
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={
+          **os.environ,
+          "HF_HUB_OFFLINE": "1",
+          "OMP_WAIT_POLICY": self._omp_wait,
+        },
       )
     return self
 
@@ -393,7 +411,7 @@ class Theirs:
     line = self._process.stdout.readline()
     if not line:
       text = self._path.read_text(errors="replace").strip()
-      raise SophiaError(f"TRL ended: {text.splitlines()[-1:]}")
+      raise SophiaError("TRL ended: " + text.rpartition("\n")[2])
     found = json.loads(line)
     if found.pop("prompt_ids") != self._prompt:
       raise SophiaError("TRL's prompts are not ours: other ids")
@@ -447,7 +465,8 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     algorithm = method(args.algorithm, task)
     other = Ours(both, task, algorithm, f"other_{args.algorithm}")
   else:
-    other = Theirs(task, both.prompts[0].token_ids.tolist(), directory / "log")
+    prompt = both.prompts[0].token_ids.tolist()
+    other = Theirs(task, prompt, directory / "log", args.omp_wait)
   against = args.algorithm or "trl"
   with ours, other:
     seconds = interleaved({"grpo": ours, against: other}, args.reps)
@@ -460,6 +479,7 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     "kl": args.kl,
     "reps": args.reps,
     "against": against,
+    **({} if args.algorithm else {"omp_wait": args.omp_wait}),
     **report(seconds, "grpo", against),
   }
 
@@ -472,6 +492,9 @@ def main() -> None:
   parser.add_argument("--tiny", action="store_true", help="a round of a second")
   parser.add_argument("--algorithm", default="", help="method instead of TRL")
   parser.add_argument("--kl", type=float, default=0.04)
+  parser.add_argument(
+    "--omp_wait", default="passive", choices=["passive", "active"]
+  )
   parser.add_argument("--reps", type=int, default=3)
   args = parser.parse_args()
   if args.algorithm == "grpo":

@@ -1,4 +1,4 @@
-"""TRL's side of benchmarks.round, in an environment of its own.
+"""TRL's side of benchmarks.round, which has an environment to itself.
 
   python benchmarks/round_trl.py TASK
 

@@ -1,4 +1,4 @@
-"""From safetensors to parameters, a few megabytes at a time.
+"""Reads parameters from safetensors, a few megabytes at a time.
 
 Only the wanted region of a parameter is read, in pieces of at most `PIECE_BYTES`
 by a few threads. A parameter is assembled where it will lie: in host memory,
@@ -161,7 +161,7 @@ class Reader:
 
 
 def _finite(x: np.ndarray, exponent: int) -> bool:
-  """Whether no element has all bits of `exponent` set.
+  """Tells whether no element has all bits of `exponent` set.
 
   Those that have are the largest integers of either sign: two maxima find them,
   eight times as fast as a mask over all elements.
@@ -376,7 +376,7 @@ def _ahead(
 def _put(
   buffer: Array, data: Array, start: tuple[Array, ...], turned: bool
 ) -> Array:
-  """The buffer with a piece in it."""
+  """Returns the buffer with a piece in it."""
   data = data.T if turned else data
   data = data.reshape((1,) * (buffer.ndim - data.ndim) + data.shape)
   # As bits: a CPU has no bfloat16 and would convert the whole buffer.

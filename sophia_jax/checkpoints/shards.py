@@ -36,7 +36,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 class Stored(NamedTuple):
-  """Where a tensor is and what it is."""
+  """Place and type of a tensor."""
 
   path: pathlib.Path
   shape: tuple[int, ...]
@@ -130,7 +130,7 @@ class Shards:
 
 
 def _header(path: pathlib.Path) -> dict[str, Stored]:
-  """The tensors that a file's header describes."""
+  """Returns the tensors that a file's header describes."""
   with open(path, "rb") as file:
     size = int.from_bytes(file.read(8), "little")
     found = json.loads(file.read(size))
@@ -166,7 +166,7 @@ def _read_rows(stored: Stored, start: int, stop: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-  """A file for one look: what it maps into memory is let go at the end."""
+  """Opens a file for one look; its memory map ends with the block."""
   try:
     with safe_open(path, framework="numpy") as file:
       yield file

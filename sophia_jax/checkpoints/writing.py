@@ -1,4 +1,4 @@
-"""From parameters to safetensors, a few megabytes at a time.
+"""Writes parameters as safetensors, a few megabytes at a time.
 
 A file's header is known before its tensors are: each part of a tensor is put in
 the order and dtype of the disk by one of a few threads and written to its place.
@@ -45,7 +45,7 @@ Table = Mapping[str, tuple[Part, ...]]
 
 
 class Values(Protocol):
-  """Where the parts of tensors come from."""
+  """A source of parts of tensors."""
 
   def dtype(self, part: Part) -> np.dtype:
     """Returns the dtype that the part has on disk."""
@@ -93,7 +93,7 @@ class Held:
 
 
 def _is_here(x: Array) -> bool:
-  """Whether the whole of `x` lies in host memory, as one CPU device's is."""
+  """Tells whether `x` lies whole in host memory, on one CPU device."""
   devices = list(x.devices())
   return len(devices) == 1 and devices[0].platform == "cpu"
 
@@ -222,7 +222,7 @@ def _header(table: Table, values: Values) -> tuple[bytes, dict[str, int]]:
 
 
 def _rank(dtype: np.dtype) -> int:
-  """The place of a dtype in the order of safetensors' own files."""
+  """Returns the place of a dtype in the order of safetensors' own files."""
   return list(DTYPES).index(_NAMES[dtype])
 
 
