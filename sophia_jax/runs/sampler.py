@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
+from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
@@ -28,7 +29,11 @@ from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
 from sophia_jax.runs.stage import Stage
+from sophia_jax.servers import supervise
 from sophia_jax.types import Group, Problem, Request, Sampling, SophiaError
+
+SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
+"""Checkpoint format that each backend takes new weights in."""
 
 
 class Policy(NamedTuple):
@@ -186,14 +191,25 @@ def _served(
     prompt=model.renderer.prompt("1 + 1 = ?"),
     sampling=Sampling(temperature=0.0, max_new_tokens=4),
   )
+  save = functools.partial(_saved, run, model)
   with engines.policy(run, run.start(stage), how.max_new_tokens) as engine:
-    served = ServedWeights(
-      [engine],  # type: ignore[list-item]
-      root,
-      lambda params, directory: policies.export(model, params, directory),
-      probe,
-    )
+    served = ServedWeights([engine], root, save, probe)  # type: ignore[list-item]
     yield Policy(engine, lambda params, v: served.load(params, v))
+
+
+def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
+  """Writes weights as the policy's servers read them."""
+  serve = supervise.serve_config(run.config)
+  platform, _ = supervise.find_platform()
+  backend = serve.backend or supervise.default_backend(platform)
+  save_params(
+    params,
+    model.module.cfg,
+    directory,
+    model.directory,
+    dtype=serve.dtype or run.config.policy.dtype,
+    format=SERVED[backend],
+  )
 
 
 def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
