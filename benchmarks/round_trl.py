@@ -159,8 +159,8 @@ def problems(task: dict[str, Any]) -> Dataset:
 
 
 def even(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
-  """Rewards even ids, as benchmarks.round.even does."""
-  return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]
+  """Rewards an even first id, as benchmarks.round.even does."""
+  return [float(ids[0] % 2 == 0) for ids in completion_ids]
 
 
 def trainer(task: dict[str, Any], gate: Gate) -> Timed:
