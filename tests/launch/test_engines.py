@@ -1,7 +1,5 @@
 """Where each role generates, as the config says."""
 
-import json
-
 import pytest
 from ml_collections import ConfigDict
 
@@ -150,18 +148,3 @@ def test_mistakes_are_one_line(config, checkpoints, tmp_path, changes, message):
     engines.policy(Run(config, tmp_path), checkpoints["policy"], 8),
   ):
     pass
-
-
-def test_a_workdir_may_change_its_engines_and_nothing_else(config, tmp_path):
-  """A workdir that is older than the keys is still its config's."""
-  old = json.loads(json.dumps(config.to_dict()))
-  for part in (old["policy"], old["reasoners"]["easy"]):
-    for key in ("engine", "urls", "served"):
-      del part[key]
-  (tmp_path / "config.json").write_text(json.dumps(old))
-  config.policy.engine = config.reasoners.easy.engine = "sglang"
-  config.client = {"concurrency": 3}
-  Run(config, tmp_path)
-  config.reasoners.easy.path = "other"
-  with pytest.raises(SophiaError, match=r"config\.reasoners\.easy\.path was"):
-    Run(config, tmp_path)
