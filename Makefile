@@ -8,7 +8,7 @@ export JAX_PLATFORMS ?= cpu
 export TOKENIZERS_PARALLELISM ?= false
 
 # What must also hold with the newest libraries, beside tests/latest.
-BOTH := tests/models tests/algorithms/test_losses.py tests/data/test_packing.py \
+BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing.py \
   tests/train/test_step.py tests/train/test_optimizer.py
 
 .PHONY: setup setup-dev quickstart quickstart-grpo test test-latest test-slow \
