@@ -27,7 +27,7 @@ from sophia_jax.hosts import meeting
 from sophia_jax.runs import evaluation, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
-from sophia_jax.runs.sampler import Sampler, opened
+from sophia_jax.runs.sampler import Sampler, alone, opened
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
@@ -240,9 +240,10 @@ class Rounds:
       return
     name = f"{self._stage.name}-{number:06d}"
     if meeting.is_leader():
-      value = evaluation.evaluate_round(
-        self._run, name, self._sampler.policy, f"{self._stage.name} {number}"
-      )
+      with alone():
+        value = evaluation.evaluate_round(
+          self._run, name, self._sampler.policy, f"{self._stage.name} {number}"
+        )
       self._session.metrics({"val/pass_at_1": value})
     meeting.barrier(f"evaluated {name}")
 

@@ -30,6 +30,7 @@ from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
 from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
+from sophia_jax.train import sharding
 from sophia_jax.types import Group, Problem, Request, Sampling, SophiaError
 
 SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
@@ -80,7 +81,7 @@ class Sampler:
       Preempted: SIGTERM arrived; what was finished is stored.
     """
     own = [p for p in problems if p in self._shard]
-    with self._open(number, self._shard.name) as store:
+    with alone(), self._open(number, self._shard.name) as store:
       world = self._world = World(
         store,
         self._seats,
@@ -126,6 +127,21 @@ class Sampler:
   def _meta(self) -> dict[str, Any]:
     """Returns the settings that the answers of every round depend on."""
     return sampling.store_meta(self._run, self._stage)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+  """Lets this process compute by itself in the block, on its first device.
+
+  A session's mesh has the devices of all processes; a program on it must be run
+  by every one of them. With one process nothing changes.
+  """
+  if jax.process_count() == 1:
+    yield
+    return
+  device = jax.local_devices()[:1]
+  with jax.set_mesh(sharding.make_mesh(sharding.MeshConfig(fsdp=1), device)):
+    yield
 
 
 def local(params: Params) -> Params:

@@ -156,7 +156,9 @@ def assert_all_is_there_once(scene):
   problems = load_problems(scene.workdir / "problems.jsonl")
   store = Store(scene.workdir / "trajectories", read_only=True)
   assert all(map(store.complete, problems)) and len(problems) == PROBLEMS
-  assert "sophia/sample" in json.loads((scene.workdir / "stages.json").read_text())
+  assert "sophia/sample" in json.loads(
+    (scene.workdir / "stages.json").read_text()
+  )
 
 
 def test_everybody_is_killed_in_the_middle(scene):
