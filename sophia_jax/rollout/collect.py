@@ -102,9 +102,11 @@ class _Flights:
     return group
 
   def _ended(self, task: asyncio.Task[Group]) -> None:
-    if task.cancelled() or self._failed.done():
+    if task.cancelled():
       return
-    if error := task.exception():
+    # Looked at even where another has failed before, or asyncio would log it.
+    error = task.exception()
+    if error and not self._failed.done():
       self._failed.set_exception(error)
 
   def close(self) -> None:

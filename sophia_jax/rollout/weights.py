@@ -210,7 +210,11 @@ class ServedWeights:
       Trouble: it is.
     """
     before = self._current
-    found = await self._engines[0].ask_at(endpoint, self._probe)
+    try:
+      found = await self._engines[0].ask_at(endpoint, self._probe)
+    except Trouble:  # it was lost after its update, and with it the weights
+      await self._load_one(endpoint, wanted)
+      found = await self._engines[0].ask_at(endpoint, self._probe)
     why = _difference(found, expected, self._tolerance)
     versions = {version for version, _ in found.versions}
     if found.versions and versions != {wanted.version}:
