@@ -179,13 +179,15 @@ def _embedded(
   run: Run, stage: Stage, model: Model, params: Params
 ) -> Iterator[Policy]:
   """Opens the policy in this process."""
-  engine = EmbeddedEngine(
-    model.module,
-    local(params),
-    model.renderer,
-    run.section(EngineConfig, "engine"),
-    TileCache(model.image),
-  )
+  own = local(params)
+  with alone():
+    engine = EmbeddedEngine(
+      model.module,
+      own,
+      model.renderer,
+      run.section(EngineConfig, "engine"),
+      TileCache(model.image),
+    )
   yield Policy(engine, lambda params, v: engine.load(local(params), v))
 
 
