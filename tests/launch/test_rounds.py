@@ -120,7 +120,7 @@ def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
         CONFIG,
         f"--workdir={workdir}",
         "--config.mesh.fsdp=2",
-        "--peer_timeout_s=10",
+        "--peer_timeout_s=60",
         *flags,
         XLA_FLAGS=f"{DEVICES}1",
       )
