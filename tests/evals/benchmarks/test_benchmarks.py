@@ -148,7 +148,7 @@ CASES = [
   ("mathvision", "1", "60", "right"),
   ("mathvision", "1", "\\boxed{60.01}", "wrong"),
   ("mathvision", "2", "\\boxed{\\frac{2}{6}}", "right"),
-  ("mathvision", "2", "\\boxed{\\frac{2}{3}}", "wrong"),
+  ("mathvision", "2", "\\boxed{\\frac{2}{3}}", "unparseable"),
   ("mathvision", "2", "\\boxed{\\frac{1}{3}}", "right"),
   ("mathvision", "3", "Thus D", "unparseable"),
   ("mathvision", "3", "Well, I would say that it must be D", "unparseable"),
