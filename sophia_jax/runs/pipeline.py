@@ -64,8 +64,9 @@ def check(run: Run, only: str = "") -> None:
     run.start(stage)
     sampling.check(run, stage)
   if not run.config.get("prepare"):
-    for name in {sampling.data_file(run, s) for s in chosen if s.samples}:
-      refuse_evaluation(run.problems(name), str(run.path(name)))
+    for stage in (s for s in chosen if s.samples):
+      path = run.path(sampling.data_file(run, stage))
+      refuse_evaluation(sampling.problems(run, stage), str(path))
     if run.config.data.heldout:
       run.problems(run.config.data.heldout)
   for stage in chosen:

@@ -31,7 +31,7 @@ from sophia_jax.runs.sampling import Shard
 from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
 from sophia_jax.train import sharding
-from sophia_jax.types import Group, Problem, Request, Sampling, SophiaError
+from sophia_jax.types import Group, Problem, Request, Sampling
 
 SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
 """Checkpoint format that each backend takes new weights in."""
@@ -64,11 +64,6 @@ class Sampler:
     self._seats = sampling.seats(run, stage, policy.engine, reasoners)
     self.problems = sampling.problems(run, stage)
     """Every problem of the stage's data."""
-    if len(self.problems) < stage.config.groups:
-      raise SophiaError(
-        f"config.stages.{stage.name}.groups={stage.config.groups}: the data "
-        f"have {len(self.problems)} problems; lower groups or bring more"
-      )
     self._shard = Shard(jax.process_index(), jax.process_count())
     self._world: World | None = None
 

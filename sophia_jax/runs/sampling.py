@@ -98,8 +98,18 @@ class ShardProblems:
 
 # ------------------------------------------------------------- what is sampled
 def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
-  """Returns the problems that a stage samples for."""
-  return run.problems(data_file(run, stage))
+  """Returns the problems that a stage samples for.
+
+  Raises:
+    SophiaError: they are fewer than a round learns from.
+  """
+  found, groups = run.problems(data_file(run, stage)), stage.config.groups
+  if len(found) < groups:
+    raise SophiaError(
+      f"config.stages.{stage.name}.groups={groups}: the data have "
+      f"{len(found)} problems; lower groups or bring more"
+    )
+  return found
 
 
 def data_file(run: Run, stage: Stage) -> str:

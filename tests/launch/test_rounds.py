@@ -93,6 +93,13 @@ def test_thirty_kills(undisturbed, workdir, start):
   assert answers(workdir) == answers(undisturbed)
 
 
+def distance(one, other):
+  """Returns the norm of the difference of two sets of weights."""
+  assert one.keys() == other.keys()
+  parts = [np.linalg.norm(one[name] - other[name]) for name in one]
+  return np.linalg.norm(parts)
+
+
 def kill(workdir, start, kills, seed):
   """Kills a run so many times, each after a random time, and lets it end."""
   rng = random.Random(seed)
@@ -128,9 +135,12 @@ def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
     ]
   )
   assert [code for code, _, _ in done] == [0, 0], [err for *_, err in done]
+  before = load_file(workdir / "models/policy/model.safetensors")
   found = load_file(workdir / "export/model.safetensors")
-  for name, want in load_file(undisturbed / "export/model.safetensors").items():
-    np.testing.assert_allclose(found[name], want, atol=1e-5, err_msg=name)
+  alone = load_file(undisturbed / "export/model.safetensors")
+  # Sums over two devices round differently, which Adam magnifies; one sample
+  # that differed would change the update by far more.
+  assert distance(found, alone) < 1e-3 * distance(before, alone)
 
 
 # ---------------------------------------------------------------------- bad input
