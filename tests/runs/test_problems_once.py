@@ -9,8 +9,9 @@ from tests.launch import rounds_config
 
 def test_problems_are_read_once(tmp_path, monkeypatch):
   config = rounds_config.get_config()
-  row = {"id": "p", "question": "Q", "answer": "1"}
-  write_jsonl(tmp_path / "data" / "problems.jsonl", [row])
+  row = {"question": "Q", "answer": "1"}
+  rows = [{"id": f"p{i}", **row} for i in range(config.stages.grpo.groups)]
+  write_jsonl(tmp_path / "data" / "problems.jsonl", rows)
   read = []
   load = runs.load_problems
   monkeypatch.setattr(
@@ -19,5 +20,5 @@ def test_problems_are_read_once(tmp_path, monkeypatch):
   run = runs.Run(config, str(tmp_path))
   stage = stages.read(config, "grpo")
   assert sampling.problems(run, stage) is sampling.problems(run, stage)
-  assert sampling.problems(run.laid_out(), stage)[0].id == "p"
+  assert sampling.problems(run.laid_out(), stage)[0].id == "p0"
   assert read == [tmp_path / "data" / "problems.jsonl"]
