@@ -64,9 +64,11 @@ def check(run: Run, only: str = "") -> None:
     run.start(stage)
     sampling.check(run, stage)
   if not run.config.get("prepare"):
-    for stage in (s for s in chosen if s.samples):
-      path = run.path(sampling.data_file(run, stage))
-      refuse_evaluation(sampling.problems(run, stage), str(path))
+    sampled = [stage for stage in chosen if stage.samples]
+    for name in {sampling.data_file(run, stage) for stage in sampled}:
+      refuse_evaluation(run.problems(name), str(run.path(name)))
+    for stage in sampled:
+      sampling.problems(run, stage)
     if run.config.data.heldout:
       run.problems(run.config.data.heldout)
   for stage in chosen:
