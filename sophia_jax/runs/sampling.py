@@ -113,8 +113,18 @@ def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
 
 
 def data_file(run: Run, stage: Stage) -> str:
-  """Returns the name of the file that a stage samples for."""
-  return stage.config.data or run.config.data.problems
+  """Returns the name of the file that a stage samples for.
+
+  Raises:
+    SophiaError: neither the stage nor the run names one.
+  """
+  name = stage.config.data or run.config.data.problems
+  if not name:
+    raise SophiaError(
+      f"config.data.problems: no file for the stage {stage.name!r}; give "
+      "--config.data.problems=FILE"
+    )
+  return name
 
 
 def check(run: Run, stage: Stage) -> None:

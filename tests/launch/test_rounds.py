@@ -154,6 +154,7 @@ def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
     (["stages.grpo.start=sophia"], ["stages.grpo.start=sophia"]),
     (["stages.grpo.groups=11"], ["groups=11", "10 problems"]),
     (["stages.grpo.rounds=0"], ["rounds is 0"]),
+    (["data.problems="], ["--config.data.problems=FILE"]),
   ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_anything(
