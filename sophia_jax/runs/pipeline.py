@@ -64,6 +64,7 @@ def check(run: Run, only: str = "") -> None:
     run.start(stage)
     sampling.check(run, stage)
   if not run.config.get("prepare"):
+    _check_given(run, whole=not only)
     sampled = [stage for stage in chosen if stage.samples]
     for name in {sampling.data_file(run, stage) for stage in sampled}:
       refuse_evaluation(run.problems(name), str(run.path(name)))
@@ -73,6 +74,24 @@ def check(run: Run, only: str = "") -> None:
       run.problems(run.config.data.heldout)
   for stage in chosen:
     _check_resumed(run, stage)
+
+
+def _check_given(run: Run, *, whole: bool) -> None:
+  """Refuses a config without a checkpoint or, for a whole run, an examination.
+
+  Raises:
+    SophiaError: names the setting that is missing.
+  """
+  config = run.config
+  if not config.policy.path:
+    raise SophiaError(
+      "config.policy.path: no checkpoint; give --config.policy.path=DIRECTORY"
+    )
+  if whole and not config.data.heldout:
+    raise SophiaError(
+      "config.data.heldout: no file to measure pass@1 on; give "
+      "--config.data.heldout=FILE"
+    )
 
 
 def _check_resumed(run: Run, stage: Stage) -> None:

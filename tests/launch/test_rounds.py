@@ -155,6 +155,8 @@ def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
     (["stages.grpo.groups=11"], ["groups=11", "10 problems"]),
     (["stages.grpo.rounds=0"], ["rounds is 0"]),
     (["data.problems="], ["--config.data.problems=FILE"]),
+    (["data.heldout="], ["--config.data.heldout=FILE"]),
+    (["policy.path="], ["--config.policy.path=DIRECTORY"]),
   ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_anything(
