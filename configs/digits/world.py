@@ -44,7 +44,13 @@ ROUND = {
   "log_every": 1,
 }
 """Optimizer and shape of an update on the policy's own samples."""
-ROUNDS = {"rounds": 60, "groups": 48, "minibatches": 2, "train": ROUND}
+ROUNDS = {
+  "data": "data/practice.jsonl",
+  "rounds": 100,
+  "groups": 48,
+  "minibatches": 2,
+  "train": ROUND,
+}
 """A stage of a method that learns from its own samples."""
 
 
@@ -138,6 +144,7 @@ def followed_by(name: str, algorithm: str, **values: Any) -> ConfigDict:
     values: as for `stage`.
   """
   c = get_config()
+  c.prepare.corpus.practice = ROUNDS["rounds"] * ROUNDS["groups"]
   c.stages[name] = stage(algorithm, **values)
   c.order = (*FIRST, name)
   return c

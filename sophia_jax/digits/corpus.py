@@ -1,6 +1,7 @@
 """The quickstart's files: images of scenes, problems, examples.
 
 problems.jsonl   problems for rollouts           (training scans)
+practice.jsonl   other problems, for rounds      (training scans)
 solutions.jsonl  worked solutions of those       (the same images)
 heldout.jsonl    problems for evaluation         (held-out scans)
 scenes.jsonl     the digits of every problem     (for exact measures)
@@ -34,6 +35,8 @@ class CorpusConfig:
   """Fraction of the scans that only held-out problems show."""
   problems: int = 800
   """Problems to sample and train on."""
+  practice: int = 0
+  """Other problems for stages that learn in rounds; 0: none."""
   heldout: int = 400
   """Held-out problems."""
   warmup_scenes: int = 4000
@@ -74,6 +77,18 @@ def write(
     directory / "reasoner.jsonl",
     _reasoner(make(5), config.reasoner_examples, prompts),
   )
+
+
+def write_practice(directory: Path, config: CorpusConfig, seed: int) -> None:
+  """Writes problems that no stage before has seen, and their images.
+
+  A policy that learnt worked answers to some problems knows those by heart:
+  their rewards say little about problems that it has not seen.
+  """
+  train, _ = scenes.load_scans(seed, config.held_out_scans)
+  rng = np.random.default_rng([seed, 7])
+  made = _problems(directory, "practice", rng, train, config.practice)
+  write_jsonl(directory / "practice.jsonl", (posed.row for posed in made))
 
 
 class Posed(NamedTuple):

@@ -31,6 +31,10 @@ def prepare(run: Run) -> None:
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
       corpus.write(data, config, prompts, run.seed)
+  if config.practice and not _done(run, "practice"):
+    with run.step("practice"):
+      data.mkdir(exist_ok=True)
+      corpus.write_practice(data, config, run.seed)
   if not _done(run, "vision"):
     with run.step("vision"):
       _see(run, config)

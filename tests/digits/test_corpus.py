@@ -19,7 +19,7 @@ from sophia_jax.runs import digits as preparation
 from sophia_jax.runs.run import Run
 
 CONFIG = corpus.CorpusConfig(
-  problems=40, heldout=40, warmup_scenes=40, reasoner_examples=60
+  problems=40, heldout=40, practice=40, warmup_scenes=40, reasoner_examples=60
 )
 FILES = ("problems", "solutions", "heldout", "warmup", "reasoner")
 
@@ -67,9 +67,10 @@ def stamped(monkeypatch):
 
 
 def assert_held_out(found):
-  seen = found["train"] | found["warmup"] | found["vision"]
+  files = ("train", "practice", "warmup")
+  seen = set().union(*(found[name] for name in (*files, "vision")))
   assert found["heldout"] and not found["heldout"] & seen
-  assert all(len(found[name]) > 50 for name in ("train", "heldout", "warmup"))
+  assert all(len(found[name]) > 50 for name in ("heldout", *files))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 17])
@@ -77,6 +78,7 @@ def test_scans_of_held_out_problems_are_in_no_other_file(
   seed, tmp_path, stamped, prompts
 ):
   corpus.write(tmp_path, CONFIG, prompts, seed)
+  corpus.write_practice(tmp_path, CONFIG, seed)
   assert_held_out(stamped)
   assert not stamped["vision"]
 
@@ -87,7 +89,7 @@ def test_the_vision_encoder_sees_no_held_out_scan(
   """The command's own path: files, then a step of pretraining on scans."""
   config = quickstart.get_config()
   config.seed = 3
-  for key in ("problems", "heldout", "warmup_scenes"):
+  for key in ("problems", "heldout", "practice", "warmup_scenes"):
     config.prepare.corpus[key] = 40
   config.prepare.corpus.reasoner_examples = 60
   config.prepare.encoder.update(width=8, depth=1, heads=1, mlp=8)
@@ -118,6 +120,17 @@ def test_the_split_is_of_all_scans_and_of_the_seed(seed):
 def test_the_files_pass_the_check(written, name):
   examples = name in ("solutions", "warmup", "reasoner")
   assert problems.check(written / f"{name}.jsonl", examples=examples) == []
+
+
+def test_practice_asks_other_problems(written, tmp_path):
+  corpus.write_practice(tmp_path, CONFIG, seed=0)
+  assert problems.check(tmp_path / "practice.jsonl") == []
+  posed = lambda r: (r["question"], r["answer"])
+  asked = rows(tmp_path / "practice.jsonl")
+  assert len(asked) == CONFIG.practice
+  known = rows(written / "problems.jsonl")
+  assert [posed(r) for r in asked] != [posed(r) for r in known]
+  assert not {r["id"] for r in asked} & {r["id"] for r in known}
 
 
 def test_every_kind_of_question_is_asked_alike_often(written):
