@@ -38,12 +38,15 @@ ROUND = {
   "tiles": 24,
   "block": 128,
   "learning_rate": 3e-4,
-  "schedule": "constant",
+  "final_fraction": 0.1,
+  "warmup_steps": 10,
   "b2": 0.98,
   "weight_decay": 0.0,
   "log_every": 1,
 }
 """Optimizer and shape of an update on the policy's own samples."""
+PRACTICE = 4800
+"""Problems that only stages of rounds see."""
 ROUNDS = {
   "data": "data/practice.jsonl",
   "rounds": 100,
@@ -144,7 +147,7 @@ def followed_by(name: str, algorithm: str, **values: Any) -> ConfigDict:
     values: as for `stage`.
   """
   c = get_config()
-  c.prepare.corpus.practice = ROUNDS["rounds"] * ROUNDS["groups"]
+  c.prepare.corpus.practice = PRACTICE
   c.stages[name] = stage(algorithm, **values)
   c.order = (*FIRST, name)
   return c

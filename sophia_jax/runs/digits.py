@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 
@@ -34,11 +35,22 @@ def prepare(run: Run) -> None:
   if config.practice and not _done(run, "practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
-      corpus.write_practice(data, config, run.seed)
+      corpus.write_practice(data, *_split(run, config))
   if not _done(run, "vision"):
     with run.step("vision"):
       _see(run, config)
       _reasoner_start(run)
+
+
+def _split(
+  run: Run, config: corpus.CorpusConfig
+) -> tuple[corpus.CorpusConfig, int]:
+  """Returns sizes and seed that keep the base's held-out scans held out."""
+  if run.base is None:
+    return config, run.seed
+  made = run.base.config
+  held_out = made["prepare"]["corpus"]["held_out_scans"]
+  return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
 
 
 def _done(run: Run, step: str) -> bool:

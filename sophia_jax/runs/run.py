@@ -233,7 +233,8 @@ class Base:
 
   def __init__(self, workdir: Path):
     self.workdir = workdir
-    self._config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    self.config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    """The base's config."""
     self._done = _seconds(workdir)
 
   @classmethod
@@ -257,7 +258,7 @@ class Base:
     return step in self._done
 
   def directory(self, stage: str) -> Path:
-    return stage_directory(self.workdir, self._config["order"], stage)
+    return stage_directory(self.workdir, self.config["order"], stage)
 
 
 def stage_directory(workdir: Path, order: Any, stage: str) -> Path:

@@ -102,6 +102,27 @@ def test_the_vision_encoder_sees_no_held_out_scan(
   assert_held_out(stamped)
 
 
+def test_practice_keeps_the_scans_held_out_that_its_base_held_out(
+  tmp_path, stamped, prompts
+):
+  """Even with another seed, which would split the scans in another way."""
+  config = quickstart.get_config()
+  base = Run(config, tmp_path / "base")
+  base.begin()
+  corpus.write(base.workdir / "data", CONFIG, prompts, config.seed)
+  for step in ("data", "vision"):
+    with base.step(step):
+      pass
+  other = config.copy_and_resolve_references()
+  other.base, other.seed = str(base.workdir), 1
+  other.prepare.corpus.practice = 200
+  run = Run(other, tmp_path / "other")
+  run.begin()
+  preparation.prepare(run)
+  assert len(rows(run.path("data/practice.jsonl"))) == 200
+  assert_held_out(stamped)
+
+
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_split_is_of_all_scans_and_of_the_seed(seed):
   train, held_out = scenes.load_scans(seed, 0.2)
