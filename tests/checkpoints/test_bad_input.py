@@ -181,3 +181,32 @@ def test_unknown_rope_is_refused(saved, rope):
   edit(saved, text_config=text | {"rope_parameters": rope})
   with pytest.raises(SophiaError, match="rope type"):
     read_config(saved)
+
+
+# InternVL3.5 is published with these, too.
+UNSUPPORTED = {
+  "qwen3_moe": "qwen3_moe is a mixture of experts, which is not supported",
+  "gpt_oss": "gpt_oss (GPT-OSS) is not supported",
+}
+
+
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_experts_are_refused_by_name(saved, family):
+  config = json.loads((saved / "config.json").read_text())
+  edit(saved, text_config={**config["text_config"], "model_type": family})
+  with pytest.raises(SophiaError, match="expected one of qwen2, qwen3") as e:
+    read_config(saved)
+  assert UNSUPPORTED[family] in str(e.value) and "\n" not in str(e.value)
+  edit(saved, **config["text_config"] | {"model_type": family})
+  with pytest.raises(SophiaError, match="known: internvl,") as e:
+    read_config(saved)
+  assert UNSUPPORTED[family] in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_router_of_image_tokens_is_refused(saved, prefix):
+  name = f"{prefix}pooling_before_gating.norm1.weight"
+  rewrite(saved, lambda t: t.update({name: np.zeros(3, np.float32)}))
+  with pytest.raises(SophiaError, match=r"router of InternVL3\.5-Flash") as e:
+    read_config(saved)
+  assert str(saved) in str(e.value) and "\n" not in str(e.value)

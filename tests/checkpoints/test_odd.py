@@ -327,7 +327,7 @@ def test_a_left_over_quantization_config_is_not_written_on(copy, tmp_path):
 @pytest.mark.parametrize(
   ("key", "changes", "match"),
   [
-    ("llm_config", {"model_type": "qwen3"}, "qwen3.* expected one of qwen2"),
+    ("llm_config", {"model_type": "qwen2_moe"}, "qwen2_moe.* expected one of"),
     ("llm_config", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
     ("vision_config", {"num_channels": 4}, "num_channels"),
   ],
