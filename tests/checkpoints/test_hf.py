@@ -146,6 +146,7 @@ def test_sizes_have_the_published_counts(size):
     assert (len(chat), parameters(chat)) == (tensors, count)
   leaves = jax.tree.leaves(abstract_params(cfg))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
+  assert cfg.tokens_per_tile == (0 if tensors is None else 256)
 
 
 @pytest.mark.parametrize("size", ["internvl2_5_26b", "internvl3_38b"])
