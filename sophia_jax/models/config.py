@@ -254,7 +254,7 @@ SIZES: dict[str, InternVLConfig] = {
   "internvl3_14b": _qwen(VIT_300M, 5120, 13824, 48, 40, 8, 2.0),
   "internvl3_38b": _qwen(VIT_6B, 5120, 27648, 64, 40, 8, 2.0),
   "internvl3_78b": _qwen(VIT_6B, 8192, 29568, 80, 64, 8, 2.0),
-  # Their files hold a head of its own, also where Qwen3's is tied.
+  # Their files hold a separate head, also where Qwen3's is tied.
   "internvl3_5_1b": _qwen3(VIT_300M, 1024, 3072, 28, 16),
   "internvl3_5_2b": _qwen3(VIT_300M, 2048, 6144, 28, 16),
   "internvl3_5_4b": _qwen3(VIT_300M, 2560, 9728, 36, 32),
