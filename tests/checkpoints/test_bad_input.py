@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sophia_jax.checkpoints import (
   load_params,
   load_sharded,
+  manifest,
   read_config,
   save_params,
   shards,
@@ -26,6 +27,7 @@ def rewrite(directory, change):
   tensors = load_file(directory / shards.SINGLE)
   change(tensors)
   save_file(tensors, directory / shards.SINGLE)
+  (directory / manifest.NAME).unlink(missing_ok=True)
 
 
 def refused(directory, *words, cfg=CFG):
@@ -35,6 +37,16 @@ def refused(directory, *words, cfg=CFG):
   assert "\n" not in message and str(directory) in message
   for word in words:
     assert word in message
+
+
+def test_a_flipped_bit_is_named(saved):
+  path = saved / shards.SINGLE
+  data = bytearray(path.read_bytes())
+  data[-100] ^= 1
+  path.write_bytes(data)
+  refused(saved, shards.SINGLE, "is not what was written", manifest.NAME)
+  (saved / manifest.NAME).unlink()  # as the message says
+  load_params(saved, CFG)
 
 
 def test_unmapped_tensor(saved):
