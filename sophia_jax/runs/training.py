@@ -26,7 +26,7 @@ from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies, sampling
+from sophia_jax.runs import policies, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
@@ -192,6 +192,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     "policy": decisive(run.section(RuntimeConfig, "policy")),
     "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
     "start": fingerprint(run.start(stage)),
+    **teachers.identity(run, stage),
   }
 
 
