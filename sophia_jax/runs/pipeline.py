@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.datasets.sources import refuse_evaluation
-from sophia_jax.runs import digits, evaluation, rounds, sampling, training
+from sophia_jax.runs import (
+  digits,
+  evaluation,
+  made,
+  rounds,
+  sampling,
+  training,
+)
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.report import report
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
-from sophia_jax.train.checkpoint import newest_step, read_identity
 from sophia_jax.types import SophiaError
 
 
@@ -35,7 +41,7 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
     if stage.name == last.name:
       evaluation.evaluate_once(run, "before", run.start(stage))
     learn(run, stage)
-    if stage.config.model == training.POLICY:
+    if stage.config.model == training.POLICY and stage.learns:
       _evaluate_after(run, stage, last)
   return {} if only else report(run)
 
@@ -59,13 +65,18 @@ def check(run: Run, only: str = "") -> None:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
   run.check_order(only)
+  if not run.last().learns:
+    raise SophiaError(
+      f"config.order: the last stage, {run.last().name!r}, learns nothing; "
+      "end with a stage that does"
+    )
   chosen = [s for s in run.stages() if only in ("", s.name)]
   for stage in chosen:
     run.start(stage)
     sampling.check(run, stage)
   if not run.config.get("prepare"):
     _check_given(run, whole=not only)
-    sampled = [stage for stage in chosen if stage.samples]
+    sampled = [stage for stage in chosen if _given(run, stage)]
     for name in {sampling.data_file(run, stage) for stage in sampled}:
       refuse_evaluation(run.problems(name), str(run.path(name)))
     for stage in sampled:
@@ -74,6 +85,11 @@ def check(run: Run, only: str = "") -> None:
       run.problems(run.config.data.heldout)
   for stage in chosen:
     _check_resumed(run, stage)
+
+
+def _given(run: Run, stage: Stage) -> bool:
+  """Returns whether a stage samples for problems that no other stage writes."""
+  return stage.samples and not run.writes(stage.name, stage.config.data)
 
 
 def _check_given(run: Run, *, whole: bool) -> None:
@@ -100,10 +116,11 @@ def _check_resumed(run: Run, stage: Stage) -> None:
   Raises:
     SophiaError: names the first setting that differs.
   """
-  step = newest_step(run.directory(stage.name) / "checkpoints")
-  if step is None or not run.start(stage).is_dir():
+  begun = made.begun(run, stage)
+  if begun is None or not run.start(stage).is_dir():
     return
-  found, new = read_identity(step), training.identity(run, stage)
+  step, found = begun
+  new = training.identity(run, stage)
   old = {key: found.get(key) for key in new}
   if difference := first_difference(old, new):
     key, before, now = difference
@@ -145,8 +162,12 @@ def update(run: Run, stage: Stage) -> None:
   run = run.laid_out()
   stage = stages.read(run.config, stage.name)
   with run.step(stage.name):
-    drive = rounds.learn if stage.config.rounds > 1 else training.learn
-    drive(run, stage)
+    if not stage.learns:
+      made.write(run, stage)
+    elif stage.config.rounds > 1:
+      rounds.learn(run, stage)
+    else:
+      training.learn(run, stage)
 
 
 def first_sampled(run: Run, name: str = "") -> Stage:
