@@ -13,13 +13,15 @@ Hardware:  two CPU cores, 4 GiB
 Expect:    docs/results/rounds.md
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.digits import world
 from sophia_jax.runs.stage import stage
 
 SFT = {**world.TRAIN, "epochs": 6, "tiles": 16}
-ROUNDS = {**world.ROUNDS, "rounds": 6, "n": 5, "kl": 0.01}
+ROUNDS: dict[str, Any] = {**world.ROUNDS, "rounds": 6, "n": 5, "kl": 0.01}
 
 
 def iteration(i: int) -> dict[str, ConfigDict]:

@@ -38,6 +38,8 @@ SMALL = {
   "dpo": {"n": 4, "pairs": 3},
   "mpo": {"n": 4, "pairs": 3},
 }
+ELSEWHERE = ("openvlthinker", "chains", "buckets")
+"""GRPO with other rewards, and methods that write files: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -79,7 +81,7 @@ def both(name):
 
 
 def test_the_table_holds_what_the_tests_know():
-  assert {*SMALL, "sft", "sophia"} == set(ALGORITHMS)
+  assert {*SMALL, *ELSEWHERE, "sft", "sophia"} == set(ALGORITHMS)
   for config, _ in ALGORITHMS.values():
     assert dataclasses.is_dataclass(config)
 
