@@ -1,7 +1,6 @@
 """SOPHIA on InternVL3.5-8B (Qwen3 decoder), with the paper's settings.
 
-Paper:     arXiv 2507.16814 gives no row of this model, which is newer; the
-           system prompt of slow thinking is the model's own, and asks for a box
+Paper:     arXiv 2507.16814 gives no row of this model, which is newer
 Run:       as configs/internvl3_8b.py, with --config=configs/internvl3_5_8b.py and
            --config.policy.path=/models/InternVL3_5-8B-Instruct
 Hardware:  one node of 8 H100 for the update, or a TPU topology
@@ -11,13 +10,9 @@ Expect:    not run at this size yet
 from ml_collections import ConfigDict
 
 from configs import internvl3_8b
-from sophia_jax.rollout.prompts import INTERNVL_THINKING
-
-THINKING = f"{INTERNVL_THINKING}\n\nPut the final answer in \\boxed{{}}."
 
 
 def get_config() -> ConfigDict:
   c = internvl3_8b.get_config()
   c.size = "internvl3_5_8b"
-  c.prompts.slow_thinking = THINKING
   return c

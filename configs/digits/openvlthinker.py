@@ -21,7 +21,13 @@ from configs.digits import world
 from sophia_jax.runs.stage import stage
 
 SFT = {**world.TRAIN, "epochs": 6, "tiles": 16}
-ROUNDS: dict[str, Any] = {**world.ROUNDS, "rounds": 6, "n": 5, "kl": 0.01}
+ROUNDS = {**world.ROUNDS, "rounds": 6, "n": 5, "kl": 0.01}
+
+
+def grpo(data: str) -> ConfigDict:
+  """Returns the stage that learns from the problems of a file."""
+  values: dict[str, Any] = {**ROUNDS, "data": data}
+  return stage("openvlthinker", **values)
 
 
 def iteration(i: int) -> dict[str, ConfigDict]:
@@ -38,8 +44,8 @@ def iteration(i: int) -> dict[str, ConfigDict]:
     f"sft{i}": stage(
       "sft", start="warmup", data=f"chains{i}/chains.jsonl", train=SFT
     ),
-    f"medium{i}": stage("openvlthinker", data="rate/medium.jsonl", **ROUNDS),
-    f"hard{i}": stage("openvlthinker", data="rate/hard.jsonl", **ROUNDS),
+    f"medium{i}": grpo("rate/medium.jsonl"),
+    f"hard{i}": grpo("rate/hard.jsonl"),
   }
 
 

@@ -68,21 +68,6 @@ _SLOW_THINKING = (
 )
 
 
-INTERNVL_THINKING = """\
-You are an AI assistant that rigorously follows this response protocol:
-
-1. First, conduct a detailed analysis of the question. Consider different angles, \
-potential solutions, and reason through the problem step-by-step. Enclose this entire \
-thinking process within <think> and </think> tags.
-
-2. After the thinking section, provide a clear, concise, and direct answer to the \
-user's question. Separate the answer from the think section with a newline.
-
-Ensure that the thinking process is thorough but remains focused on the query. The \
-final answer should be standalone and not reference the thinking section."""
-"""System prompt under which InternVL3 and 3.5 think, by their model cards (MIT)."""
-
-
 def simulated_vision(question: str, caption: str) -> str:
   """Returns the reasoner's prompt f(x_q, c): example, question, caption."""
   return "".join(
