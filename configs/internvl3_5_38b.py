@@ -10,11 +10,9 @@ Expect:    not run at this size yet
 from ml_collections import ConfigDict
 
 from configs import internvl3_38b
-from configs.internvl3_5_8b import THINKING
 
 
 def get_config() -> ConfigDict:
   c = internvl3_38b.get_config()
   c.size = "internvl3_5_38b"
-  c.prompts.slow_thinking = THINKING
   return c

@@ -27,7 +27,7 @@ STATE, LOADER, IDENTITY = "state", "loader", "identity"
 _LOOK_S = 0.1
 """Seconds between two looks at whether a checkpoint is on disk."""
 _FILE_ERROR = re.compile(r"([^:]+) \[os_error_code=")
-"""What the system said, in tensorstore's report of it."""
+"""The system's words in a report of tensorstore."""
 _log = logging.getLogger(__name__)
 
 
