@@ -18,6 +18,7 @@ from sophia_jax.algorithms import (
   openvlthinker,
   ppo,
   rloo,
+  screen,
   sft,
   sophia,
 )
@@ -40,6 +41,7 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "openvlthinker": (openvlthinker.Config, openvlthinker.openvlthinker),
   "chains": (chains.Config, chains.chains),
   "buckets": (buckets.Config, buckets.buckets),
+  "screen": (screen.Config, screen.screen),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 
