@@ -85,6 +85,8 @@ def main() -> None:
     raise SophiaError(
       f"{model}: no such checkpoint; give --model, or run launch.train first"
     )
+  if not FLAGS.rescore:
+    evaluation.check(run, (), model, config)
   exams = _exams(run, model, config.limit)
   against = Path(FLAGS.against).absolute() if FLAGS.against else None
   if against and len(exams) > 1:

@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import pipeline, training
+from sophia_jax.runs import pipeline, preflight, training
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
@@ -23,7 +23,7 @@ def main() -> None:
   run = cli.run_of_flags()
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
-  pipeline.check(run, stage.name)
+  preflight.check(run, stage.name)
   run.begin()
   pipeline.update(run, stage)
   if meeting.is_leader():

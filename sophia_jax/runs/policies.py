@@ -171,7 +171,8 @@ def load_words(
   if cfg.vision and cfg.vision.image_size != image.tile_size:
     raise SophiaError(
       f"{directory}: takes tiles of {cfg.vision.image_size} pixels, "
-      f"config.images.tile_size is {image.tile_size}"
+      f"config.images.tile_size is {image.tile_size}; give "
+      f"--config.images.tile_size={cfg.vision.image_size}"
     )
   renderer = Renderer(str(directory), image, cfg.tokens_per_tile, system)
   if renderer.vocab_size > cfg.decoder.vocab:

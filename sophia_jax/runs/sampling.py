@@ -29,7 +29,7 @@ from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import Seat, World
-from sophia_jax.runs import engines, policies
+from sophia_jax.runs import engines, lengths, policies
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -103,13 +103,34 @@ def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
   Raises:
     SophiaError: they are fewer than a round learns from.
   """
-  found, groups = run.problems(data_file(run, stage)), stage.config.groups
-  if len(found) < groups:
-    raise SophiaError(
-      f"config.stages.{stage.name}.groups={groups}: the data have "
-      f"{len(found)} problems; lower groups or bring more"
-    )
+  found = run.problems(data_file(run, stage))
+  check_enough(stage, len(found))
   return found
+
+
+def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
+  """Returns those problems of a stage that its engines have room for.
+
+  Raises:
+    SophiaError: as `problems`, or they do not fit and may not be left out.
+  """
+  _, words = policies.load_words(
+    run.start(stage),
+    run.section(ImageConfig, "images"),
+    run.config.prompts.system,
+  )
+  found = lengths.fitting(run, stage, problems(run, stage), words)
+  check_enough(stage, len(found))
+  return found
+
+
+def check_enough(stage: Stage, count: int) -> None:
+  """Raises SophiaError if `count` problems are fewer than a round learns from."""
+  if count < stage.config.groups:
+    raise SophiaError(
+      f"config.stages.{stage.name}.groups={stage.config.groups}: the data have "
+      f"{count} problems; lower groups or bring more"
+    )
 
 
 def data_file(run: Run, stage: Stage) -> str:
@@ -212,7 +233,7 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
     return
   start = time.monotonic()
   directory = store_directory(run, stage)
-  share = ShardProblems(problems(run, stage), shard)
+  share = ShardProblems(fitting(run, stage), shard)
   with (
     files.shared(directory / "sampling.lock", shard.terms),
     preemptible(_raised, f"what was finished is in {directory}"),
