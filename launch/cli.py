@@ -29,7 +29,8 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
   """Runs a command whose flags are defined; never returns.
 
   Exit codes: 0 for success (SIGTERM during sampling and training included:
-  progress is saved and a restart resumes), 1 for an error reported in one line.
+  progress is saved and a restart resumes), 1 for an error reported in one line,
+  130 after Ctrl-C.
 
   Args:
     command: the work, once the flags are parsed.
@@ -72,6 +73,9 @@ def _exit_code(command: Callable[[], int | None]) -> int:
   except SophiaError as e:
     print(f"error: {_one_line(e)}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print("interrupted; the same command resumes", file=sys.stderr)
+    return 130
   except Preempted as e:
     if meeting.is_leader():
       print(f"preempted: {e}; the same command resumes there")

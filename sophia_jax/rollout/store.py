@@ -27,7 +27,7 @@ import contextlib
 import json
 import os
 import re
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -306,9 +306,10 @@ def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:
   if not header.exists():
     if meta is None:
       raise SophiaError(f"{header}: a new store needs meta")
-    with tempfile.NamedTemporaryFile("w", dir=path, prefix=".header-") as f:
-      json.dump({"format": FORMAT, "meta": dict(meta)}, f, indent=1)
-      f.flush()
-      os.fsync(f.fileno())
+    partial = path / f".header-{secrets.token_hex(4)}"
+    files.write_json(partial, {"format": FORMAT, "meta": dict(meta)})
+    try:
       with contextlib.suppress(FileExistsError):
-        os.link(f.name, header)
+        os.link(partial, header)
+    finally:
+      partial.unlink(missing_ok=True)

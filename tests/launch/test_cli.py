@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch import cli
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_jsonl
@@ -346,3 +347,11 @@ def test_bad_data(killed, command, tmp_path):
   assert os.listdir(tmp_path) == ["e.jsonl"]
   done = command("sophia_jax.datasets", "check", tmp_path / "none.jsonl")
   assert_refused(done, "none.jsonl: No such file or directory")
+
+
+def test_ctrl_c_is_one_line(capsys):
+  def work():
+    raise KeyboardInterrupt
+
+  assert cli._exit_code(work) == 130
+  assert capsys.readouterr().err == "interrupted; the same command resumes\n"

@@ -3,7 +3,10 @@ from __future__ import annotations
 import jax
 import pytest
 
-from tests.parity import tiny
+from conftest import TORCH
+
+if TORCH:
+  from tests.parity import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -12,6 +15,6 @@ def exact_matmuls():
     yield
 
 
-@pytest.fixture(scope="session", params=tiny.SPECS, ids=str)
+@pytest.fixture(scope="session", params=tiny.SPECS if TORCH else (), ids=str)
 def reference(request, tmp_path_factory) -> tiny.Reference:
   return tiny.build(request.param, tmp_path_factory.mktemp(str(request.param)))
