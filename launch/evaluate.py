@@ -31,6 +31,7 @@ from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.summary import PLAIN
 from sophia_jax.runs import evaluation
 from sophia_jax.runs.evaluation import Exam
+from sophia_jax.runs.run import UPDATES
 from sophia_jax.types import SophiaError
 
 EXAMPLE = (
@@ -100,7 +101,7 @@ def main() -> None:
       )
       for exam in exams
     ]
-  name = exams[0].name if len(exams) == 1 else FLAGS.name or model.name
+  name = exams[0].name if len(exams) == 1 else FLAGS.name or _name_of(model)
   path = run.workdir / "evals" / f"{name}.html"
   now = datetime.datetime.now().astimezone()
   about = {
@@ -135,18 +136,25 @@ def _config(run: cli.Run) -> EvalConfig:
 
 def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
   """Returns the evaluations; files are checked before a model is loaded."""
-  name = FLAGS.name or model.name
+  name = FLAGS.name or _name_of(model)
   if FLAGS.benchmarks:
     return [_exam(run, name, each, limit) for each in FLAGS.benchmarks]
   data = Path(FLAGS.data or run.path(run.config.data.heldout)).absolute()
   return [
     Exam(
-      name=FLAGS.name or f"{model.name}-{data.stem}",
+      name=FLAGS.name or f"{name}-{data.stem}",
       problems=load_problems(data)[: limit or None],
       data=str(data),
       rule=evaluation.rule_of(PLAIN, FLAGS.upstream),
     )
   ]
+
+
+def _name_of(model: Path) -> str:
+  """Returns the name of a checkpoint; an update's export is named by the update."""
+  if model.name == "export" and model.parents[1].name == UPDATES:
+    return model.parent.name
+  return model.name
 
 
 def _exam(run: cli.Run, name: str, title: str, limit: int) -> Exam:

@@ -240,7 +240,9 @@ def _shown(mesh: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+  config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, or a config.json."
+  )
   flags.DEFINE_string(
     "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
   )

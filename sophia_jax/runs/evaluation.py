@@ -174,7 +174,7 @@ def _missing(
 
 
 def _path(run: Run, exam: Exam) -> Path:
-  return run.workdir / "evals" / f"{exam.name}.responses.jsonl"
+  return run.evals(exam.name) / f"{exam.name}.responses.jsonl"
 
 
 def _settings(run: Run, model: str, config: EvalConfig) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def finish(
     if against is not None:
       result["comparison"] = compare(against, scored, exam.benchmark)
     rows = summary.rows(scored, responses)
-    summary.write(run.workdir / "evals" / f"{exam.name}.json", result, rows)
+    summary.write(run.evals(exam.name) / f"{exam.name}.json", result, rows)
     samples = [*itertools.islice(_shown(scored, responses), page.SAMPLES)]
   return {**result, "shown": samples}
 

@@ -37,7 +37,7 @@ from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
 from sophia_jax.train.trackers import LogConfig
-from sophia_jax.types import Example, SophiaError, TokenSequence
+from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
 
@@ -356,16 +356,34 @@ def _selected(
       if r.id in learnt
     }
   if not made:
-    seen = ", ".join(f"{n} {name}" for name, n in sorted(verdicts.items()))
     raise SophiaError(
       f"{sampling.store_directory(run, stage)}: no trajectory is selected "
-      f"({seen or 'nothing is sampled'}); sample more, loosen the selection "
-      f"(config.stages.{stage.name}), or warm the policy up for longer"
+      f"{_unselected(stage, verdicts)}"
     )
   kept, counts = filters.keep(texts.values(), config, model.renderer.counts)
   passed = {example.id for example in kept}
   made = credit.of_rollouts(made, passed)
   return _cut(made, config, stage.train.length, counts), counts
+
+
+def _unselected(stage: Stage, verdicts: collections.Counter[str]) -> str:
+  """Returns the verdicts on all samples, and what would help."""
+  if not verdicts:
+    return "(nothing is sampled); run launch.sample first"
+  seen = ", ".join(
+    f"{verdicts[status.value]} {status.value}" for status in Status
+  )
+  key = f"config.stages.{stage.name}"
+  if verdicts[Status.RIGHT.value]:
+    alpha = getattr(stage.method, "alpha", None)
+    loosen = f"lower {key}.alpha, now {alpha}" if alpha else f"loosen {key}"
+    return f"({seen}); {loosen}: the samples stay"
+  worst = max(set(verdicts) - {Status.RIGHT.value}, key=verdicts.__getitem__)
+  remedy = {
+    Status.TRUNCATED.value: "raise max_new_tokens of their config section",
+    Status.UNPARSEABLE.value: "ask for the form of answer in config.prompts",
+  }.get(worst, "bring easier problems, or a stronger model")
+  return f"({seen}): none is right; {remedy}, and sample into another workdir"
 
 
 def _cut(
