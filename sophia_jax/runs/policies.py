@@ -207,6 +207,14 @@ def load_reasoner(run: Run, directory: Path) -> Model:
   )
 
 
-def export(model: Model, params: Params, directory: Path) -> None:
-  """Writes a directory that transformers loads, tokenizer included."""
-  save_params(params, model.module.cfg, directory, model.directory)
+def export(
+  model: Model, params: Params, directory: Path, system: str | None = None
+) -> None:
+  """Writes a directory that transformers loads, tokenizer included.
+
+  Args:
+    system: system prompt that its chat template has by default.
+  """
+  save_params(
+    params, model.module.cfg, directory, model.directory, system=system
+  )

@@ -99,8 +99,16 @@ def export_directory(run: Run, stage: Stage) -> Path:
 
 
 def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
-  """Writes a stage's result; heads beside the vocabulary stay in checkpoints."""
-  policies.export(model, served(params), export_directory(run, stage))
+  """Writes a stage's result; heads beside the vocabulary stay in checkpoints.
+
+  The system prompt that a policy was trained under is its template's default:
+  that of slow thinking where it learns from samples.
+  """
+  system = None
+  if stage.config.model == POLICY:
+    thinking = run.config.prompts.slow_thinking
+    system = thinking if stage.samples else model.renderer.default_system
+  policies.export(model, served(params), export_directory(run, stage), system)
 
 
 def served(params: Params) -> Params:

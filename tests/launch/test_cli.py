@@ -240,6 +240,7 @@ def test_score_agrees_with_the_engine(
     f"--data={data}",
     f"--out={out}",
     "--max_tiles=1",
+    f"--system={renderer.default_system}",
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"{len(rows)} responses scored: {out}\n"

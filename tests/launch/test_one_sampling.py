@@ -5,9 +5,15 @@ import re
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
+from sophia_jax.data.chat import DEFAULT_SYSTEM
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.files import write_jsonl
+from sophia_jax.runs import policies, scoring
 from tests.launch import own
 from tests.launch.commands import assert_refused
+from tests.rollout.little import SIDE
 
 ALPHA = "--config.stages.sophia.alpha=2.0"
 
@@ -16,10 +22,10 @@ class Walk:
   """A workdir, and what the commands on it said."""
 
   def __init__(self, mine, workdir, command):
-    self.mine, self.workdir, self._command = mine, workdir, command
+    self.mine, self.workdir, self.command = mine, workdir, command
 
   def __call__(self, module, *flags):
-    done = self._command(module, f"--workdir={self.workdir}", *flags)
+    done = self.command(module, f"--workdir={self.workdir}", *flags)
     return done
 
   def well(self, module, *flags):
@@ -112,6 +118,33 @@ def test_the_evaluation_of_an_update(walk):
   cards = text.split("<article")[1:]
   assert [f"hp{i // 2}, sample {i % 2 + 1}<" in c for i, c in enumerate(cards)]
   assert f">{model}<" in text and f">{walk.mine.heldout}<" in text
+
+
+def test_scores_are_of_the_prompt_that_transformers_renders(walk):
+  """The template of an export has the system prompt that training had."""
+  model = walk.workdir / "updates" / "fast" / "export"
+  words = AutoTokenizer.from_pretrained(model)
+  chat = [{"role": "user", "content": "What do you see"}]
+  theirs = words.apply_chat_template(
+    chat, tokenize=True, add_generation_prompt=True, return_dict=False
+  )
+  _, renderer = policies.load_words(
+    model, ImageConfig(tile_size=SIDE), scoring.default_system(model)
+  )
+  assert renderer.prompt("What do you see").token_ids.tolist() == theirs
+  assert scoring.default_system(model) == "Look."
+  assert scoring.default_system(walk.mine.policy) == DEFAULT_SYSTEM
+  data, out = walk.mine.folder / "e.jsonl", walk.mine.folder / "s.jsonl"
+  write_jsonl(
+    data, [{"id": "e", "question": chat[0]["content"], "response": "A"}]
+  )
+  flags = [f"--model={model}", f"--data={data}", f"--out={out}"]
+  found = []
+  for more in ((), ("--system=Look.",), ("--system=",)):
+    done = walk.command("launch.score", *flags, *more)
+    assert done.returncode == 0, done.stderr
+    found.append(json.loads(out.read_text())["logprobs"])
+  assert found[0] == found[1] != found[2]
 
 
 def test_every_file_honours_the_umask(walk):
