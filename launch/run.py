@@ -8,7 +8,7 @@ Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.run --config=configs/digits/grpo.py --workdir=W \\
     --config.base=runs/quickstart
-  python -m launch.run --workdir=W --name=alpha05 \
+  python -m launch.run --workdir=W --name=alpha05 \\
     --config.stages.sophia.alpha=0.5
 """
 

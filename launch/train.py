@@ -8,7 +8,7 @@ Example:
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.train --config=C --workdir=W --coordinator=host-0:9999 \\
     --processes=2 --process=0
-  python -m launch.train --workdir=W --name=slow \
+  python -m launch.train --workdir=W --name=slow \\
     --config.stages.sophia.train.learning_rate=1e-6
 """
 

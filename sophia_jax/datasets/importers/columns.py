@@ -94,7 +94,10 @@ def _with_same_names(
 ) -> dict[str, str]:
   """Returns the column map, completed by the columns that have a key's name."""
   given = dict(columns)
-  wanted = {"question": ("question", "problem"), "images": ("images", "image")}
+  wanted: dict[str, tuple[str, ...]] = {
+    "question": ("question", "problem"),
+    "images": ("images", "image"),
+  }
   if not {*ANSWERS, "accepted", "response"} & given.keys():
     wanted |= {"answer": ("answer",), "choices": ("choices",)}
   if not columns:
