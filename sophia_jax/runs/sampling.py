@@ -270,7 +270,7 @@ def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
       Progress(step_name(stage), total, "problem", len(done)) as progress,
     ):
       for _ in found:
-        progress.advance(1, reward=_mean_reward(store))
+        progress.advance(1, **_figures(store, world))
     _log.info("%s", _summary(world, time.monotonic() - start))
     for line in judge.report().lines():
       _log.info("%s", line)
@@ -387,10 +387,19 @@ def verifier(run: Run) -> Verifier:
 
 
 # --------------------------------------------------------------- figures of a run
-def _mean_reward(store: Store) -> float:
-  """Returns the share of right answers in the store."""
+def _figures(store: Store, world: World) -> dict[str, float]:
+  """Returns the shares of right and of truncated answers in the store, and the
+  mean length by role of what this process has sampled, tokens."""
   statuses = store.index.statuses
-  return statuses[Status.RIGHT] / max(1, statuses.total())
+  graded = max(1, statuses.total())
+  return {
+    "reward": statuses[Status.RIGHT] / graded,
+    "truncated": statuses[Status.TRUNCATED] / graded,
+    **{
+      f"{role}_tokens": world.tokens[role] / count
+      for role, count in world.sampled.items()
+    },
+  }
 
 
 def _summary(world: World, seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from sophia_jax.train.session import Session
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
+_log = logging.getLogger("sophia_jax")
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
 
 
@@ -64,7 +66,14 @@ def learn(run: Run, stage: Stage) -> None:
     "every host must see the same files under the same names",
   )
   if meeting.is_leader():
-    write_json(directory / "input.json", loader.summary())
+    made = loader.summary()
+    write_json(directory / "input.json", made)
+    if stage.train.tiles > (suggested := made["suggested_tile_budget"]) > 0:
+      _log.info(
+        "the data need %d tiles a microbatch, not %d: a smaller "
+        "config.stages.%s.train.tiles saves time and memory",
+        *(suggested, stage.train.tiles, stage.name),
+      )
   starts = references(stage, model, mesh, (POLICY, REFERENCE))
   with session(run, stage, model, mesh, loader.steps) as trainer:
     if stage.algorithm.annotate:

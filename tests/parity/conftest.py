@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
+
 import jax
 import pytest
 
-from conftest import TORCH
+TORCH = importlib.util.find_spec("torch") is not None
 
 if TORCH:
   from tests.parity import tiny
