@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 
 from launch import cli
+from sophia_jax.checkpoints import hub
 from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
@@ -81,7 +82,7 @@ def define_flags() -> None:
 def main() -> None:
   run = cli.run_of_flags()
   config = _config(run)
-  model = Path(FLAGS.model or run.workdir / "export").absolute()
+  model = hub.local(FLAGS.model or run.workdir / "export").absolute()
   if not FLAGS.rescore and not model.is_dir():
     raise SophiaError(
       f"{model}: no such checkpoint; give --model, or run launch.train first"

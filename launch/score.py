@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from sophia_jax.checkpoints import hub
 from sophia_jax.runs import scoring
 
 EXAMPLE = "python -m launch.score --model=DIR --data=E.jsonl --out=S.jsonl"
@@ -22,7 +23,7 @@ EXAMPLE = "python -m launch.score --model=DIR --data=E.jsonl --out=S.jsonl"
 
 def main() -> None:
   count = scoring.score(
-    Path(flags.FLAGS.model),
+    hub.local(flags.FLAGS.model),
     Path(flags.FLAGS.data),
     Path(flags.FLAGS.out),
     flags.FLAGS.dtype,
@@ -33,7 +34,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("model", None, "Checkpoint directory.")
+  flags.DEFINE_string(
+    "model", None, "Checkpoint directory, or its name on the Hub."
+  )
   flags.DEFINE_string("data", None, "Examples to score.")
   flags.DEFINE_string("out", None, "File of the scores.")
   flags.DEFINE_string("dtype", "float32", "Dtype of the computation.")

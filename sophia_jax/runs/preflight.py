@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sophia_jax.checkpoints import hub
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.config import nearest, section
 from sophia_jax.data.chat import Renderer
@@ -40,6 +41,7 @@ def check(run: Run, only: str = "") -> None:
     sampling.check(run, stage)
   if not run.config.get("prepare"):
     _check_given(run, whole=not only)
+    _fetch(run, chosen)
     words = _words(run, chosen)
     if any("reasoner" in stage.algorithm.roles for stage in chosen):
       _check_reasoners(run, chosen)
@@ -67,6 +69,24 @@ def _check_given(run: Run, *, whole: bool) -> None:
 
 
 # ----------------------------------------------------------------------- models
+def _fetch(run: Run, chosen: Sequence[Stage]) -> None:
+  """Fetches checkpoints that are given by their names on the Hub.
+
+  Raises:
+    SophiaError: one cannot be fetched.
+  """
+  names = [run.config.policy.path]
+  if any("reasoner" in stage.algorithm.roles for stage in chosen):
+    names += [
+      values.path for values in run.config.reasoners.values() if not values.urls
+    ]
+  made = {stage.config.model for stage in chosen} - {training.POLICY}
+  taught = {run.config.reasoners[name].path for name in made}
+  for name in names:
+    if name not in taught and not run.path(name).exists():
+      hub.local(name)
+
+
 def _words(run: Run, chosen: Sequence[Stage]) -> Renderer | None:
   """Returns the policy's renderer, once its config and tokenizer fit.
 
@@ -86,7 +106,7 @@ def _words(run: Run, chosen: Sequence[Stage]) -> Renderer | None:
       return None  # `pipeline.trainable` says which stage comes before
     raise SophiaError(
       f"config.policy.path: {given} is no directory; give the folder of a "
-      "checkpoint"
+      "checkpoint, or its name on the Hub"
     )
   cfg, words = policies.load_words(
     found, run.section(ImageConfig, "images"), run.config.prompts.system

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 from ml_collections import ConfigDict
 
+from sophia_jax.checkpoints import hub
 from sophia_jax.config import nearest, section
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_json
@@ -95,12 +96,15 @@ class Run:
   def path(self, name: str) -> Path:
     """Returns a path of the config; a relative one is inside the workdir.
 
-    What the workdir does not have comes from the base, where there is one.
+    What the workdir does not have comes from the base, where there is one; what
+    neither has and the Hub's cache knows by this name, from there.
     """
     own = self.workdir / name
-    if self.base and not own.exists() and (self.base.workdir / name).exists():
+    if own.exists():
+      return own
+    if self.base and (self.base.workdir / name).exists():
       return self.base.workdir / name
-    return own
+    return hub.cached(name) or own
 
   def problems(self, name: str) -> tuple[Problem, ...]:
     """Returns the problems of a file of the config, read and checked once.

@@ -1,9 +1,12 @@
 """The mistakes of a first hour: one line, and nothing is written."""
 
 import logging
+import shutil
 
 import pytest
+from huggingface_hub import constants
 
+from sophia_jax.checkpoints import hub
 from sophia_jax.files import write_jsonl
 from sophia_jax.runs import pipeline, sampling
 from sophia_jax.runs import stage as stages
@@ -84,6 +87,33 @@ def test_no_reasoner_at_all(mine, workdir):
   with pytest.raises(SophiaError, match=r"config.reasoners: none.*easy"):
     pipeline.start(run)
   assert not workdir.exists()
+
+
+# ------------------------------------------------------------------ Hub's names
+def test_a_name_on_the_hub_says_how_to_fetch_it(mine, workdir, command):
+  done = command(
+    "launch.run",
+    *mine.flags,
+    "--config.policy.path=OpenGVLab/InternVL0-1B",
+    f"--workdir={workdir}",
+  )
+  assert_refused(done, "hf download OpenGVLab/InternVL0-1B")
+  assert not workdir.exists()
+
+
+def test_the_hubs_cache_serves_without_a_network(
+  mine, workdir, tmp_path, monkeypatch
+):
+  cache = tmp_path / "cache"
+  there = cache / "models--us--tiny" / "snapshots" / ("0" * 40)
+  shutil.copytree(mine.policy, there)
+  (there.parents[1] / "refs").mkdir()
+  (there.parents[1] / "refs" / "main").write_text("0" * 40)
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+  run = run_of(mine, workdir, {"policy.path": "us/tiny"})
+  pipeline.start(run)
+  assert run.path("us/tiny") == hub.local("us/tiny") == there
+  assert hub.cached("us/other") is None and not hub.is_name("data/p.jsonl")
 
 
 @pytest.mark.parametrize("module", ["launch.run", "launch.sample"])
