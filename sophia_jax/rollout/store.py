@@ -292,12 +292,32 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     return stored
   wanted = json.loads(json.dumps(dict(meta)))
   for key in sorted(stored.keys() | wanted.keys()):
-    if stored.get(key) != wanted.get(key):
+    if not _agrees(stored.get(key), wanted.get(key)):
       raise SophiaError(
         f"{header}: made with {key}={stored.get(key)!r}, not "
         f"{wanted.get(key)!r}; use that value or another workdir"
       )
   return stored
+
+
+def _agrees(stored: Any, wanted: Any) -> bool:
+  """Returns whether a store has every value that is wanted; it may have more."""
+  if isinstance(stored, dict) and isinstance(wanted, dict):
+    return all(
+      key in stored and _agrees(stored[key], value)
+      for key, value in wanted.items()
+    )
+  return stored == wanted
+
+
+def check_header(path: Path, meta: Mapping[str, Any]) -> None:
+  """Refuses a store of other meta, before anything is written; none is fine.
+
+  Raises:
+    SophiaError: names what differs.
+  """
+  if (path / HEADER).exists():
+    _read_header(path, meta)
 
 
 def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:

@@ -17,6 +17,7 @@ from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
+from sophia_jax.rollout import store
 from sophia_jax.runs import lengths, policies, sampling, training
 from sophia_jax.runs.policies import ReasonerConfig
 from sophia_jax.runs.run import Run
@@ -231,6 +232,10 @@ def _check_resumed(run: Run, stage: Stage) -> None:
   Raises:
     SophiaError: names the first setting that differs.
   """
+  if stage.samples and stage.config.rounds == 1 and run.start(stage).is_dir():
+    store.check_header(
+      sampling.store_directory(run, stage), sampling.store_meta(run, stage)
+    )
   step = newest_step(run.directory(stage.name) / "checkpoints")
   if step is None or not run.start(stage).is_dir():
     return

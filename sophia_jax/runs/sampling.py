@@ -44,6 +44,12 @@ SAMPLING = {
   "reasoner": "reasoning",
 }
 """Config section of each role's `Sampling`."""
+PROMPTS = {
+  "policy": ("system", "slow_thinking"),
+  "caption": ("system", "caption"),
+  "reasoner": ("reasoning",),
+}
+"""Prompts that each role's answers depend on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +184,11 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
   Problems are part of every key of the store, by their content.
   """
   config, asked = run.config.to_dict(), stage.algorithm.roles
-  names = ("seed", "prompts", *(SAMPLING[role] for role in asked))
+  names = ("seed", *(SAMPLING[role] for role in asked))
   meta = {name: config[name] for name in names}
+  meta["prompts"] = {
+    name: config["prompts"][name] for role in asked for name in PROMPTS[role]
+  }
   meta["policy"] = fingerprint(run.start(stage))
   if "reasoner" in asked:
     meta["reasoners"] = {
@@ -229,11 +238,11 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
   Raises:
     Preempted: SIGTERM arrived; what was finished is stored.
   """
-  if run.done(step_name(stage)):
-    return
-  start = time.monotonic()
   directory = store_directory(run, stage)
   share = ShardProblems(fitting(run, stage), shard)
+  if run.done(step_name(stage)) and _whole(run, stage, share.problems):
+    return
+  start = time.monotonic()
   with (
     files.shared(directory / "sampling.lock", shard.terms),
     preemptible(_raised, f"what was finished is in {directory}"),
@@ -243,6 +252,14 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
     _log.info("--- %s%s", step_name(stage), name)
     _sample(run, stage, share, store)
     _finish(run, stage, share, store, time.monotonic() - start)
+
+
+def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
+  """Returns whether a store holds every problem: the data may have grown."""
+  if not (store_directory(run, stage)).is_dir():
+    return True  # the samples were removed after the update
+  with open_store(run, stage, read_only=True) as store:
+    return all(map(store.complete, problems))
 
 
 def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
