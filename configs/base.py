@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
   c.base = ""
   c.policy = defaults(RuntimeConfig)
   c.reasoners = ConfigDict()
+  # Models beside the policy that answer what it is asked, by name.
+  c.teachers = ConfigDict()
   c.client = defaults(ClientConfig)
   c.serve = defaults(ServeConfig)
   # Relative paths are inside the workdir, or inside the base.
@@ -46,6 +48,7 @@ def get_config() -> ConfigDict:
   c.captioning = defaults(Sampling)  # the policy describes an image
   c.reasoning = defaults(Sampling)  # a reasoner thinks from a caption
   c.answering = defaults(Sampling)  # the policy answers a question
+  c.teaching = defaults(Sampling)  # a teacher answers a question
   c.engine = defaults(EngineConfig)
   c.reward = {"workers": 2, "timeout_s": 10.0, "memory_mb": 1024}
   c.mixture = defaults(MixtureConfig)

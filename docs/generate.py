@@ -64,6 +64,8 @@ PLAIN = {
   "has planned them.",
   "reasoners": "Reasoners by name; a problem's `difficulty` names the one "
   "that thinks about it.",
+  "teachers": "Models beside the policy that answer what it is asked, by the "
+  "names that a method asks them by.",
   "data": "Files of the run, JSONL; a relative path is inside the workdir.",
   "data.problems": "Problems that are sampled and trained on.",
   "data.heldout": "Problems that pass@1 before and after is measured on.",

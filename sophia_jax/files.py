@@ -15,7 +15,9 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -169,7 +171,8 @@ def read_jsonl(
 ) -> Iterator[Line]:
   """Yields the lines of a file that was appended to, one in memory at a time.
 
-  A last line without its end, cut short by a kill, is left out.
+  A last line without its end, cut short by a kill, is left out. A line with a
+  checksum, as `JsonLines` writes it, is compared with it.
 
   Args:
     fields: keys that every line must have.
@@ -177,7 +180,7 @@ def read_jsonl(
     remedy: the advice of the error.
 
   Raises:
-    SophiaError: a line is no JSON object with these fields.
+    SophiaError: a line is no JSON object with these fields, or was damaged.
     OSError: the file cannot be read.
   """
   start = 0
@@ -202,10 +205,24 @@ def append_jsonl(path: Path, values: Mapping[str, Any]) -> None:
     append(fd, json.dumps(values).encode() + b"\n", path)
 
 
-def _object(data: bytes) -> dict[str, Any] | None:
+_CHECKSUM = re.compile(rb', "crc": "([0-9a-f]{8})"}\n$')
+
+
+def _with_checksum(data: bytes) -> bytes:
+  """Returns the line of a JSON object, with the CRC-32 of what stands before."""
+  return data[:-1] + b', "crc": "%08x"}\n' % zlib.crc32(data[:-1])
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+  """Returns the object of a line without its checksum; None if it is damaged."""
+  if found := _CHECKSUM.search(line[-24:]):
+    whole = line[: -len(found[0])]
+    if int(found[1], 16) != zlib.crc32(whole):
+      return None
+    line = whole + b"}"
   try:
-    values = json.loads(data)
-  except ValueError:
+    values = json.loads(line)
+  except (ValueError, RecursionError):
     return None
   return values if isinstance(values, dict) else None
 
@@ -280,7 +297,7 @@ class JsonLines:
     self._trimmed = True
 
   def append(self, values: Mapping[str, Any]) -> tuple[int, int]:
-    """Appends a line and returns its offset and length, bytes.
+    """Appends a line, with a checksum, and returns its offset and length, bytes.
 
     Raises:
       SophiaError: the disk is full; the file is then as it was.
@@ -288,12 +305,21 @@ class JsonLines:
     if not self._trimmed:
       self.trim()
     # ASCII: a lone surrogate in a model's text survives.
-    data = json.dumps(values).encode() + b"\n"
+    data = _with_checksum(json.dumps(values).encode())
     return append(self._fd, data, self.path), len(data)
 
   def read(self, start: int, size: int) -> dict[str, Any]:
-    """Returns the values of the line at an offset."""
-    return json.loads(os.pread(self._fd, size, start))
+    """Returns the values of the line at an offset.
+
+    Raises:
+      SophiaError: it was damaged since it was written.
+    """
+    values = _object(os.pread(self._fd, size, start))
+    if values is None:
+      raise SophiaError(
+        f"{self.path}: byte {start}: not a {self._what}; {self._remedy}"
+      )
+    return values
 
   def sync(self) -> None:
     """Forces what was appended to disk."""

@@ -135,7 +135,7 @@ class Prompt:
 class Chat:
   """A question in words: the model that answers it renders it as its own.
 
-  For a model whose vocabulary is not ours to know. No images.
+  For a model whose vocabulary is not ours to know.
 
   Example: Chat(text="Visual information: Two apples.\\nHow many?")
   """
@@ -143,6 +143,8 @@ class Chat:
   text: str
   system: str | None = None
   """None: whatever the model's own template says."""
+  images: tuple[str, ...] = ()
+  """Absolute paths of the images that are shown before the text."""
 
 
 @host
@@ -174,8 +176,12 @@ class Request:
 
 
 class FinishReason(enum.StrEnum):
+  """How an answer ended."""
+
   STOP = "stop"
   LENGTH = "length"
+  ABSENT = "absent"
+  """There is no answer; the text says why in one word: none, cut, down."""
 
 
 @host
@@ -290,6 +296,8 @@ class Group:
 
   problem: Problem
   rollouts: tuple[Rollout, ...]
+  absent: tuple[str, ...] = ()
+  """Answers of other models that are not there, as ROLE/WHY: "teacher/cut"."""
 
   def children(self, path: tuple[int, ...]) -> tuple[Rollout, ...]:
     """Returns the rollouts whose parent is at `path`."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-Advantage = Callable[[Float[np.ndarray, "G"]], Float[np.ndarray, "G"]]
+Advantage = Callable[..., Float[np.ndarray, "G"]]
 """Rewards of a group -> advantages of its rollouts."""
 
 EPSILON = 1e-6
@@ -22,20 +22,32 @@ def raw(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
   return rewards
 
 
-def centred(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
-  """Returns R - mean(R) (Dr.GRPO, arXiv 2503.20783)."""
-  return rewards - np.mean(rewards)
+def centred(
+  rewards: Float[np.ndarray, "G"], own: Bool[np.ndarray, "G"] | None = None
+) -> Float[np.ndarray, "G"]:
+  """Returns R - mean(R) (Dr.GRPO, arXiv 2503.20783).
+
+  Args:
+    own: rollouts that the mean is of; None: all.
+  """
+  return rewards - np.mean(rewards if own is None else rewards[own])
 
 
-def normalised(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+def normalised(
+  rewards: Float[np.ndarray, "G"], own: Bool[np.ndarray, "G"] | None = None
+) -> Float[np.ndarray, "G"]:
   """Returns (R - mean(R)) / (std(R) + 1e-6) (GRPO, arXiv 2402.03300).
 
   The deviation is the unbiased one (n - 1), as in verl and TRL; the paper does
   not say. A group of one keeps its reward: mean 0, deviation 1, as in verl.
+
+  Args:
+    own: rollouts that mean and deviation are of; None: all.
   """
-  if len(rewards) < 2:
+  base = rewards if own is None else rewards[own]
+  if len(base) < 2:
     return rewards / (1.0 + EPSILON)
-  return centred(rewards) / (np.std(rewards, ddof=1) + EPSILON)
+  return centred(rewards, own) / (np.std(base, ddof=1) + EPSILON)
 
 
 def leave_one_out(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:

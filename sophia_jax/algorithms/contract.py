@@ -16,7 +16,13 @@ does not know which algorithm runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+  Awaitable,
+  Callable,
+  Iterable,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
@@ -28,6 +34,7 @@ from sophia_jax.types import (
   Batch,
   Chat,
   Completion,
+  Example,
   Grade,
   Group,
   Problem,
@@ -148,6 +155,10 @@ Sample = Callable[[World, Problem], Awaitable[Group]]
 Reward = Callable[[Rollout, Moment], float]
 Select = Callable[[Sequence[Group], Moment], Sequence[Group]]
 Credit = Callable[[Sequence[Group], Words, Moment], list[TokenSequence]]
+Files = Callable[
+  [Iterable[Group], Words], Mapping[str, Sequence[Problem | Example]]
+]
+"""(groups, words) -> what each file holds, by the file's name."""
 Loss = Callable[[Forward, Batch], Float[Array, "B T"]]
 Coefficient = Callable[[Moment], float]
 
@@ -230,6 +241,9 @@ class Algorithm:
   """Mix of the reward parts; `credit.rewarded` adds it as part "reward"."""
   select: Select = everything
   credit: Credit | None = None
+  files: Files | None = None
+  """Writes files from the groups, which later stages name as their data; such a
+  method has no terms and learns nothing. None: it learns."""
   streams: tuple[str, ...] = ("weights", "count")
   """Names of the streams that the sequences bring, made by `credit`; those of
   the annotators come on top."""

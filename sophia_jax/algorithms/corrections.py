@@ -47,18 +47,26 @@ class Config:
 
 
 def importance(batch: Batch, level: str) -> Float[Array, "B T"]:
-  """Returns pi_old / mu at every token.
+  """Returns pi_old / mu at every token; 1 where another model wrote.
 
-  Reads "old_logps" and "behaviour_logps".
+  Reads "old_logps", "behaviour_logps" and "source".
   """
   s, ids = batch.streams, batch.segment_ids
-  d = (s["old_logps"] - s["behaviour_logps"]) * s["mask"]
+  d = _gap(batch) * s["mask"]
   spread = {
     "token": lambda: d,
     "sequence": lambda: segments.total(d, ids),
     "geometric": lambda: segments.mean(d, s["mask"], ids),
   }
   return jnp.exp(bounded(spread[level]()))
+
+
+def _gap(batch: Batch) -> Float[Array, "B T"]:
+  """Returns log pi_old - log mu; 0 where another model wrote, whose own
+  log-probabilities are not known."""
+  s = batch.streams
+  own = s["source"] == 0
+  return jnp.where(own, s["old_logps"] - s["behaviour_logps"], 0.0)
 
 
 def weight(batch: Batch, config: Config) -> Float[Array, "B T"]:
@@ -93,7 +101,10 @@ def corrected(algorithm: Algorithm, config: Config) -> Algorithm:
   return dataclasses.replace(
     algorithm,
     terms=terms,
-    streams=(*algorithm.streams, "behaviour_logps"),
+    streams=(
+      *algorithm.streams,
+      *({"behaviour_logps", "source"} - {*algorithm.streams}),
+    ),
     metrics=(*algorithm.metrics, *_metrics(config)),
     maxima=(
       *algorithm.maxima,
@@ -108,7 +119,7 @@ def _weights(config: Config) -> Loss:
 
 def _metrics(config: Config) -> tuple[Term, ...]:
   def k1(out: Forward, batch: Batch) -> Float[Array, "B T"]:
-    return batch.streams["behaviour_logps"] - batch.streams["old_logps"]
+    return -_gap(batch)
 
   def k3(out: Forward, batch: Batch) -> Float[Array, "B T"]:
     d = bounded(-k1(out, batch))

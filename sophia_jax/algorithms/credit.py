@@ -9,7 +9,8 @@ Streams made here, 0 outside the learnt tokens:
   weights, count   of the reduction
   advantages       of the rollout
   rewards          of the rollout, at its last token
-  behaviour_logps  log-probabilities under the sampler's weights
+  behaviour_logps  log-probabilities under the sampler's weights; NaN on tokens
+                   of another model beside the policy's own, where nobody knows
   source           0 on tokens of the policy, 1 on those of another model
   group, size      tag of the group's problem, and number of its rollouts
   sign, pair, answer, chosen    of preference pairs; see `paired`
@@ -18,6 +19,7 @@ Streams made here, 0 outside the learnt tokens:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -159,9 +161,11 @@ def _rendered(
   rollout: Rollout, problem: Problem, words: Words
 ) -> TokenSequence:
   text = rollout.completion.text
-  prompt = words.prompt(
-    problem.text, problem.images, system_prompt(text, words.slow_thinking)
-  )
+  system: str | None = words.slow_thinking
+  # A teacher stands beside the policy's answers, under the same prompt.
+  if rollout.author == "reasoner":
+    system = system_prompt(text, words.slow_thinking)
+  prompt = words.prompt(problem.text, problem.images, system)
   return words.sequence(prompt, text, id=rollout.id, streams={"source": 1.0})
 
 
@@ -214,9 +218,13 @@ def credited(
 def alike(made: Sequence[TokenSequence]) -> list[TokenSequence]:
   """Returns the sequences with the streams that all of them have.
 
-  One unknown behaviour log-probability makes the stream useless: absent, it is
-  refused where a method reads it.
+  One unknown behaviour log-probability of the policy makes the stream useless:
+  absent, it is refused where a method reads it. Tokens of another model have
+  none: NaN, for a method that reads it at the policy's own tokens alone.
   """
+  taught = [bool(s.streams["source"].any()) for s in made]
+  if not all(taught):
+    made = [_unknown(s) if t else s for s, t in zip(made, taught)]
   names = set.intersection(*(set(s.streams) for s in made)) if made else set()
   return [
     dataclasses.replace(
@@ -226,9 +234,23 @@ def alike(made: Sequence[TokenSequence]) -> list[TokenSequence]:
   ]
 
 
+def _unknown(sequence: TokenSequence) -> TokenSequence:
+  """Returns a sequence of another model with unknown log-probabilities."""
+  unknown = np.where(learnt(sequence.roles) > 0, np.float32(np.nan), 0.0)
+  streams = {**sequence.streams, "behaviour_logps": unknown}
+  return dataclasses.replace(sequence, streams=streams)
+
+
 # ----------------------------------------------------------------------- groups
-def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
-  """Credits each rollout with its advantage within its group."""
+def by_group(
+  advantage: Advantage, reduction: Reduction, split: bool = False
+) -> Credit:
+  """Credits each rollout with its advantage within its group.
+
+  Args:
+    split: whether the baseline is of the policy's own rollouts alone, also for
+      those of other models; `advantage` then takes `own`.
+  """
 
   def credit(
     groups: Sequence[Group], words: Words, moment: Moment
@@ -236,7 +258,9 @@ def by_group(advantage: Advantage, reduction: Reduction) -> Credit:
     made: list[TokenSequence] = []
     for group in groups:
       rewards = np.array([r.rewards["reward"] for r in group.rollouts], float)
-      for rollout, a in zip(group.rollouts, advantage(rewards)):
+      own = np.array([r.author == "policy" for r in group.rollouts])
+      measure = functools.partial(advantage, own=own) if split else advantage
+      for rollout, a in zip(group.rollouts, measure(rewards)):
         made += credited(
           sequences(rollout, group.problem, words),
           reduction,

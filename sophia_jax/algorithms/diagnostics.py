@@ -6,6 +6,7 @@ learn nothing; `of_round` and `sampler_gap` are pure functions on the host.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,6 +25,8 @@ POLICY = "actor/pg_loss"
 KL = "actor/kl_loss"
 ENTROPY = "actor/entropy_loss"
 VALUE = "critic/vf_loss"
+_KNOWN = {"policy", "reasoner"}
+"""Authors that are no teachers."""
 
 
 # -------------------------------------------------------------------- an update
@@ -161,7 +164,32 @@ def of_round(
     "response_length/clip_ratio": _share(map(_cut, rollouts)),
     **_spread("prompt_length", [_prompt(r) for r in rollouts]),
     **_spread("training/off_policy/trajectory_staleness", stale),
+    **_of_sources(groups, kept),
   }
+
+
+def _of_sources(
+  groups: Sequence[Group], kept: Sequence[Group]
+) -> dict[str, float]:
+  """Returns the part that each teacher has, where there are teachers.
+
+  source/ROLE/share and /reward are of the rollouts that are learnt,
+  source/ROLE/WHY counts answers that are absent.
+  """
+  learnt = [r for g in kept for r in g.rollouts]
+  others = sorted({r.author for g in groups for r in g.rollouts} - _KNOWN)
+  found: dict[str, float] = {}
+  for role in others:
+    own = [r for r in learnt if r.author == role]
+    found[f"source/{role}/share"] = len(own) / max(len(learnt), 1)
+    if own:
+      rewards = _part(own, "reward")
+      found[f"source/{role}/reward"] = float(np.mean(rewards))
+  for name, count in collections.Counter(
+    why for g in groups for why in g.absent
+  ).items():
+    found[f"source/{name}"] = float(count)
+  return found
 
 
 def sampler_gap(
@@ -173,11 +201,14 @@ def sampler_gap(
     streams: "old_logps" of the trainer, "behaviour_logps" of the sampler and
       "mask" of a round's batches.
   """
-  learnt = [s["mask"] > 0 for s in streams]
+  # Nobody knows what another model's tokens were drawn with.
+  learnt = [(s["mask"] > 0) & ~np.isnan(s["behaviour_logps"]) for s in streams]
   trainer, sampler = (
     np.exp(np.concatenate([s[name][m] for s, m in zip(streams, learnt)]))
     for name in ("old_logps", "behaviour_logps")
   )
+  if not trainer.size:
+    return {}
   gap = np.abs(trainer - sampler)
   # Rounding alone has no correlation.
   varied = gap.size > 1 and min(trainer.std(), sampler.std()) > 1e-6

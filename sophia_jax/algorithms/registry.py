@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sophia_jax.algorithms import (
+  buckets,
+  chains,
   cispo,
   dapo,
   dpo,
@@ -13,8 +15,10 @@ from sophia_jax.algorithms import (
   grpo,
   gspo,
   mpo,
+  openvlthinker,
   ppo,
   rloo,
+  screen,
   sft,
   sophia,
 )
@@ -34,6 +38,10 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "ppo": (ppo.Config, ppo.ppo),
   "dpo": (dpo.Config, dpo.dpo),
   "mpo": (mpo.Config, mpo.mpo),
+  "openvlthinker": (openvlthinker.Config, openvlthinker.openvlthinker),
+  "chains": (chains.Config, chains.chains),
+  "buckets": (buckets.Config, buckets.buckets),
+  "screen": (screen.Config, screen.screen),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

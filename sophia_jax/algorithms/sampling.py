@@ -7,11 +7,20 @@ engine serves a role and how many problems are in flight is the world's matter.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from collections.abc import Sequence
 
 from sophia_jax.algorithms import selection
 from sophia_jax.algorithms.contract import Sample, World
-from sophia_jax.types import Chat, Group, Problem, Prompt, Rollout, Turn
+from sophia_jax.types import (
+  Chat,
+  Completion,
+  FinishReason,
+  Group,
+  Problem,
+  Prompt,
+  Rollout,
+  Turn,
+)
 
 
 def attempts(n: int) -> Sample:
@@ -36,6 +45,18 @@ async def attempt(
 ) -> Rollout:
   """Asks `author` once and grades the answer."""
   completion = await world.ask(author, problem, path, prompt)
+  return await graded(world, problem, path, prompt, completion, author)
+
+
+async def graded(
+  world: World,
+  problem: Problem,
+  path: tuple[int, ...],
+  prompt: Prompt | Chat,
+  completion: Completion,
+  author: str,
+) -> Rollout:
+  """Grades an answer of `author`, and makes it a rollout."""
   grade = await world.grade(problem, path, completion)
   own = author == "policy" and completion.token_ids
   return Rollout(
@@ -84,14 +105,59 @@ def described(k: int, n: int) -> Sample:
   return sample
 
 
-def with_teacher(sample: Sample) -> Sample:
-  """Returns the recipe with one rollout more: a teacher's answer, graded."""
+def with_teachers(
+  n: int, teachers: Sequence[str], refill: bool = True
+) -> Sample:
+  """Returns the recipe of n answers of the policy and one of each teacher.
 
-  async def both(world: World, problem: Problem) -> Group:
-    group = await sample(world, problem)
-    path = (1 + max((r.path[0] for r in group.rollouts), default=-1),)
-    prompt = world.prompt("teacher", problem)
-    answer = await attempt(world, problem, path, prompt, author="teacher")
-    return dataclasses.replace(group, rollouts=(*group.rollouts, answer))
+  A teacher is a model beside the policy, stored or live. Where its answer is
+  absent or cut off, `Group.absent` says so.
 
-  return both
+  Args:
+    teachers: their roles; one that is named twice answers twice.
+    refill: whether the policy answers in place of an absent teacher, so that
+      groups keep their size.
+  """
+
+  async def sample(world: World, problem: Problem) -> Group:
+    prompt = world.prompt("policy", problem)
+    own = (
+      attempt(world, problem, (i,), prompt, author="policy") for i in range(n)
+    )
+    others = (
+      _taught(world, problem, (n + i,), role, refill)
+      for i, role in enumerate(teachers)
+    )
+    rollouts, taught = await asyncio.gather(
+      asyncio.gather(*own), asyncio.gather(*others)
+    )
+    return Group(
+      problem=problem,
+      rollouts=(*rollouts, *(r for r, _ in taught if r is not None)),
+      absent=tuple(why for _, why in taught if why),
+    )
+
+  return sample
+
+
+async def _taught(
+  world: World,
+  problem: Problem,
+  path: tuple[int, ...],
+  role: str,
+  refill: bool,
+) -> tuple[Rollout | None, str]:
+  """Returns a teacher's answer, or the policy's or none with the reason."""
+  prompt = world.prompt(role, problem)
+  answer = await world.ask(role, problem, path, prompt)
+  why = {
+    FinishReason.STOP: "",
+    FinishReason.LENGTH: f"{role}/cut",
+    FinishReason.ABSENT: f"{role}/{answer.text}",
+  }[answer.finish_reason]
+  if not why:
+    return await graded(world, problem, path, prompt, answer, role), ""
+  if not refill:
+    return None, why
+  prompt = world.prompt("policy", problem)
+  return await attempt(world, problem, path, prompt, author="policy"), why

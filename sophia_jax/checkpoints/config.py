@@ -22,11 +22,18 @@ Section = Mapping[str, Any]
 CONFIG = "config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 DTYPES = ("float32", "bfloat16", "float16")
-TEXT_MODELS = ("qwen2", "llama", "internlm2")
+TEXT_MODELS = ("qwen2", "qwen3", "llama", "internlm2")
 
 _IMAGE_IDS = ("image_token_id", "image_token_index", "img_context_token_id")
 """Names under which configs have had the id of the image token."""
 _LARGEST = 1 << 31
+_UNSUPPORTED = {
+  "qwen3_moe": "qwen3_moe is a mixture of experts, which is not supported",
+  "gpt_oss": "gpt_oss (GPT-OSS) is not supported",
+}
+"""Families that InternVL3.5 is published with beside the dense ones."""
+_ROUTER = re.compile(r"^(?:model\.)?(?:mlp2|gating|pooling_before_gating)\.")
+"""Tensors of InternVL3.5-Flash beyond those of InternVL3.5."""
 _ADAPTER = re.compile(r"\blora_|\.base_layer\.|\bbase_model\.")
 
 
@@ -51,12 +58,13 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
       return _read_hf(top, tied, _image_token(directory, top))
     if kind == "internvl_chat":
       return _read_chat(top, tied, _image_token(directory, top))
-    if kind in ("qwen2", "llama"):
+    if kind in ("qwen2", "qwen3", "llama"):
       return InternVLConfig(decoder=_read_text(top, tied), dtype=_dtype(top))
   except ValueError as e:
     raise SophiaError(f"{path}: {e}") from e
   raise SophiaError(
-    f"{path}: model_type {quoted(kind)}; known: internvl, internvl_chat, qwen2, llama"
+    f"{path}: {_UNSUPPORTED.get(str(kind)) or f'model_type {quoted(kind)}'}; "
+    "known: internvl, internvl_chat, qwen2, qwen3, llama"
   )
 
 
@@ -92,9 +100,15 @@ def _check_names(names: Iterable[str]) -> None:
   """Refuses tensors that are not a whole model's, and says what they are.
 
   Raises:
-    ValueError: adapters that are not merged, or a wrapper around the model.
+    ValueError: adapters that are not merged, a wrapper around the model, or a
+      router of image tokens.
   """
   names = list(names)
+  if router := next((n for n in names if _ROUTER.search(n)), None):
+    raise ValueError(
+      f"{router} belongs to the router of InternVL3.5-Flash, which is not "
+      "supported; take the InternVL3.5 of the same size"
+    )
   if adapter := next((n for n in names if _ADAPTER.search(n)), None):
     raise ValueError(
       f"{adapter} is an adapter's tensor; merge the adapters and save again"
@@ -273,9 +287,8 @@ def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
 def _read_text(t: Section, tied: bool) -> DecoderConfig:
   kind = t.get("model_type")
   if kind not in TEXT_MODELS:
-    raise ValueError(
-      f"language model {quoted(kind)}: expected one of {', '.join(TEXT_MODELS)}"
-    )
+    what = _UNSUPPORTED.get(str(kind)) or f"language model {quoted(kind)}"
+    raise ValueError(f"{what}: expected one of {', '.join(TEXT_MODELS)}")
   _require(t, "hidden_act", "silu")
   for key in ("use_sliding_window", "attention_bias", "mlp_bias", "bias"):
     _require(t, key, False)
@@ -291,13 +304,14 @@ def _read_text(t: Section, tied: bool) -> DecoderConfig:
     heads=heads,
     kv_heads=_whole(t, "num_key_value_heads", heads),
     mlp=_whole(t, "intermediate_size"),
-    head_dim=_whole(t, "head_dim", width // heads),
+    head_dim=_whole(t, "head_dim", 128 if kind == "qwen3" else width // heads),
     norm_eps=_real(t, "rms_norm_eps"),
     rope_theta=theta,
     rope_scaling="dynamic" if scaling == "dynamic" else None,
     rope_factor=factor,
     max_positions=_whole(t, "max_position_embeddings"),
     qkv_bias=kind == "qwen2",
+    qk_norm=kind == "qwen3",
     tied_head=tied,
   )
 

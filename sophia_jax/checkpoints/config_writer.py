@@ -24,7 +24,7 @@ class Format(enum.StrEnum):
   """Formats of a checkpoint directory."""
 
   HF = "hf"
-  """transformers' own InternVL, or plain Qwen2 / Llama; no remote code."""
+  """transformers' own InternVL, or plain Qwen2, Qwen3 or Llama; no remote code."""
   INTERNVL_CHAT = "internvl_chat"
   """OpenGVLab's InternVLChatModel, which SGLang serves."""
   ORBAX = "orbax"
@@ -55,7 +55,8 @@ def naming_of(cfg: InternVLConfig, format: Format) -> Naming:
     return Naming.TEXT if cfg.vision is None else Naming.HF
   if cfg.vision is None:
     raise SophiaError("a text-only model has no internvl_chat format; use hf")
-  return Naming.CHAT if cfg.decoder.qkv_bias else Naming.CHAT_INTERNLM2
+  internlm2 = cfg.decoder.family == "llama"
+  return Naming.CHAT_INTERNLM2 if internlm2 else Naming.CHAT
 
 
 def write_config(
@@ -99,12 +100,20 @@ def chat_settings(source: Mapping[str, Any]) -> Mapping[str, Any]:
   return kept if isinstance(kept, Mapping) else {}
 
 
+_CLASSES = {
+  "qwen2": "Qwen2ForCausalLM",
+  "qwen3": "Qwen3ForCausalLM",
+  "llama": "LlamaForCausalLM",
+}
+"""transformers' class of each family."""
+
+
 # -------------------------------------------------------------------------- hf
 def _hf(cfg: InternVLConfig, dtype: str, special: Special) -> dict[str, Any]:
   text = _text(cfg.decoder, special)
   if cfg.vision is None:
-    name = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-    return {"architectures": [name[text["model_type"]]], "dtype": dtype, **text}
+    name = _CLASSES[cfg.decoder.family]
+    return {"architectures": [name], "dtype": dtype, **text}
   if cfg.pixel_shuffle != "v2":
     raise SophiaError("pixel_shuffle v1 has no equivalent in the -hf format")
   if cfg.image_token_id < 0:
@@ -130,7 +139,7 @@ def _text(d: DecoderConfig, special: Special) -> dict[str, Any]:
   if d.rope_scaling == "dynamic":
     rope |= {"rope_type": "dynamic", "factor": d.rope_factor}
   return {
-    "model_type": "qwen2" if d.qkv_bias else "llama",
+    "model_type": d.family,
     **_sizes(d, special),
     "head_dim": d.head_dim,
     "rope_parameters": rope,
@@ -226,20 +235,22 @@ def _chat_text(
 ) -> dict[str, Any]:
   # InternLM2's own code takes these two keys and no third.
   scaling = {"type": "dynamic", "factor": d.rope_factor}
-  kind = {
+  kind: dict[str, Any] = {
     "architectures": ["InternLM2ForCausalLM"],
     "model_type": "internlm2",
     "attn_implementation": source.get("attn_implementation", "eager"),
     "bias": False,
   }
-  if d.qkv_bias:
+  if d.family != "llama":
     scaling["rope_type"] = "dynamic"
     kind = {
-      "architectures": ["Qwen2ForCausalLM"],
-      "model_type": "qwen2",
+      "architectures": [_CLASSES[d.family]],
+      "model_type": d.family,
       "attention_dropout": 0.0,
       "use_sliding_window": False,
     }
+  if d.family == "qwen3":
+    kind["attention_bias"] = False
   for key in ("dtype", "rope_parameters"):
     source.pop(key, None)
   return {

@@ -66,7 +66,9 @@ def load_params(directory: Where, cfg: InternVLConfig) -> Params:
   directory = pathlib.Path(directory)
   if is_orbax(directory):
     return _restore(directory, abstract_params(cfg), np.ndarray)
-  return read_params(Reader(Shards(directory), cfg), cfg)
+  reader = Reader(Shards(directory), cfg)
+  _check_whole(directory)
+  return read_params(reader, cfg)
 
 
 def load_sharded(
@@ -83,7 +85,9 @@ def load_sharded(
   """
   directory = pathlib.Path(directory)
   if not is_orbax(directory):
-    return read_sharded(Reader(Shards(directory), cfg), cfg, shardings)
+    reader = Reader(Shards(directory), cfg)
+    _check_whole(directory)
+    return read_sharded(reader, cfg, shardings)
   shapes = abstract_params(cfg)
   wanted = {
     part: jax.tree.map(
@@ -100,9 +104,24 @@ def load_sharded(
 
 def _restore(directory: pathlib.Path, wanted: Params, kind: type) -> Params:
   path = directory / orbax_dir.PARAMS
-  if why := manifest.damage(path):
-    raise SophiaError(f"{path}: {why}; convert it again")
+  _check_whole(path)
   return orbax_dir.restore(path, wanted, kind)
+
+
+def _check_whole(directory: pathlib.Path) -> None:
+  """Compares tensors that were written here with their seal.
+
+  Several processes share the reading.
+
+  Raises:
+    SophiaError: a file is not what was written.
+  """
+  share = jax.process_index(), jax.process_count()
+  if why := manifest.damage(directory, whole=True, share=share):
+    raise SophiaError(
+      f"{directory}: damaged ({why}); make it again, or remove "
+      f"{manifest.NAME} there if this change is meant"
+    )
 
 
 def open_values(
@@ -118,7 +137,9 @@ def open_values(
     there = orbax_dir.saved(directory / orbax_dir.PARAMS)
     own = unflatten_dict(there, sep="/")
     return Held(_restore(directory, own, np.ndarray), dtype)
-  return OnDisk(Reader(Shards(directory), cfg), dtype)
+  reader = Reader(Shards(directory), cfg)
+  _check_whole(directory)
+  return OnDisk(reader, dtype)
 
 
 def difference(a: Values, b: Values, cfg: InternVLConfig) -> str | None:
@@ -188,12 +209,14 @@ def write_directory(
   dtype = str(values.dtype(next(iter(table.values()))[0]))
   staging.check_room(work, sum(tensor_bytes(table, values).values()))
   _write_sidecars(cfg, work, tokenizer_dir, dtype, format, system)
-  if format is not Format.ORBAX:
+  if format is Format.ORBAX:
+    params = work / orbax_dir.PARAMS
+    orbax_dir.save(_collect(values, table), params)
+    manifest.seal(params)
+  else:
     write_tensors(work, table, values)
-    return
-  params = work / orbax_dir.PARAMS
-  orbax_dir.save(_collect(values, table), params)
-  manifest.seal(params)
+    # The other files are the user's to edit.
+    manifest.seal(work, "*.safetensors")
 
 
 def _collect(values: Values, table: Table) -> Params:

@@ -37,9 +37,9 @@ class Naming(enum.Enum):
 
   HF = "hf"  # transformers' InternVLForConditionalGeneration, on disk
   HF_MEMORY = "hf_memory"  # the same, as a v5 state dict names it
-  CHAT = "internvl_chat"  # OpenGVLab's InternVLChatModel around Qwen2
+  CHAT = "internvl_chat"  # OpenGVLab's InternVLChatModel around Qwen2 or 3
   CHAT_INTERNLM2 = "internvl_chat_internlm2"  # the same around InternLM2
-  TEXT = "text"  # plain Qwen2ForCausalLM or LlamaForCausalLM
+  TEXT = "text"  # plain Qwen2-, Qwen3- or LlamaForCausalLM
 
 
 class Row(NamedTuple):
@@ -49,7 +49,7 @@ class Row(NamedTuple):
   """{i} is the layer."""
   chat: str | None
   """Name in InternVLChatModel; [q] names a part of a fused tensor. The language
-  model's names are InternLM2's: around Qwen2 they equal `hf`."""
+  model's names are InternLM2's: around Qwen they equal `hf`."""
 
 
 _S, _L, _R, _P = Kind.SAME, Kind.LINEAR, Kind.ROW, Kind.PATCH
@@ -182,6 +182,8 @@ GROUPS = (
       ("attn/q/bias", _S, "self_attn.q_proj.bias", None),
       ("attn/k/bias", _S, "self_attn.k_proj.bias", None),
       ("attn/v/bias", _S, "self_attn.v_proj.bias", None),
+      ("attn/q_norm/scale", _S, "self_attn.q_norm.weight", None),
+      ("attn/k_norm/scale", _S, "self_attn.k_norm.weight", None),
       ("attn/o/kernel", _L, "self_attn.o_proj.weight", "attention.wo.weight"),
       (
         "mlp_norm/scale",

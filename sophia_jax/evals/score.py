@@ -95,8 +95,9 @@ def _error(values: Mapping[str, Any]) -> str | None:
   sample = values.get("sample", 0)
   if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
     return "sample must be a number from 0; leave it out if there is one"
-  if values.get("finish", "stop") not in [*FinishReason]:
-    return f"finish must be one of {', '.join(FinishReason)}; or leave it out"
+  ends = (FinishReason.STOP, FinishReason.LENGTH)
+  if values.get("finish", "stop") not in ends:
+    return f"finish must be one of {', '.join(ends)}; or leave it out"
   return None
 
 

@@ -1,6 +1,6 @@
 """Shapes and settings of models; every released InternVL by name.
 
-`InternVLConfig` with `vision=None` is a text-only Qwen2 or Llama.
+`InternVLConfig` with `vision=None` is a text-only Qwen2, Qwen3 or Llama.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import dataclasses
 from typing import Literal, get_args
 
 Remat = Literal["none", "dots", "up", "attention", "block", "offload"]
+Family = Literal["qwen2", "qwen3", "llama"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-  """Qwen2 (`qkv_bias`) or Llama / InternLM2 (no bias)."""
+  """Qwen2 (`qkv_bias`), Qwen3 (`qk_norm`) or Llama / InternLM2 (neither)."""
 
   vocab: int
   """Rows of the embedding, unused ones included."""
@@ -67,6 +68,7 @@ class DecoderConfig:
   mlp: int
   """Width inside the MLP."""
   head_dim: int
+  """Width of a head, whatever `width` and `heads` are."""
   norm_eps: float = 1e-6
   rope_theta: float = 1e6
   rope_scaling: Literal["dynamic"] | None = None
@@ -76,6 +78,8 @@ class DecoderConfig:
   max_positions: int = 32768
   """Longest sequence without scaling, tokens."""
   qkv_bias: bool = True
+  qk_norm: bool = False
+  """RMSNorm of q and k within each head, one weight for all heads."""
   tied_head: bool = False
   """Whether the head is the transposed embedding, without a parameter."""
 
@@ -86,6 +90,15 @@ class DecoderConfig:
       raise ValueError(f"head_dim {self.head_dim} must be even")
     if self.rope_scaling not in (None, "dynamic"):
       raise ValueError(f"rope_scaling {self.rope_scaling!r} is not known")
+    if self.qkv_bias and self.qk_norm:
+      raise ValueError("qkv_bias with qk_norm: no known model has both")
+
+  @property
+  def family(self) -> Family:
+    """Architecture that has these settings, by its name in transformers."""
+    if self.qk_norm:
+      return "qwen3"
+    return "qwen2" if self.qkv_bias else "llama"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +211,33 @@ def _internlm(
   return InternVLConfig(vision=vision, decoder=decoder, image_token_id=92546)
 
 
+def _qwen3(
+  vision: VisionConfig | None,
+  width: int,
+  mlp: int,
+  depth: int,
+  heads: int,
+  tied: bool = False,
+) -> InternVLConfig:
+  decoder = DecoderConfig(
+    vocab=151936,
+    width=width,
+    depth=depth,
+    heads=heads,
+    kv_heads=8,
+    mlp=mlp,
+    head_dim=128,
+    max_positions=40960,
+    qkv_bias=False,
+    qk_norm=True,
+    tied_head=tied,
+  )
+  image_token = -1 if vision is None else 151671
+  return InternVLConfig(
+    vision=vision, decoder=decoder, image_token_id=image_token
+  )
+
+
 # Shapes are exact. Norm eps and rope scaling of a released checkpoint come from
 # its own config.json (checkpoints.config.read_config); these are the usual ones.
 SIZES: dict[str, InternVLConfig] = {
@@ -214,4 +254,17 @@ SIZES: dict[str, InternVLConfig] = {
   "internvl3_14b": _qwen(VIT_300M, 5120, 13824, 48, 40, 8, 2.0),
   "internvl3_38b": _qwen(VIT_6B, 5120, 27648, 64, 40, 8, 2.0),
   "internvl3_78b": _qwen(VIT_6B, 8192, 29568, 80, 64, 8, 2.0),
+  # Their files hold a separate head, also where Qwen3's is tied.
+  "internvl3_5_1b": _qwen3(VIT_300M, 1024, 3072, 28, 16),
+  "internvl3_5_2b": _qwen3(VIT_300M, 2048, 6144, 28, 16),
+  "internvl3_5_4b": _qwen3(VIT_300M, 2560, 9728, 36, 32),
+  "internvl3_5_8b": _qwen3(VIT_300M, 4096, 12288, 36, 32),
+  "internvl3_5_14b": _qwen3(VIT_300M, 5120, 17408, 40, 40),
+  "internvl3_5_38b": _qwen3(VIT_6B, 5120, 25600, 64, 64),
+  "qwen3_0_6b": _qwen3(None, 1024, 3072, 28, 16, tied=True),
+  "qwen3_1_7b": _qwen3(None, 2048, 6144, 28, 16, tied=True),
+  "qwen3_4b": _qwen3(None, 2560, 9728, 36, 32, tied=True),
+  "qwen3_8b": _qwen3(None, 4096, 12288, 36, 32),
+  "qwen3_14b": _qwen3(None, 5120, 17408, 40, 40),
+  "qwen3_32b": _qwen3(None, 5120, 25600, 64, 64),
 }

@@ -1,4 +1,5 @@
-"""The causal language model: one architecture for Qwen2, Llama, InternLM2."""
+"""The causal language model: one architecture for Qwen2, Qwen3, Llama and
+InternLM2."""
 
 from __future__ import annotations
 
@@ -119,8 +120,14 @@ class Attention(nn.Module):
       )
       return dense(x).reshape(*x.shape[:2], count, cfg.head_dim)
 
-    q = rotate(heads("q", cfg.heads, "heads"), ctx.cos, ctx.sin)
-    k = rotate(heads("k", cfg.kv_heads, "kv_heads"), ctx.cos, ctx.sin)
+    def rotated(name: str, count: int, axis: str) -> Float[Array, "B T N H"]:
+      y = heads(name, count, axis)
+      if cfg.qk_norm:
+        y = RMSNorm(cfg.norm_eps, *types, name=f"{name}_norm")(y)
+      return rotate(y, ctx.cos, ctx.sin)
+
+    q = rotated("q", cfg.heads, "heads")
+    k = rotated("k", cfg.kv_heads, "kv_heads")
     v = heads("v", cfg.kv_heads, "kv_heads")
     if isinstance(ctx, Rows):
       y = attend(self.cfg.attention, q, k, v, ctx.segment_ids)

@@ -140,7 +140,7 @@ class EmbeddedEngine:
     """
     prompt = request.prompt
     if isinstance(prompt, Chat):
-      prompt = self.renderer.prompt(prompt.text, system=prompt.system)
+      prompt = self.renderer.prompt(prompt.text, prompt.images, prompt.system)
     need = len(prompt) + request.sampling.max_new_tokens
     if need > self.config.length:
       raise SophiaError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sophia_jax.data.chat import Renderer
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.rollout.ticks import Asked, Ticking
+from sophia_jax.rollout.ticks import Asked, Recorded, Ticking
 from sophia_jax.rollout.world import Seat
 from sophia_jax.types import Chat, Problem, Prompt, Sampling
 
@@ -41,36 +41,58 @@ def reasoner(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def teacher(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks another model what the policy is asked, images included."""
+  del words  # its vocabulary is not the policy's
+
+  def ask(problem: Problem) -> Chat:
+    return Chat(
+      text=problem.text, system=prompts.slow_thinking, images=problem.images
+    )
+
+  return ask
+
+
 ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "policy": policy,
   "caption": caption,
   "reasoner": reasoner,
 }
-"""Prompt of each role; `caption` is the policy in another role."""
-OTHERS = frozenset({"reasoner"})
-"""Roles of models with another vocabulary than the policy's."""
+"""Prompt of each role; `caption` is the policy in another role. Every other
+name is one of a teacher."""
+OWN = frozenset({"policy", "caption"})
+"""Roles of the policy; other models have other vocabularies."""
+
+
+def teachers(names: Iterable[str]) -> tuple[str, ...]:
+  """Returns the names that are teachers', sorted."""
+  return tuple(sorted({*names} - {*ROLES}))
 
 
 def seats(
   words: Renderer,
   prompts: Prompts,
   sampling: Mapping[str, Sampling] | None = None,
-  engines: Mapping[str, Mapping[str, Ticking | Asked]] | None = None,
+  engines: Mapping[str, Mapping[str, Ticking | Asked | Recorded]] | None = None,
+  asked: Iterable[str] = (),
 ) -> dict[str, Seat]:
   """Returns the seats of all roles.
 
   Args:
+    asked: roles that a method asks; those that ROLES does not name are
+      teachers'.
     words: the policy's renderer.
     sampling: by role, how tokens are drawn.
     engines: by role, then by difficulty, as Seat.engines. None: a world that
       replays a store.
   """
+  taught = dict.fromkeys(teachers(asked), teacher)
   return {
     role: Seat(
       prompt=make(words, prompts),
       sampling=(sampling or {}).get(role, Sampling()),
       engines=(engines or {}).get(role, {}),
-      own=role not in OTHERS,
+      own=role in OWN,
     )
-    for role, make in ROLES.items()
+    for role, make in {**ROLES, **taught}.items()
   }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import mimetypes
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class SGLangEngine(Client):
   def job(self, request: Request) -> Job:
     prompt = request.prompt
     if isinstance(prompt, Chat):
-      prompt = self.renderer.prompt(prompt.text, system=prompt.system)
+      prompt = self.renderer.prompt(prompt.text, prompt.images, prompt.system)
     images = [self._encoded(path) for path in prompt.images]
     end_id = self.renderer.end_id
     return Job(
@@ -104,10 +105,13 @@ class SGLangChat(Client):
   def job(self, request: Request) -> Job:
     if not isinstance(request.prompt, Chat):
       raise TypeError(f"{request.id}: asked by ids, which mean nothing to it")
+    images = [_data_url(path) for path in request.prompt.images]
     return Job(
       request.id,
       "/v1/chat/completions",
-      wire.chat_body(request.prompt, request.sampling, self.served_name),
+      wire.chat_body(
+        request.prompt, request.sampling, self.served_name, images
+      ),
       functools.partial(_read_chat, request),
     )
 
@@ -122,6 +126,12 @@ def _read_chat(request: Request, answer: Any, where: str) -> Completion:
     logps=None,
     finish_reason=reason,
   )
+
+
+def _data_url(path: str) -> str:
+  """Returns an image file as the URL that chat servers take."""
+  kind = mimetypes.guess_type(path)[0] or "image/png"
+  return f"data:{kind};base64,{_encoded(path)}"
 
 
 def _encoded(path: str) -> str:

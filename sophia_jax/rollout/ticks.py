@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from sophia_jax.types import Completion, Request, Verdict
+from sophia_jax.types import Completion, Problem, Request, Verdict
 
 T = TypeVar("T")
 
@@ -57,6 +57,13 @@ class Asked(Protocol):
   """An engine behind a server, such as rollout.sglang.SGLangEngine."""
 
   async def ask(self, request: Request) -> Completion: ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+  """Answers that were written down before, such as rollout.teachers.Traces."""
+
+  def recorded(self, request: Request, problem: Problem) -> Completion: ...
 
 
 class _Grading(NamedTuple):

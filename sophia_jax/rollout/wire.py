@@ -71,9 +71,19 @@ def text_body(text: str) -> dict[str, Any]:
   }
 
 
-def chat_body(chat: Chat, how: Sampling, model: str) -> dict[str, Any]:
-  """Returns a request of /v1/chat/completions, rendered by the server."""
-  messages = [{"role": "user", "content": _whole(chat.text)}]
+def chat_body(
+  chat: Chat, how: Sampling, model: str, images: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Returns a request of /v1/chat/completions, rendered by the server.
+
+  Args:
+    images: data URLs of the images, as many as the question has.
+  """
+  content: Any = _whole(chat.text)
+  if images:
+    shown = [{"type": "image_url", "image_url": {"url": i}} for i in images]
+    content = [*shown, {"type": "text", "text": content}]
+  messages = [{"role": "user", "content": content}]
   if chat.system is not None:
     messages.insert(0, {"role": "system", "content": _whole(chat.system)})
   return {

@@ -22,10 +22,11 @@ from sophia_jax.data.problems import problem_digest
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.records import Answer, Graded, identity
 from sophia_jax.rollout.store import Store
-from sophia_jax.rollout.ticks import Asked, Ticking, Ticks
+from sophia_jax.rollout.ticks import Asked, Recorded, Ticking, Ticks
 from sophia_jax.types import (
   Chat,
   Completion,
+  FinishReason,
   Grade,
   Problem,
   Prompt,
@@ -54,7 +55,7 @@ class Seat:
   """(problem, **context) -> what the role is asked."""
   sampling: Sampling = dataclasses.field(default_factory=Sampling)
   """Settings by which its tokens are drawn; each request has another seed."""
-  engines: Mapping[str, Ticking | Asked] = dataclasses.field(
+  engines: Mapping[str, Ticking | Asked | Recorded] = dataclasses.field(
     default_factory=dict
   )
   """The models that answer, by difficulty of the problem; one alone answers for
@@ -62,7 +63,7 @@ class Seat:
   own: bool = True
   """Whether answers are in the policy's vocabulary."""
 
-  def engine(self, problem: Problem) -> Ticking | Asked:
+  def engine(self, problem: Problem) -> Ticking | Asked | Recorded:
     """Returns the model that answers for a problem.
 
     Raises:
@@ -122,8 +123,8 @@ class World:
     )
     self._in_flight: set[str] = set()
     engines = [e for seat in seats.values() for e in seat.engines.values()]
-    self._ticking = all(isinstance(engine, Ticking) for engine in engines)
-    """Whether all engines are embedded, so that batches are deterministic."""
+    self._ticking = not any(isinstance(engine, Asked) for engine in engines)
+    """Whether no engine is a server, so that batches are deterministic."""
     self.digest = functools.lru_cache(4096)(problem_digest)
     """Identity of a problem's content."""
 
@@ -259,6 +260,8 @@ class World:
       sampling=dataclasses.replace(seat.sampling, seed=seed),
     )
     engine = seat.engine(problem)
+    if isinstance(engine, Recorded):
+      return engine.recorded(request, problem)
     self._in_flight.add(name)
     try:
       if isinstance(engine, Ticking):
@@ -268,6 +271,8 @@ class World:
       self._in_flight.discard(name)
 
   def _count(self, role: str, completion: Completion) -> int:
+    if completion.finish_reason is FinishReason.ABSENT:
+      return 0
     ids = completion.token_ids
     if ids and self._seat(role).own:
       return len(ids) - (ids[-1] == self.words.end_id)

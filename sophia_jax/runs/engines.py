@@ -88,6 +88,14 @@ def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
     yield engine
 
 
+@contextlib.contextmanager
+def chat(run: Run, choice: EngineChoice) -> Iterator[SGLangChat]:
+  """Opens servers that are there already, whose vocabulary is not ours."""
+  urls = [url.strip() for url in choice.urls.split(",")]
+  with SGLangChat(urls, _client(run)) as engine:
+    yield engine
+
+
 def embedded(run: Run, model: Model) -> EmbeddedEngine:
   """Puts a model into the embedded engine, on the devices of config.mesh."""
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))

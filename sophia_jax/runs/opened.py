@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from sophia_jax.checkpoints import orbax_dir, read_config
+from sophia_jax.checkpoints import manifest, orbax_dir, read_config
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import open_values
 from sophia_jax.checkpoints.keys import Part
@@ -90,10 +90,12 @@ def _step(src: Path) -> Path | None:
     SophiaError: training has saved nothing that is whole.
   """
   if (src / STATE).is_dir():
+    if why := manifest.damage(src, whole=True):
+      raise SophiaError(f"{src}: damaged ({why}); take another checkpoint")
     return src
   for directory in (src, src / "checkpoints"):
     if directory.name == "checkpoints" and directory.is_dir():
-      if step := newest_step(directory):
+      if step := newest_step(directory, whole=True):
         return step
       raise SophiaError(f"{directory}: no checkpoint that is whole")
   return None

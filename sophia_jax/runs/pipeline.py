@@ -8,6 +8,7 @@ from typing import Any
 from sophia_jax.runs import (
   digits,
   evaluation,
+  made,
   preflight,
   rounds,
   sampling,
@@ -40,7 +41,7 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
     if stage.name == last.name:
       evaluation.evaluate_once(run, "before", run.start(stage))
     learn(run, stage)
-    if stage.config.model == training.POLICY:
+    if stage.config.model == training.POLICY and stage.learns:
       _evaluate_after(run, stage, last)
   return {} if only else report(run)
 
@@ -74,8 +75,12 @@ def update(run: Run, stage: Stage) -> None:
   run = run.laid_out()
   stage = stages.read(run.config, stage.name)
   with run.step(stage.name):
-    drive = rounds.learn if stage.config.rounds > 1 else training.learn
-    drive(run, stage)
+    if not stage.learns:
+      made.write(run, stage)
+    elif stage.config.rounds > 1:
+      rounds.learn(run, stage)
+    else:
+      training.learn(run, stage)
 
 
 def first_sampled(run: Run, name: str = "") -> Stage:

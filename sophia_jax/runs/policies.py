@@ -63,6 +63,34 @@ class ReasonerConfig(EngineChoice):
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherConfig(EngineChoice):
+  """A model beside the policy that answers what the policy is asked: from a file
+  of responses, from a checkpoint, or in servers that are there already."""
+
+  file: str = free("")
+  """Examples with its responses by the ids of problems, JSONL; "": it answers
+  live."""
+  path: str = free("")
+  """Checkpoint directory of a model that answers in this process."""
+  absent: str = "skip"
+  """Treatment of an answer that is absent or cut off: "skip", a group does
+  without it, or "stop"."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.absent not in ("skip", "stop"):
+      raise ValueError(f"absent is {self.absent!r}; use skip or stop")
+    given = [k for k in ("file", "path", "urls") if getattr(self, k)]
+    if len(given) != 1:
+      raise ValueError(
+        f"{' and '.join(given) or 'nothing'} given; give one of file, path, "
+        "urls"
+      )
+    if self.urls and not self.served:
+      raise ValueError("urls without served; give the servers' model name")
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeConfig(EngineChoice):
   """How a model computes; its own config.json says what it is."""
 

@@ -17,12 +17,11 @@ from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
-from sophia_jax.rollout import store
-from sophia_jax.runs import lengths, policies, sampling, training
+from sophia_jax.rollout import roles, store
+from sophia_jax.runs import lengths, made, policies, sampling, training
 from sophia_jax.runs.policies import ReasonerConfig
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
-from sophia_jax.train.checkpoint import newest_step, read_identity
 from sophia_jax.types import Problem, SophiaError
 
 
@@ -36,6 +35,11 @@ def check(run: Run, only: str = "") -> None:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
   run.check_order(only)
+  if not run.last().learns:
+    raise SophiaError(
+      f"config.order: the last stage, {run.last().name!r}, learns nothing; "
+      "end with a stage that does"
+    )
   chosen = [s for s in run.stages() if only in ("", s.name)]
   for stage in chosen:
     run.start(stage)
@@ -81,8 +85,8 @@ def _fetch(run: Run, chosen: Sequence[Stage]) -> None:
     names += [
       values.path for values in run.config.reasoners.values() if not values.urls
     ]
-  made = {stage.config.model for stage in chosen} - {training.POLICY}
-  taught = {run.config.reasoners[name].path for name in made}
+  names_taught = {stage.config.model for stage in chosen} - {training.POLICY}
+  taught = {run.config.reasoners[name].path for name in names_taught}
   for name in names:
     if name not in taught and not run.path(name).exists():
       hub.local(name)
@@ -96,12 +100,12 @@ def _words(run: Run, chosen: Sequence[Stage]) -> Renderer | None:
   Raises:
     SophiaError: no checkpoint, or one of other tiles than config.images says.
   """
-  made = {training.export_directory(run, stage) for stage in chosen}
+  results = {training.export_directory(run, stage) for stage in chosen}
   starts = [
     run.start(stage) for stage in chosen if stage.config.model == "policy"
   ]
   given = run.path(run.config.policy.path)
-  found = next((path for path in starts if path not in made), given)
+  found = next((path for path in starts if path not in results), given)
   if not found.is_dir():
     if found != given:
       return None  # `pipeline.trainable` says which stage comes before
@@ -116,7 +120,7 @@ def _words(run: Run, chosen: Sequence[Stage]) -> Renderer | None:
     sampling.SAMPLING[role]
     for stage in chosen
     for role in stage.algorithm.roles
-    if stage.samples and role != "reasoner"
+    if stage.samples and role in roles.OWN
   }
   for key in sorted(asked | ({"eval"} if run.config.data.heldout else set())):
     lengths.warn(run, cfg, found, key)
@@ -162,7 +166,7 @@ def _check_data(
   Raises:
     SophiaError: the first mistake; names the problem.
   """
-  sampled = [stage for stage in chosen if stage.samples]
+  sampled = [stage for stage in chosen if _given(run, stage)]
   for name in {sampling.data_file(run, stage) for stage in sampled}:
     refuse_evaluation(run.problems(name), str(run.path(name)))
   for stage in sampled:
@@ -184,6 +188,11 @@ def _check_data(
         words,
         config.max_new_tokens,
       )
+
+
+def _given(run: Run, stage: Stage) -> bool:
+  """Returns whether a stage samples for problems that no other stage writes."""
+  return stage.samples and not run.writes(stage.name, stage.config.data)
 
 
 def check_difficulties(
@@ -236,10 +245,11 @@ def _check_resumed(run: Run, stage: Stage) -> None:
     store.check_header(
       sampling.store_directory(run, stage), sampling.store_meta(run, stage)
     )
-  step = newest_step(run.directory(stage.name) / "checkpoints")
-  if step is None or not run.start(stage).is_dir():
+  begun = made.begun(run, stage)
+  if begun is None or not run.start(stage).is_dir():
     return
-  found, new = read_identity(step), training.identity(run, stage)
+  step, found = begun
+  new = training.identity(run, stage)
   old = {key: found.get(key) for key in new}
   if difference := first_difference(old, new):
     key, before, now = difference

@@ -68,6 +68,7 @@ def learn(run: Run, stage: Stage) -> None:
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
     for critic in critics:
+      critic.limit = session.step
       stack.enter_context(critic)
     sampler = stack.enter_context(opened(run, stage, model, session.params()))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()

@@ -212,14 +212,14 @@ class Run:
     Raises:
       SophiaError: config.stages.NAME.start names no earlier stage.
     """
-    order, name = list(self.config.order), stage.config.start
+    name = stage.config.start
     where = f"config.stages.{stage.name}.start"
     if stage.config.model != "policy":
       return self.path(self.config.reasoners[stage.config.model].start)
     earlier = [
-      other
-      for other in order[: order.index(stage.name)]
-      if self.config.stages[other].model == "policy"
+      other.name
+      for other in self._before(stage.name)
+      if other.config.model == "policy" and other.learns
     ]
     if name == stages.PREVIOUS:
       name = earlier[-1] if earlier else stages.BASE
@@ -231,6 +231,17 @@ class Run:
         + "".join(f", {other}" for other in earlier)
       )
     return self.directory(name) / "export"
+
+  def _before(self, stage: str) -> list[Stage]:
+    """Returns the stages before `stage` in config.order."""
+    order = list(self.config.order)
+    names = order[: order.index(stage)]
+    return [stages.read(self.config, name) for name in names]
+
+  def writes(self, stage: str, data: str) -> bool:
+    """Returns whether a stage before `stage` writes the file `data`."""
+    writers = [s.name for s in self._before(stage) if not s.learns]
+    return any(Path(name) in Path(data).parents for name in writers)
 
   # ---------------------------------------------------------------------- done
   def seconds(self) -> dict[str, float]:

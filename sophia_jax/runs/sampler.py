@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rewards.pool import Verifier
-from sophia_jax.rollout import roles
 from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.prompts import Prompts
@@ -53,7 +52,7 @@ class Sampler:
     run: Run,
     stage: Stage,
     policy: Policy,
-    reasoners: Mapping[str, Any],
+    others: sampling.Engines,
     judge: Verifier,
   ):
     self._run, self._stage, self._judge = run, stage, judge
@@ -61,7 +60,7 @@ class Sampler:
     """Lets the policy answer with other weights: (params, version)."""
     self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
-    self._seats = sampling.seats(run, stage, policy.engine, reasoners)
+    self._seats = sampling.seats(run, stage, policy.engine, others)
     self.problems = sampling.fitting(run, stage)
     """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
@@ -92,8 +91,10 @@ class Sampler:
       return found
     meeting.barrier(f"sampled {number}.{problems[0].id if problems else ''}")
     with self._open(number, read_only=True) as store:
-      seats = roles.seats(
-        self.policy.renderer, self._run.section(Prompts, "prompts")
+      seats = sampling.replayed(
+        self._stage,
+        self.policy.renderer,
+        self._run.section(Prompts, "prompts"),
       )
       world = World(
         store, seats, self.policy.renderer, seed=self._run.seed, round=number
@@ -160,9 +161,9 @@ def opened(
   with (
     sampling.verifier(run) as judge,
     (_embedded if embedded else _served)(run, stage, model, params) as policy,
-    sampling.opened_reasoners(run, stage) as reasoners,
+    sampling.opened_others(run, stage) as others,
   ):
-    sampler = Sampler(run, stage, policy, reasoners, judge)
+    sampler = Sampler(run, stage, policy, others, judge)
     with sampling.preemptible(
       sampler.stop, "what was finished is stored", chained=True
     ):
@@ -238,7 +239,7 @@ def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
     with Store(path, read_only=True) as store:
       world = World(
         store,
-        roles.seats(words, prompts),
+        sampling.replayed(stage, words, prompts),
         words,
         seed=run.seed,
         round=number,

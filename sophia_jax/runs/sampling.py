@@ -21,6 +21,7 @@ from typing import Any
 from sophia_jax import files
 from sophia_jax.algorithms import registry
 from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
@@ -29,7 +30,7 @@ from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import Seat, World
-from sophia_jax.runs import engines, lengths, policies
+from sophia_jax.runs import engines, lengths, policies, teachers
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -38,18 +39,21 @@ from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
 
 _log = logging.getLogger("sophia_jax")
 
+Engines = Mapping[str, Mapping[str, Any]]
+"""Engines by role, then as Seat.engines."""
 SAMPLING = {
   "policy": "answering",
   "caption": "captioning",
   "reasoner": "reasoning",
 }
-"""Config section of each role's `Sampling`."""
+"""Config section of each role's `Sampling`; a teacher's is "teaching"."""
+TEACHING = "teaching"
 PROMPTS = {
   "policy": ("system", "slow_thinking"),
   "caption": ("system", "caption"),
   "reasoner": ("reasoning",),
 }
-"""Prompts that each role's answers depend on."""
+"""Prompts that each role's answers depend on; a teacher's is slow thinking."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +169,7 @@ def check(run: Run, stage: Stage) -> None:
   registry.check_sampling(
     stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )
+  teachers.check(run, stage)
 
 
 def store_directory(run: Run, stage: Stage) -> Path:
@@ -184,10 +189,13 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
   Problems are part of every key of the store, by their content.
   """
   config, asked = run.config.to_dict(), stage.algorithm.roles
-  names = ("seed", *(SAMPLING[role] for role in asked))
+  sections = (SAMPLING.get(role, TEACHING) for role in asked)
+  names = ("seed", *sections)
   meta = {name: config[name] for name in names}
   meta["prompts"] = {
-    name: config["prompts"][name] for role in asked for name in PROMPTS[role]
+    name: config["prompts"][name]
+    for role in asked
+    for name in PROMPTS.get(role, ("slow_thinking",))
   }
   meta["policy"] = fingerprint(run.start(stage))
   if "reasoner" in asked:
@@ -195,6 +203,7 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
       name: fingerprint(run.path(values["path"]))
       for name, values in config["reasoners"].items()
     }
+  meta |= teachers.identity(run, stage)
   return json.loads(json.dumps(meta))
 
 
@@ -221,7 +230,7 @@ def groups(run: Run, stage: Stage) -> Iterator[Group]:
   )
   assert stage.algorithm.sample is not None
   with open_store(run, stage, read_only=True) as store:
-    world = World(store, roles.seats(words, prompts), words)
+    world = World(store, replayed(stage, words, prompts), words)
     whole = (p for p in problems(run, stage) if world.complete(p))
     yield from collect(whole, stage.algorithm.sample, world, ahead=1)
 
@@ -269,7 +278,7 @@ def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
   _, words = policies.load_words(
     run.start(stage), run.section(ImageConfig, "images"), prompts.system
   )
-  replay = World(store, roles.seats(words, prompts), words)
+  replay = World(store, replayed(stage, words, prompts), words)
   done = {p.id for p in share if replay.complete(p)}
   missing = [p for p in share if p.id not in done]
   if not missing:
@@ -352,47 +361,67 @@ def preemptible(
 
 
 # ------------------------------------------------------------------- who is asked
-def samplings(run: Run) -> dict[str, Sampling]:
+def samplings(run: Run, stage: Stage) -> dict[str, Sampling]:
   """Returns how the tokens of each role are drawn."""
-  return {role: run.section(Sampling, name) for role, name in SAMPLING.items()}
+  sections = SAMPLING | dict.fromkeys(
+    roles.teachers(stage.algorithm.roles), TEACHING
+  )
+  return {role: run.section(Sampling, name) for role, name in sections.items()}
+
+
+def replayed(
+  stage: Stage, words: Renderer, prompts: Prompts
+) -> Mapping[str, Seat]:
+  """Returns the seats of a world in which only the store answers."""
+  return roles.seats(words, prompts, asked=stage.algorithm.roles)
 
 
 @contextlib.contextmanager
 def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
   """Opens the policy and the reasoners of a stage that samples once."""
-  how = samplings(run)
-  own = [role for role in stage.algorithm.roles if role not in roles.OTHERS]
+  how = samplings(run, stage)
+  own = [role for role in stage.algorithm.roles if role in roles.OWN]
   longest = max(how[role].max_new_tokens for role in own)
   with (
     engines.policy(run, run.start(stage), longest) as policy,
-    opened_reasoners(run, stage) as reasoners,
+    opened_others(run, stage) as others,
   ):
-    yield seats(run, stage, policy, reasoners)
+    yield seats(run, stage, policy, others)
 
 
 @contextlib.contextmanager
-def opened_reasoners(run: Run, stage: Stage) -> Iterator[dict[str, Any]]:
-  """Opens every reasoner of the config by name, if the method asks any."""
-  asked = "reasoner" in stage.algorithm.roles
+def opened_others(run: Run, stage: Stage) -> Iterator[Engines]:
+  """Opens the models beside the policy that the method asks: every reasoner of
+  the config by name, and teachers."""
+  asked = stage.algorithm.roles
   with contextlib.ExitStack() as stack:
-    yield {
-      name: stack.enter_context(engines.reasoner(run, name))
-      for name in (run.config.reasoners if asked else ())
+    found: dict[str, dict[str, Any]] = {
+      role: {"": stack.enter_context(teachers.opened(run, role))}
+      for role in roles.teachers(asked)
     }
+    if "reasoner" in asked:
+      found["reasoner"] = {
+        name: stack.enter_context(engines.reasoner(run, name))
+        for name in run.config.reasoners
+      }
+    yield found
 
 
 def seats(
-  run: Run, stage: Stage, policy: Any, reasoners: Mapping[str, Any]
+  run: Run, stage: Stage, policy: Any, others: Engines
 ) -> Mapping[str, Seat]:
-  """Returns the seats of all roles; those that the method asks have engines."""
+  """Returns the seats of all roles; those that the method asks have engines.
+
+  Args:
+    others: engines of the models beside the policy.
+  """
+  asked = stage.algorithm.roles
   return roles.seats(
     policy.renderer,
     run.section(Prompts, "prompts"),
-    samplings(run),
-    {
-      role: dict(reasoners) if role in roles.OTHERS else {"": policy}
-      for role in stage.algorithm.roles
-    },
+    samplings(run, stage),
+    {role: others.get(role, {"": policy}) for role in asked},
+    asked,
   )
 
 

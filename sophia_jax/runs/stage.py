@@ -93,8 +93,13 @@ class Stage:
 
   @property
   def samples(self) -> bool:
-    """Whether it learns from rollouts."""
+    """Whether it takes rollouts."""
     return self.algorithm.sample is not None
+
+  @property
+  def learns(self) -> bool:
+    """Whether it makes a model; otherwise it writes files."""
+    return self.algorithm.files is None
 
 
 def stage(

@@ -27,13 +27,12 @@ from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies, sampling
+from sophia_jax.runs import policies, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
-from sophia_jax.train.checkpoint import newest_step
 from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
@@ -148,25 +147,23 @@ def critic_sessions(
   """Makes the session of a critic with separate weights, if the method has one.
 
   It starts from the weights that the policy starts from, and is not entered yet.
-  A critic that is ahead of its policy after a kill goes back to it.
+  A critic that is ahead of its policy after a kill goes back to it: give it the
+  policy's `step` as its `limit` before it is entered.
   """
   if stage.algorithm.critic is None:
     return []
-  directory = run.directory(stage.name)
-  made = newest_step(directory / "checkpoints")
   return [
     Session(
       model.module,
       policies.weights(model, mesh, stage.train.trained),
       stage.algorithm.critic,
       stage.train,
-      directory / CRITIC,
+      run.directory(stage.name) / CRITIC,
       {"model": _architecture(model), **identity(run, stage)},
       mesh,
       updates=updates,
       log=run.section(LogConfig, "log"),
       role=CRITIC,
-      limit=int(made.name) if made else 0,
     )
   ]
 
@@ -212,6 +209,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     "policy": decisive(run.section(RuntimeConfig, "policy")),
     "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
     "start": fingerprint(run.start(stage)),
+    **teachers.identity(run, stage),
   }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -17,14 +24,19 @@ from sophia_jax.train.state import TrainState
 from sophia_jax.types import SophiaError
 
 STATE, LOADER, IDENTITY = "state", "loader", "identity"
+_LOOK_S = 0.1
+"""Seconds between two looks at whether a checkpoint is on disk."""
+_FILE_ERROR = re.compile(r"([^:]+) \[os_error_code=")
+"""The system's words in a report of tensorstore."""
 _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
   """The checkpoints of one training run, newest first to be restored.
 
-  Saving is asynchronous and atomic: a checkpoint that was cut off, or that lost
-  a file later, is never chosen. `identity` names what a resumed run may not
+  Saving is asynchronous and atomic: a checkpoint that was cut off, or whose
+  files changed since they were written, is never restored: it is set aside, and
+  the older whole one is taken. `identity` names what a resumed run may not
   change (model, optimizer, data); a checkpoint with another one is refused. A
   restored state lies as the one that is given, on whichever mesh it was saved.
   """
@@ -45,34 +57,52 @@ class Checkpoints:
     self._directory = directory.absolute()
     # As JSON gives it back, so that the two can be compared.
     self._identity = json.loads(json.dumps(identity))
-    self._limit = limit
-    self._unsealed: set[int] = set()
+    self.limit = limit
+    """Largest number of updates that is restored; None: any."""
+    self._sealer = ThreadPoolExecutor(1, "seal")
+    self._sealing: Future[None] | None = None
+    self._over = threading.Event()
+    """Set when no save is in flight any more."""
     self._manager = ocp.CheckpointManager(
       self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
     )
 
   def save(self, state: TrainState, loader_state: dict[str, Any]) -> None:
-    step = int(state.step)
-    self._seal()
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_saved(state)),
-        loader=ocp.args.JsonSave(loader_state),
-        identity=ocp.args.JsonSave(self._identity),
-      ),
-    )
-    self._unsealed.add(step)
+    """Saves a state in the background.
 
-  def _seal(self) -> None:
-    """Notes the files of every step that is on disk by now."""
-    if jax.process_index() > 0:
-      return
-    for step in sorted(self._unsealed):
-      directory = self._directory / str(step)
-      if directory.is_dir():  # orbax renames a step that is finished
-        manifest.seal(directory)
-        self._unsealed.remove(step)
+    Raises:
+      SophiaError: this checkpoint or the one before cannot be written.
+    """
+    step = int(state.step)
+    self._sealed()
+    with _written(self._directory):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_saved(state)),
+          loader=ocp.args.JsonSave(loader_state),
+          identity=ocp.args.JsonSave(self._identity),
+        ),
+      )
+    if jax.process_index() == 0:
+      self._over.clear()
+      self._sealing = self._sealer.submit(self._seal, step)
+
+  def _seal(self, step: int) -> None:
+    """Seals a step as soon as it is on disk: orbax renames it then."""
+    directory = self._directory / str(step)
+    while not directory.is_dir():
+      if self._over.wait(_LOOK_S) and not directory.is_dir():
+        return  # it could not be written
+    manifest.seal(directory)
+
+  def _sealed(self) -> None:
+    """Waits until the last step that was saved is sealed."""
+    with _written(self._directory):
+      self._manager.wait_until_finished()
+    self._over.set()
+    if self._sealing is not None:
+      self._sealing.result()
 
   def restore(
     self, state: TrainState
@@ -82,7 +112,7 @@ class Checkpoints:
     Raises:
       SophiaError: the checkpoint is of another model, optimizer or data.
     """
-    newest = newest_step(self._directory, self._limit)
+    newest = self._newest_whole()
     self._set_aside(newest)
     if newest is None:
       return None
@@ -97,13 +127,29 @@ class Checkpoints:
     )
     return dataclasses.replace(state, **found[STATE]), found[LOADER]
 
+  def _newest_whole(self) -> Path | None:
+    """Finds the newest step whose every file is as it was written.
+
+    The processes share the reading, and find the same.
+    """
+    limit = self.limit
+    share = jax.process_index(), jax.process_count()
+    while (step := newest_step(self._directory, limit)) is not None:
+      why = manifest.damage(step, whole=True, share=share)
+      if why:
+        _warn_damaged(step, why)
+      if not _any(why is not None):
+        return step
+      limit = int(step.name) - 1
+    return None
+
   def _set_aside(self, newest: Path | None) -> None:
     """Renames newer steps, which are damaged: they will be saved again."""
     _together("checkpoints seen")  # before one of them renames any
     last = -1 if newest is None else int(newest.name)
     for step in _steps(self._directory):
       if int(step.name) > last and jax.process_index() == 0:
-        step.rename(step.with_name(f"damaged-{step.name}"))
+        step.rename(_free(step.with_name(f"damaged-{step.name}")))
     _together("damaged checkpoints set aside")
     self._manager.reload()
 
@@ -116,14 +162,58 @@ class Checkpoints:
         )
 
   def wait(self) -> None:
-    """Waits until every checkpoint is on disk."""
-    self._manager.wait_until_finished()
-    self._seal()
+    """Waits until every checkpoint is on disk, and sealed.
+
+    Raises:
+      SophiaError: one cannot be written.
+    """
+    self._sealed()
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self.wait()
-    self._manager.close()
+    """Waits until everything is on disk.
+
+    Raises:
+      SophiaError: it cannot be written.
+    """
+    try:
+      self.wait()
+    finally:
+      self._over.set()
+      self._sealer.shutdown()
+      self._manager.close()
+
+
+@contextlib.contextmanager
+def _written(directory: Path) -> Iterator[None]:
+  """Turns what orbax and tensorstore raise on a full disk into one line."""
+  try:
+    yield
+  except OSError as e:
+    raise _unwritten(directory, e.strerror or str(e)) from e
+  except ValueError as e:  # as tensorstore reports every failure of a file
+    if (found := _FILE_ERROR.search(str(e))) is None:
+      raise
+    raise _unwritten(directory, found[1].strip()) from e
+
+
+def _unwritten(directory: Path, why: str) -> SophiaError:
+  return SophiaError(
+    f"{directory}: a checkpoint cannot be written ({why}); free the disk and "
+    "give the same command again"
+  )
+
+
+def _any(here: bool) -> bool:
+  """Returns whether `here` is true in any process."""
+  if jax.process_count() == 1:
+    return here
+  return bool(multihost_utils.process_allgather(np.asarray(here)).any())
+
+
+def _free(path: Path) -> Path:
+  """Returns `path`, or with a number where that name is taken."""
+  names = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+  return next(p for p in itertools.chain([path], names) if not p.exists())
 
 
 def _together(what: str) -> None:
@@ -132,10 +222,16 @@ def _together(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def newest_step(directory: Path, limit: int | None = None) -> Path | None:
+def newest_step(
+  directory: Path, limit: int | None = None, whole: bool = False
+) -> Path | None:
   """Finds the newest whole step of a run's checkpoints; None if none is whole.
 
   Warns of those that are passed over.
+
+  Args:
+    limit: largest number of updates; None: any.
+    whole: reads every file; otherwise large ones are compared by size alone.
   """
   steps = [
     step
@@ -145,11 +241,15 @@ def newest_step(directory: Path, limit: int | None = None) -> Path | None:
   for path in _cut_off(directory):
     _log.warning("%s: was cut off while it was written; not used", path)
   for step in reversed(steps):
-    why = manifest.damage(step)
+    why = manifest.damage(step, whole)
     if why is None:
       return step
-    _log.warning("%s: damaged (%s); an older checkpoint is used", step, why)
+    _warn_damaged(step, why)
   return None
+
+
+def _warn_damaged(step: Path, why: str) -> None:
+  _log.warning("%s: damaged (%s); an older checkpoint is used", step, why)
 
 
 def _steps(directory: Path) -> list[Path]:

@@ -96,7 +96,6 @@ class Session:
     updates: int,
     log: LogConfig = NO_LOG,
     role: str = "actor",
-    limit: int | None = None,
   ):
     """Prepares a session; entering it makes the state.
 
@@ -108,8 +107,6 @@ class Session:
       updates: updates of the whole run, for the learning rate's schedule and
         the progress bar; a run of rounds may estimate it.
       role: "actor" or "critic", in the names of metrics.
-      limit: largest number of updates that is restored: a critic follows its
-        policy.
 
     Raises:
       SophiaError: a batch does not divide among the devices.
@@ -123,7 +120,9 @@ class Session:
     """Cursor of the driver in the newest checkpoint; {} without one."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
     self._identity, self._log_config, self._role = identity, log, role
-    self._limit = limit
+    self.limit: int | None = None
+    """Largest number of updates that is restored; None: any. A critic must not
+    be ahead of its policy."""
     self._params = params
     self._extra: dict[str, float] = {}
     self._values: Mapping[str, Any] = {}
@@ -144,7 +143,7 @@ class Session:
     """Restores or makes the state, and opens what is closed at the end."""
     config, directory = self.config, self.directory
     self._checkpoints = Checkpoints(
-      directory / "checkpoints", config.keep, self._identity, self._limit
+      directory / "checkpoints", config.keep, self._identity, self.limit
     )
     stack.enter_context(contextlib.closing(self._checkpoints))
     stack.enter_context(jax.set_mesh(self._mesh))

@@ -114,11 +114,13 @@ def test_what_the_policy_was_asked_in_words_cannot_be_learnt():
 
 
 def test_what_another_model_wrote_is_rendered_under_the_policys_prompt():
-  taught = episode(([1], encode("x"), None), author="teacher")
-  for text, system in (
-    ("six", "default"),
-    ("<think></think>6", "Think slowly."),
+  for author, text, system in (
+    ("reasoner", "six", "default"),
+    ("reasoner", "<think></think>6", "Think slowly."),
+    # A teacher answers in the policy's stead, and so under its prompt.
+    ("teacher", "six", "Think slowly."),
   ):
+    taught = episode(([1], encode("x"), None), author=author)
     turn = Turn(
       prompt=Chat(text="?"), completion=rows.completion([7], text=text)
     )
@@ -128,6 +130,53 @@ def test_what_another_model_wrote_is_rendered_under_the_policys_prompt():
     assert text_of(made) == (f"[{system}]a.pngCount.\nHow many?", text)
     assert made.token_ids[-1] == END
     assert made.streams["source"].max() == 1
+
+
+def taught_group():
+  """Three rollouts of the policy, one of them right, and a teacher's."""
+  own = rows.group(3, [(2, 0), (3, 1), (2, 0)])
+  other = dataclasses.replace(
+    rows.rollout(own.problem, 3, 2, 1), author="teacher"
+  )
+  turn = dataclasses.replace(
+    other.turns[0], completion=rows.completion([7], text="six")
+  )
+  other = dataclasses.replace(other, turns=(turn,))
+  return dataclasses.replace(own, rollouts=(*own.rollouts, other))
+
+
+def test_tokens_of_a_teacher_are_marked_and_their_sampler_is_unknown():
+  *own, other = by_group(taught_group())
+  for s in own:
+    assert not s.streams["source"].any()
+    assert np.isfinite(s.streams["behaviour_logps"]).all()
+  learnt = credit.learnt(other.roles) > 0
+  np.testing.assert_array_equal(other.streams["source"], learnt)
+  np.testing.assert_array_equal(
+    np.isnan(other.streams["behaviour_logps"]), learnt
+  )
+  assert text_of(other) == ("[Think slowly.]?", "six")
+
+
+@pytest.mark.parametrize("advantage", ["centred", "normalised"])
+def test_a_mixed_group_has_one_baseline_or_that_of_the_policy(advantage):
+  measure = getattr(advantages, advantage)
+  group = taught_group()
+  value = lambda split: [
+    s.streams["advantages"][-1]
+    for s in credit.by_group(measure, reductions.token, split)(
+      scored(group), Letters(), rows.START
+    )
+  ]
+  rewards, own = np.array([0.0, 1, 0, 1]), np.array([0.0, 1, 0])
+  deviation = {
+    "centred": (1.0, 1.0),
+    "normalised": (np.std(rewards, ddof=1), np.std(own, ddof=1)),
+  }[advantage]
+  together = (rewards - 0.5) / deviation[0]
+  np.testing.assert_allclose(value(False), together, rtol=1e-5)
+  apart = (rewards - 1 / 3) / deviation[1]
+  np.testing.assert_allclose(value(True), apart, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------- rewards

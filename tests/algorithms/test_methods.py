@@ -38,6 +38,8 @@ SMALL = {
   "dpo": {"n": 4, "pairs": 3},
   "mpo": {"n": 4, "pairs": 3},
 }
+ELSEWHERE = ("openvlthinker", "chains", "buckets")
+"""GRPO with other rewards, and methods that write files: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -79,7 +81,7 @@ def both(name):
 
 
 def test_the_table_holds_what_the_tests_know():
-  assert {*SMALL, "sft", "sophia"} == set(ALGORITHMS)
+  assert {*SMALL, *ELSEWHERE, "sft", "sophia"} == set(ALGORITHMS)
   for config, _ in ALGORITHMS.values():
     assert dataclasses.is_dataclass(config)
 
@@ -261,6 +263,24 @@ def test_weights_between_sampler_and_trainer_by_hand():
   masked = corrections.Config(mode="mask", low=0.5, high=2.0)
   want = np.where((w < 0.5) | (w > 2), 0, w)
   np.testing.assert_allclose(corrections.weight(batch, masked), want, rtol=1e-5)
+
+
+def test_what_another_model_wrote_is_not_corrected():
+  """Nobody knows what its tokens were drawn with: the stream says NaN."""
+  algorithm, batch = corrected(level="sequence")
+  s = {k: np.asarray(v) for k, v in batch.streams.items()}
+  source = (np.asarray(batch.segment_ids) == 1) * s["mask"]
+  batch = rows.with_streams(
+    batch,
+    {
+      "source": source,
+      "behaviour_logps": np.where(source > 0, np.nan, s["behaviour_logps"]),
+    },
+  )
+  found = np.asarray(corrections.weight(batch, corrections.Config()))
+  assert (found[source > 0] == 1).all() and (found[s["mask"] > 0] != 1).any()
+  seen = rows.means(algorithm.metrics, rows.say(POLICY, batch), batch)
+  assert all(np.isfinite(value) for value in seen.values())
 
 
 def test_corrections_need_old_log_probabilities():

@@ -1,11 +1,10 @@
 """Recipes: what is asked of whom, at which place of the tree."""
 
 import asyncio
-
-import numpy as np
+import dataclasses
 
 from sophia_jax.algorithms import sampling
-from sophia_jax.types import Chat, Problem, Prompt
+from sophia_jax.types import Chat, FinishReason, Problem, Prompt
 from tests.algorithms.words import World
 
 PROBLEM = Problem(id="p", question="How many?", answer="6", images=("a.png",))
@@ -51,8 +50,48 @@ def test_captions_are_the_policys_and_trajectories_the_reasoners():
     assert t.length == len(t.completion.text)
 
 
-def test_a_teacher_takes_the_place_after_the_last():
-  group, _ = sampled(sampling.with_teacher(sampling.attempts(2)))
-  assert [r.author for r in group.rollouts] == ["policy", "policy", "teacher"]
-  assert [r.path for r in group.rollouts] == [(0,), (1,), (2,)]
-  np.testing.assert_equal(group.rollouts[2].rewards["accuracy"], 1.0)
+# --------------------------------------------------------------------- teachers
+class Taught(World):
+  """A world in which some teachers do not answer."""
+
+  def __init__(self, ends):
+    super().__init__()
+    self._ends = ends
+
+  async def ask(self, role, problem, path, prompt, turn=0):
+    answer = await super().ask(role, problem, path, prompt, turn)
+    end = self._ends.get(role, FinishReason.STOP)
+    text = "down" if end is FinishReason.ABSENT else answer.text
+    return dataclasses.replace(answer, finish_reason=end, text=text)
+
+
+def authors(group):
+  return [(r.path[0], r.author) for r in group.rollouts]
+
+
+def test_teachers_take_the_places_after_the_policys():
+  group, _ = sampled(sampling.with_teachers(2, ("big", "small", "big")))
+  own = [(0, "policy"), (1, "policy")]
+  assert authors(group) == [*own, (2, "big"), (3, "small"), (4, "big")]
+  assert [r.rewards["accuracy"] for r in group.rollouts] == [1.0] * 5
+  assert group.absent == ()
+  alone, world = sampled(sampling.with_teachers(2, ()))
+  assert authors(alone) == own
+  assert world.asked == sampled(sampling.attempts(2))[1].asked
+
+
+def test_an_absent_teachers_place_is_the_policys_or_nobodys():
+  ends = {"big": FinishReason.ABSENT, "small": FinishReason.LENGTH}
+  roles = ("big", "small", "other")
+  group, world = sampled(sampling.with_teachers(1, roles), Taught(ends))
+  assert authors(group) == [
+    (0, "policy"),
+    (1, "policy"),
+    (2, "policy"),
+    (3, "other"),
+  ]
+  assert group.absent == ("big/down", "small/cut")
+  assert ("policy", (2,), 0) in world.asked
+  left, _ = sampled(sampling.with_teachers(1, roles, False), Taught(ends))
+  assert authors(left) == [(0, "policy"), (3, "other")]
+  assert left.absent == group.absent

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sophia_jax.checkpoints import (
   load_params,
   load_sharded,
+  manifest,
   read_config,
   save_params,
   shards,
@@ -26,6 +27,7 @@ def rewrite(directory, change):
   tensors = load_file(directory / shards.SINGLE)
   change(tensors)
   save_file(tensors, directory / shards.SINGLE)
+  (directory / manifest.NAME).unlink(missing_ok=True)
 
 
 def refused(directory, *words, cfg=CFG):
@@ -35,6 +37,16 @@ def refused(directory, *words, cfg=CFG):
   assert "\n" not in message and str(directory) in message
   for word in words:
     assert word in message
+
+
+def test_a_flipped_bit_is_named(saved):
+  path = saved / shards.SINGLE
+  data = bytearray(path.read_bytes())
+  data[-100] ^= 1
+  path.write_bytes(data)
+  refused(saved, shards.SINGLE, "is not what was written", manifest.NAME)
+  (saved / manifest.NAME).unlink()  # as the message says
+  load_params(saved, CFG)
 
 
 def test_unmapped_tensor(saved):
@@ -181,3 +193,32 @@ def test_unknown_rope_is_refused(saved, rope):
   edit(saved, text_config=text | {"rope_parameters": rope})
   with pytest.raises(SophiaError, match="rope type"):
     read_config(saved)
+
+
+# InternVL3.5 is published with these, too.
+UNSUPPORTED = {
+  "qwen3_moe": "qwen3_moe is a mixture of experts, which is not supported",
+  "gpt_oss": "gpt_oss (GPT-OSS) is not supported",
+}
+
+
+@pytest.mark.parametrize("family", UNSUPPORTED)
+def test_experts_are_refused_by_name(saved, family):
+  config = json.loads((saved / "config.json").read_text())
+  edit(saved, text_config={**config["text_config"], "model_type": family})
+  with pytest.raises(SophiaError, match="expected one of qwen2, qwen3") as e:
+    read_config(saved)
+  assert UNSUPPORTED[family] in str(e.value) and "\n" not in str(e.value)
+  edit(saved, **config["text_config"] | {"model_type": family})
+  with pytest.raises(SophiaError, match="known: internvl,") as e:
+    read_config(saved)
+  assert UNSUPPORTED[family] in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_router_of_image_tokens_is_refused(saved, prefix):
+  name = f"{prefix}pooling_before_gating.norm1.weight"
+  rewrite(saved, lambda t: t.update({name: np.zeros(3, np.float32)}))
+  with pytest.raises(SophiaError, match=r"router of InternVL3\.5-Flash") as e:
+    read_config(saved)
+  assert str(saved) in str(e.value) and "\n" not in str(e.value)

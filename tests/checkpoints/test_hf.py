@@ -30,6 +30,7 @@ from sophia_jax.types import SophiaError
 from tests.checkpoints.toy import (
   CFG,
   LLAMA,
+  TEXT,
   VARIANTS,
   assert_same,
   edit,
@@ -44,10 +45,12 @@ def test_round_trip(params, saved):
   assert_same(params, load_params(saved, cfg))
 
 
+@pytest.mark.parametrize("family", TEXT)
 @pytest.mark.parametrize("tied", [False, True])
-def test_text_only_round_trip(tied, tmp_path):
-  decoder = dataclasses.replace(LLAMA.decoder, tied_head=tied)
-  want = dataclasses.replace(LLAMA, decoder=decoder)
+def test_text_only_round_trip(family, tied, tmp_path):
+  decoder = dataclasses.replace(TEXT[family].decoder, tied_head=tied)
+  want = dataclasses.replace(TEXT[family], decoder=decoder)
+  assert decoder.family == family
   params = random_params(want)
   save_params(params, want, tmp_path / "llm")
   cfg = read_config(tmp_path / "llm")
@@ -94,8 +97,10 @@ def test_a_failed_export_leaves_nothing(params, saved):
 
 
 # Parameters; tensors in the -hf and in the original format. By depth L:
-# 445 + 12 L and 349 + 12 L around Qwen2, 445 + 9 L and 349 + 7 L around
-# InternLM2; with the 6B encoder 688 and 598 instead of 445 and 349.
+# 445 + 12 L and 349 + 12 L around Qwen2, 445 + 11 L and 349 + 11 L around Qwen3,
+# 445 + 9 L and 349 + 7 L around InternLM2; with the 6B encoder 688 and 598
+# instead of 445 and 349; of a text model 3 + 11 L, one less where the head is
+# tied.
 PUBLISHED = {
   "internvl2_5_1b": (938_193_024, 733, 637),
   "internvl2_5_2b": (2_205_754_368, 661, 517),
@@ -110,6 +115,18 @@ PUBLISHED = {
   "internvl3_14b": (15_117_256_704, 1021, 925),
   "internvl3_38b": (38_388_164_992, 1456, 1366),
   "internvl3_78b": (78_408_318_336, 1648, 1558),
+  "internvl3_5_1b": (1_060_897_792, 753, 657),
+  "internvl3_5_2b": (2_348_347_392, 753, 657),
+  "internvl3_5_4b": (4_732_489_216, 841, 745),
+  "internvl3_5_8b": (8_528_318_464, 841, 745),
+  "internvl3_5_14b": (15_119_523_840, 885, 789),
+  "internvl3_5_38b": (38_390_405_504, 1392, 1302),
+  "qwen3_0_6b": (596_049_920, 310, None),
+  "qwen3_1_7b": (1_720_574_976, 310, None),
+  "qwen3_4b": (4_022_468_096, 398, None),
+  "qwen3_8b": (8_190_735_360, 399, None),
+  "qwen3_14b": (14_768_307_200, 443, None),
+  "qwen3_32b": (32_762_123_264, 707, None),
 }
 
 
@@ -122,12 +139,14 @@ def parameters(table):
 def test_sizes_have_the_published_counts(size):
   count, hf_tensors, tensors = PUBLISHED[size]
   cfg = SIZES[size]
-  hf = keys.table(cfg, Naming.HF)
-  chat = keys.table(cfg, naming_of(cfg, Format.INTERNVL_CHAT))
-  assert (len(hf), len(chat)) == (hf_tensors, tensors)
-  assert parameters(hf) == parameters(chat) == count
+  hf = keys.table(cfg, naming_of(cfg, Format.HF))
+  assert (len(hf), parameters(hf)) == (hf_tensors, count)
+  if tensors is not None:
+    chat = keys.table(cfg, naming_of(cfg, Format.INTERNVL_CHAT))
+    assert (len(chat), parameters(chat)) == (tensors, count)
   leaves = jax.tree.leaves(abstract_params(cfg))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
+  assert cfg.tokens_per_tile == (0 if tensors is None else 256)
 
 
 @pytest.mark.parametrize("size", ["internvl2_5_26b", "internvl3_38b"])
@@ -145,8 +164,7 @@ def test_every_naming_reads_what_it_writes(naming, tmp_path):
   if naming is Naming.TEXT:
     cfg = LLAMA
   if naming is Naming.CHAT_INTERNLM2:
-    decoder = dataclasses.replace(CFG.decoder, qkv_bias=False)
-    cfg = dataclasses.replace(CFG, decoder=decoder)
+    cfg = VARIANTS["300m-internlm2"]
   params = random_params(cfg)
   values = Held(params, None)
   tensors = {

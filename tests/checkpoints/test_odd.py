@@ -14,6 +14,7 @@ from launch.convert import convert
 from sophia_jax.checkpoints import (
   Format,
   load_params,
+  manifest,
   read_config,
   save_params,
   shards,
@@ -64,6 +65,7 @@ def rewrite(directory, change):
   tensors = load_file(directory / shards.SINGLE)
   change(tensors)
   save_file(tensors, directory / shards.SINGLE)
+  (directory / manifest.NAME).unlink(missing_ok=True)
 
 
 def section(directory, key, **changes):
@@ -95,6 +97,7 @@ def split(directory, drop=None, index=True):
     save_file({n: tensors[n] for n in part if n != drop}, directory / name)
     where |= dict.fromkeys(part, name)
   (directory / shards.SINGLE).unlink()
+  (directory / manifest.NAME).unlink(missing_ok=True)
   if index:
     (directory / shards.INDEX).write_text(json.dumps({"weight_map": where}))
   return tensors
@@ -327,7 +330,7 @@ def test_a_left_over_quantization_config_is_not_written_on(copy, tmp_path):
 @pytest.mark.parametrize(
   ("key", "changes", "match"),
   [
-    ("llm_config", {"model_type": "qwen3"}, "qwen3.* expected one of qwen2"),
+    ("llm_config", {"model_type": "qwen2_moe"}, "qwen2_moe.* expected one of"),
     ("llm_config", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
     ("vision_config", {"num_channels": 4}, "num_channels"),
   ],

@@ -45,12 +45,24 @@ QWEN2 = DecoderConfig(
 INTERNLM2 = dataclasses.replace(
   QWEN2, qkv_bias=False, norm_eps=1e-5, heads=8, kv_heads=2, head_dim=4
 )
+QWEN3 = dataclasses.replace(
+  QWEN2,
+  qkv_bias=False,
+  qk_norm=True,
+  head_dim=16,  # four heads of it are wider than the model
+  rope_scaling=None,
+  rope_factor=1.0,
+)
 VARIANTS = {
   f"{vision}-{language}": InternVLConfig(
     vision=encoder, decoder=decoder, image_token_id=IMAGE_TOKEN, dtype="float32"
   )
   for vision, encoder in (("300m", VIT), ("6b", VIT_6B))
-  for language, decoder in (("qwen2", QWEN2), ("internlm2", INTERNLM2))
+  for language, decoder in (
+    ("qwen2", QWEN2),
+    ("qwen3", QWEN3),
+    ("internlm2", INTERNLM2),
+  )
 }
 CFG = VARIANTS["300m-qwen2"]
 LLAMA = InternVLConfig(
@@ -59,6 +71,11 @@ LLAMA = InternVLConfig(
   ),
   dtype="float32",
 )
+TEXT = {
+  "llama": LLAMA,
+  "qwen2": InternVLConfig(decoder=QWEN2, dtype="float32"),
+  "qwen3": InternVLConfig(decoder=QWEN3, dtype="float32"),
+}
 
 
 def random_params(cfg, seed=0):

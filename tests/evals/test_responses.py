@@ -118,3 +118,18 @@ def test_a_broken_line_is_named(path):
     path.write_text(f"{line}\n{broken}\n{line}\n")
     with pytest.raises(SophiaError, match=r"x.responses.jsonl:2: not a resp"):
       Responses(path, SETTINGS)
+
+
+def test_a_flipped_bit_is_named(path):
+  """Also one that leaves the line valid JSON: another answer."""
+  asked = problem("a/1")
+  with Responses(path, SETTINGS) as responses:
+    responses.append(said(asked, 0, "It is 6."))
+    responses.append(said(asked, 1, "It is 6."))
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b"is 6", b"is 7", 1))
+  with pytest.raises(SophiaError, match=r"jsonl:1: not a response; remove"):
+    Responses(path, SETTINGS)
+  path.write_bytes(whole)
+  with Responses(path, SETTINGS) as responses:
+    assert responses.has(asked, 0) and responses.has(asked, 1)

@@ -1,20 +1,26 @@
 """A workdir in which a tiny policy can begin its rounds."""
 
-from sophia_jax.checkpoints import save_params
+import dataclasses
+
+from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.files import write_jsonl
+from sophia_jax.models import InternVL
 from tests.rollout import little
 
 
-def ready(workdir):
+def ready(workdir, head_dim=8, format=Format.HF):
   """Makes a policy that says "A", "B" or nothing, and problems; "A" is right."""
   words = little.renderer(str(workdir / "models" / "words"), True)
-  model = little.model(words)
+  cfg = little.model(words).cfg
+  decoder = dataclasses.replace(cfg.decoder, head_dim=head_dim)
+  model = InternVL(dataclasses.replace(cfg, decoder=decoder))
   favourites = [*(words.encode(w)[0] for w in ("A", "B")), words.end_id]
   save_params(
     little.indifferent(model, favourites),
     model.cfg,
     workdir / "models" / "policy",
     workdir / "models" / "words",
+    format=format,
   )
   images = workdir / "data" / "images"
   images.mkdir(parents=True)

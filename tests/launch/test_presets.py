@@ -9,11 +9,19 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from sophia_jax.config import section
+from sophia_jax.models import SIZES
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import for_topology
 from sophia_jax.train import sharding
 
-NAMES = ("internvl2_5_8b", "internvl2_5_38b", "internvl3_8b", "internvl3_38b")
+NAMES = (
+  "internvl2_5_8b",
+  "internvl2_5_38b",
+  "internvl3_8b",
+  "internvl3_38b",
+  "internvl3_5_8b",
+  "internvl3_5_38b",
+)
 
 
 @pytest.fixture(params=NAMES)
@@ -62,5 +70,6 @@ def test_every_config_reads_and_has_a_run_card(path):
     return  # shared parts
   config = get_config()
   assert names["__doc__"].strip()
+  assert config.get("size", "internvl3_8b") in SIZES
   for name in config.order:
     assert stages.read(config, name).name == name

@@ -1,4 +1,4 @@
-"""The decoder alone against Qwen2ForCausalLM and LlamaForCausalLM."""
+"""The decoder alone against Qwen2-, Qwen3- and LlamaForCausalLM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def logits(cfg, params, tokens, segments, positions):
   return model.apply(variables, hidden, method="logits")
 
 
-@pytest.mark.parametrize("llm", ["qwen2", "llama"])
+@pytest.mark.parametrize("llm", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_and_export(llm, tied, tmp_path):
   model = tiny.build_text(

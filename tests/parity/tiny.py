@@ -19,8 +19,11 @@ from transformers import (
   InternVLVisionConfig,
   LlamaConfig,
   LlamaForCausalLM,
+  PreTrainedModel,
   Qwen2Config,
   Qwen2ForCausalLM,
+  Qwen3Config,
+  Qwen3ForCausalLM,
 )
 
 from tests.checkpoints.toy import byte_tokenizer
@@ -48,7 +51,14 @@ SPECS = (
   Spec("300m", "internlm2", 4, 4),
   Spec("6b", "qwen2", 2, 2),
   Spec("6b", "internlm2", 6, 2),
+  Spec("300m", "qwen3", 6, 2),
 )
+TEXT = {
+  "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+  "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+  "llama": (LlamaConfig, LlamaForCausalLM),
+  "internlm2": (LlamaConfig, LlamaForCausalLM),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +106,18 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 
 def text_config(llm: str, heads: int, kv_heads: int, vocab: int, **settings):
-  """A two-layer Qwen2 or Llama."""
-  cls = Qwen2Config if llm == "qwen2" else LlamaConfig
+  """A two-layer Qwen2, Qwen3 or Llama."""
   if llm != "qwen2":
     # Query width 16 * heads is not the model's width.
     settings = {"head_dim": 16, **settings}
-  return cls(
+  return TEXT[llm][0](
     vocab_size=vocab,
     hidden_size=48,
     intermediate_size=80,
     num_hidden_layers=2,
     num_attention_heads=heads,
     num_key_value_heads=kv_heads,
-    rms_norm_eps=1e-6 if llm == "qwen2" else 1e-5,
+    rms_norm_eps=1e-6 if llm.startswith("qwen") else 1e-5,
     bos_token_id=None,
     **{
       "eos_token_id": None,
@@ -165,11 +174,10 @@ def build(spec: Spec, directory: pathlib.Path) -> Reference:
 
 def build_text(
   llm: str, directory: pathlib.Path, **settings
-) -> Qwen2ForCausalLM | LlamaForCausalLM:
+) -> PreTrainedModel:
   """A text-only model, saved in `directory`."""
   config = text_config(llm, 4, 2, 64, **settings)
-  cls = Qwen2ForCausalLM if llm == "qwen2" else LlamaForCausalLM
-  model = cls(config).eval()
+  model = TEXT[llm][1](config).eval()
   model.set_attn_implementation("eager")
   randomise(model, seed=7)
   model.save_pretrained(directory)
@@ -195,7 +203,7 @@ PROJECTOR_NAMES = (
   ("linear_1", "1"),
   ("linear_2", "3"),
 )
-QWEN2_NAMES = (
+QWEN_NAMES = (
   ("model.language_model.", "language_model.model."),
   ("lm_head", "language_model.lm_head"),
 )
@@ -217,7 +225,7 @@ def chat_tensors(
   model: InternVLForConditionalGeneration, spec: Spec
 ) -> dict[str, torch.Tensor]:
   """The model's weights as InternVLChatModel names and fuses them."""
-  language = QWEN2_NAMES if spec.llm == "qwen2" else INTERNLM2_NAMES
+  language = INTERNLM2_NAMES if spec.llm == "internlm2" else QWEN_NAMES
   out, fused = {}, {}
   for name, x in model.state_dict().items():
     table = language
@@ -249,7 +257,9 @@ def chat_config(config: InternVLConfig, spec: Spec) -> dict:
   v, t = config.vision_config, config.text_config
   internlm2 = spec.llm == "internlm2"
   llm = {
-    "architectures": ["InternLM2ForCausalLM" if internlm2 else "Qwen2"],
+    "architectures": [
+      "InternLM2ForCausalLM" if internlm2 else TEXT[spec.llm][1].__name__
+    ],
     "model_type": spec.llm,
     "rope_theta": DYNAMIC["rope_theta"],
     "rope_scaling": {"type": "dynamic", "factor": DYNAMIC["factor"]},
@@ -268,7 +278,9 @@ def chat_config(config: InternVLConfig, spec: Spec) -> dict:
   ):
     llm[key] = getattr(t, key)
   if internlm2:
-    llm |= {"bias": False, "head_dim": t.head_dim}
+    llm["bias"] = False
+  if spec.llm != "qwen2":
+    llm["head_dim"] = t.head_dim
   vision = {
     "model_type": "intern_vit_6b",
     "hidden_size": v.hidden_size,

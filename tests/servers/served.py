@@ -72,7 +72,11 @@ def make(
   words = little.renderer(str(directory / "tokenizer"), bool(vision))
   cfg = little.model(words).cfg
   decoder = dataclasses.replace(
-    cfg.decoder, head_dim=head_dim, qkv_bias=llm == "qwen2", norm_eps=1e-5
+    cfg.decoder,
+    head_dim=head_dim,
+    qkv_bias=llm == "qwen2",
+    qk_norm=llm == "qwen3",
+    norm_eps=1e-5,
   )
   cfg = dataclasses.replace(cfg, decoder=decoder)
   if vision == "6b":

@@ -1,5 +1,6 @@
 """Checkpoints: the newest whole one is restored, a cut-off one never."""
 
+import json
 import os
 import signal
 import subprocess
@@ -95,7 +96,14 @@ def cut(path):
   path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("harm", [remove, cut])
+def flip(path):
+  """One bit in the middle, as a disk or a cable may."""
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [remove, cut, flip])
 @pytest.mark.parametrize(
   "which", [largest_file, lambda step: step / "loader" / "metadata"]
 )
@@ -108,10 +116,89 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog, which, harm):
   assert_is_step(found, 3)
   (told,) = [r.getMessage() for r in caplog.records if "damaged" in r.msg]
   assert str(tmp_path / "6") in told and path.name in told
-  # The run goes on and saves that step anew; the damaged one is kept aside.
+  # The run continues and saves that step again; the damaged one is kept aside.
   save(tmp_path, 6)
   assert_is_step(restore(tmp_path), 6)
   assert (tmp_path / "damaged-6").is_dir()
+  harm(which(tmp_path / "6"))
+  assert_is_step(restore(tmp_path), 3)
+  assert (tmp_path / "damaged-6-2").is_dir()
+
+
+def test_a_bit_in_any_file_is_found(tmp_path, monkeypatch):
+  """As is one in a large file, which only a restore reads."""
+  monkeypatch.setattr(manifest, "SMALL", 400)
+  save(tmp_path, 3, 6)
+  step = tmp_path / "6"
+  everything = [p for p in step.rglob("*") if p.is_file() and p.stat().st_size]
+  sealed = [p for p in everything if p.name != manifest.NAME]
+  large = [p for p in sealed if p.stat().st_size > 400]
+  assert large
+  for path in everything:
+    whole = path.read_bytes()
+    flip(path)
+    assert manifest.damage(step, whole=True), path
+    assert bool(manifest.damage(step)) == (path not in large), path
+    path.write_bytes(whole)
+  assert manifest.damage(step, whole=True) is None
+  flip(large[0])
+  found = [
+    manifest.damage(step, whole=True, share=(index, 3)) for index in range(3)
+  ]
+  assert sum(map(bool, found)) == 1
+  assert_is_step(restore(tmp_path), 3)
+
+
+def test_a_seal_of_an_older_version_holds_sizes(tmp_path):
+  save(tmp_path, 3)
+  seal = tmp_path / "3" / manifest.NAME
+  entries = json.loads(seal.read_text())
+  seal.write_text(json.dumps({name: e[0] for name, e in entries.items()}))
+  assert manifest.damage(tmp_path / "3", whole=True) is None
+  cut(largest_file(tmp_path / "3"))
+  assert "bytes, was written with" in manifest.damage(tmp_path / "3")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": {}}', "{" * 9999])
+def test_a_seal_that_is_none(tmp_path, text):
+  save(tmp_path, 3, 6)
+  (tmp_path / "6" / manifest.NAME).write_text(text)
+  assert_is_step(restore(tmp_path), 3)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import jax
+from sophia_jax.train.checkpoint import Checkpoints
+from sophia_jax.types import SophiaError
+from tests.train.test_checkpoint import IDENTITY, save, state_at
+directory = Path(sys.argv[1])
+save(directory, 3)
+noise = {"language": {"w": jax.random.normal(jax.random.key(0), 1_000_000)}}
+state = state_at(6).replace(params=noise)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+checkpoints = Checkpoints(directory, 2, IDENTITY)
+try:
+  checkpoints.save(state, {"step": 6})
+  checkpoints.close()
+except SophiaError as e:
+  print(e)
+"""
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", FULL, str(tmp_path)],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  (line,) = done.stdout.splitlines()
+  assert str(tmp_path) in line and "free the disk" in line
+  assert_is_step(restore(tmp_path), 3)
 
 
 def test_nothing_is_restored_when_all_are_damaged(tmp_path):
@@ -154,7 +241,7 @@ def test_a_checkpoint_that_was_cut_off_is_never_chosen(tmp_path, caplog):
   with caplog.at_level("WARNING"):
     assert_is_step(restore(tmp_path, size=size), 3, size)
   assert "was cut off" in caplog.text
-  # The run goes on and saves that step anew.
+  # The run continues and saves that step again.
   save(tmp_path, 6, size=size)
   assert_is_step(restore(tmp_path, size=size), 6, size)
 

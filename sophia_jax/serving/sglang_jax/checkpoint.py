@@ -126,7 +126,7 @@ def is_ours(directory: str) -> bool:
   kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
   if kind in ("internvl", "internvl_chat"):
     return True
-  if kind not in ("qwen2", "llama"):
+  if kind not in ("qwen2", "qwen3", "llama"):
     return False
   try:
     read_config(directory)

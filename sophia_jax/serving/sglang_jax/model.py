@@ -1,8 +1,8 @@
 """The classes that SGLang-JAX serves: its Qwen2 layers, our tensors and encoder.
 
-Qwen2, Llama and InternLM2 are one architecture; what differs is the bias of q, k
-and v, and how a checkpoint names and fuses its tensors, which our key table
-knows.
+Qwen2, Qwen3, Llama and InternLM2 are one architecture; what differs is the bias
+of q, k and v, their norms, and how a checkpoint names and fuses its tensors, which
+our key table knows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from sgl_jax.srt.layers.logits_processor import LogitsProcessor
 from sgl_jax.srt.models.qwen2 import Qwen2ForCausalLM
+from sgl_jax.srt.models.qwen3 import QWen3Attention
 from sgl_jax.srt.multimodal.common.modality_enum import Modality
 from sgl_jax.srt.multimodal.in_model.interface import InModelMultimodalContract
 from transformers import PretrainedConfig
@@ -59,10 +60,29 @@ class Reasoner(Qwen2ForCausalLM):
     self.logits_processor = RealLogits(
       config.vocab_size, self.cfg.decoder.vocab, mesh
     )
-    if not self.cfg.decoder.qkv_bias:
-      for layer in self.model.layers:
+    for i, layer in enumerate(self.model.layers):
+      if self.cfg.decoder.qk_norm:
+        layer.self_attn = self._normed_attention(i)
+      elif not self.cfg.decoder.qkv_bias:
         for name in ("q_proj", "k_proj", "v_proj"):
           getattr(layer.self_attn, name).bias = None
+
+  def _normed_attention(self, layer: int) -> QWen3Attention:
+    """Makes what SGLang-JAX's Qwen3 has in the place of Qwen2's attention."""
+    config = self.config
+    return QWen3Attention(
+      hidden_size=config.hidden_size,
+      num_heads=config.num_attention_heads,
+      # With its copies, where there are more devices than heads.
+      num_kv_heads=config.num_key_value_heads,
+      max_position_embeddings=config.max_position_embeddings,
+      mesh=self.mesh,
+      rope_theta=self.cfg.decoder.rope_theta,
+      head_dim=config.head_dim,
+      rms_norm_eps=self.cfg.decoder.norm_eps,
+      layer_id=layer,
+      dtype=self.dtype,
+    )
 
   def load_weights(self, model_config: Any) -> None:
     """Reads a checkpoint and takes it; called once, at the start.
@@ -99,6 +119,10 @@ class Reasoner(Qwen2ForCausalLM):
         if name in "kv":
           part = jax.tree.map(self._copied, part)
         self._linear(linear, part)
+      if self.cfg.decoder.qk_norm:
+        for name in ("q_norm", "k_norm"):
+          scale = getattr(layer.self_attn, name).scale
+          self._put(scale, ours["attn"][name]["scale"])
 
   def _rows(self, variable: Any, array: Float[np.ndarray, "V D"]) -> None:
     """One row for each id, with rows of zeros for the padding."""
