@@ -11,7 +11,8 @@ export TOKENIZERS_PARALLELISM ?= false
 BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing.py \
   tests/train/test_step.py tests/train/test_optimizer.py
 
-.PHONY: setup setup-dev quickstart quickstart-grpo test test-latest test-slow \
+.PHONY: setup setup-dev quickstart quickstart-grpo test test-latest \
+  test-commands test-slow \
   test-servers check format docs reference clean
 
 setup: .venv/.runtime
@@ -30,7 +31,7 @@ setup-dev: .venv/.dev
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-.venv/.dev: requirements-dev.txt .venv/.runtime
+.venv/.dev: requirements-dev.txt requirements-test.txt .venv/.runtime
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
@@ -73,6 +74,22 @@ test-latest: export TPU_SKIP_MDS_QUERY = 1
 test-latest: .venv-latest/.complete
 	.venv-latest/bin/python -m pytest -n logical --maxprocesses 2 --dist loadfile \
 	  -m "not slow and not servers" tests/latest $(BOTH) $(ARGS)
+
+# The command line as a user has it: no torch, on each Python after the first.
+test-commands: .venv-3.12/.complete .venv-3.13/.complete
+	for version in 3.12 3.13; do \
+	  .venv-$$version/bin/python -m pytest -n logical --maxprocesses 2 \
+	    --dist loadfile tests/launch/test_preflight.py \
+	    tests/launch/test_one_sampling.py tests/launch/test_cli.py \
+	    tests/parity $(ARGS) || exit 1; \
+	done
+
+.venv-3.%/.complete: requirements-test.txt requirements.txt | .venv/.runtime
+	@python=$$($(BIN)/python -m sophia_jax.servers.environments 3.$* "make test-commands") && \
+	  $$python -m venv .venv-3.$*
+	.venv-3.$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-3.$*/bin/python -m pip install --quiet -r requirements-test.txt
+	touch $@
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,5 +1,8 @@
 """For every test."""
 
+import importlib.util
+import re
+
 import jax
 import pytest
 from hypothesis import settings
@@ -12,6 +15,23 @@ settings.load_profile("untimed")
 # Their files take longest, and would otherwise be the last that one worker has
 # while the others have none.
 FIRST = ("tests/launch/", "tests/train/")
+
+
+TORCH = importlib.util.find_spec("torch") is not None
+NEEDS_TORCH = re.compile(r"^(import torch|from tests\.parity)\b", re.M)
+
+
+class WithoutTorch(pytest.Module):
+  """A file that compares with torch, where torch is not installed."""
+
+  def collect(self):
+    pytest.skip("torch is not installed; it is compared with in Python 3.11")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+  if not TORCH and NEEDS_TORCH.search(module_path.read_text("utf-8")):
+    return WithoutTorch.from_parent(parent, path=module_path)
+  return None
 
 
 def pytest_collection_modifyitems(items):

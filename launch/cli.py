@@ -17,10 +17,12 @@ from ml_collections import ConfigDict, config_flags
 
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting
-from sophia_jax.runs.run import Run
+from sophia_jax.runs import saved
+from sophia_jax.runs.run import CONFIG, UPDATES, Run
 from sophia_jax.train.session import Preempted
 from sophia_jax.types import SophiaError
 
+SAVED = Path(saved.__file__)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 
@@ -29,7 +31,8 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
   """Runs a command whose flags are defined; never returns.
 
   Exit codes: 0 for success (SIGTERM during sampling and training included:
-  progress is saved and a restart resumes), 1 for an error reported in one line.
+  progress is saved and a restart resumes), 1 for an error reported in one line,
+  130 after Ctrl-C.
 
   Args:
     command: the work, once the flags are parsed.
@@ -41,8 +44,9 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
     if {"--help", "-help", "-h"} & set(argv):
       _help()
     try:
+      argv = _with_workdirs_config(argv) if "config" in needs else argv
       _check_overrides(argv)
-      rest = flags.FLAGS(argv)
+      rest = flags.FLAGS(_with_saved(argv))
     except SophiaError as e:
       _fail(str(e))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
@@ -72,6 +76,9 @@ def _exit_code(command: Callable[[], int | None]) -> int:
   except SophiaError as e:
     print(f"error: {_one_line(e)}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print("interrupted; the same command resumes", file=sys.stderr)
+    return 130
   except Preempted as e:
     if meeting.is_leader():
       print(f"preempted: {e}; the same command resumes there")
@@ -86,17 +93,48 @@ def _help() -> None:
   app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
 
 
+def _values(argv: list[str], name: str) -> list[str]:
+  """Returns the values of a flag, as --name=value or --name value."""
+  return [
+    following if argument == f"--{name}" else argument.partition("=")[2]
+    for argument, following in zip(argv, [*argv[1:], ""])
+    if argument == f"--{name}" or argument.startswith(f"--{name}=")
+  ]
+
+
+def _with_workdirs_config(argv: list[str]) -> list[str]:
+  """Adds the config that a workdir keeps, where the command line names none."""
+  workdirs, names = _values(argv, "workdir"), _values(argv, "name")
+  if _values(argv, "config") or not workdirs:
+    return argv
+  workdir = Path(workdirs[-1])
+  update = workdir / UPDATES / names[-1] / CONFIG if names else None
+  for path in (update, workdir / CONFIG):
+    if path and path.is_file():
+      return [argv[0], f"--config={path}", *argv[1:]]
+  return argv
+
+
+def _with_saved(argv: list[str]) -> list[str]:
+  """Puts a config file that reads JSON in the place of a config.json."""
+  for path in _values(argv, "config"):
+    if path.endswith(".json"):
+      argv = [
+        a.replace(path, f"{SAVED}:{path}")
+        if a in (path, f"--config={path}")
+        else a
+        for a in argv
+      ]
+  return argv
+
+
 def _check_overrides(argv: list[str]) -> None:
   """Names the nearest key of a misspelt --config.KEY=VALUE.
 
   Raises:
     SophiaError: there is no such config file, or no such key in it.
   """
-  paths = [
-    following if argument == "--config" else argument.partition("=")[2]
-    for argument, following in zip(argv, [*argv[1:], ""])
-    if argument == "--config" or argument.startswith("--config=")
-  ]
+  paths = _values(argv, "config")
   if not paths:
     return
   config = _read_config(Path(paths[-1]))
@@ -116,6 +154,8 @@ def _read_config(path: Path) -> ConfigDict:
   if not path.is_file():
     near = ", ".join(sorted(str(p) for p in path.parent.glob("[!_]*.py")))
     raise SophiaError(f"{path}: no such config; there is {near or 'none here'}")
+  if path.suffix == ".json":
+    return saved.get_config(str(path))
   try:
     names = runpy.run_path(str(path))
   except SyntaxError as e:
@@ -129,13 +169,27 @@ def _read_config(path: Path) -> ConfigDict:
 
 def define_run_flags() -> None:
   """Defines --config and --workdir."""
-  config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A file of configs/, or a config.json; the workdir's own if absent.",
+  )
   flags.DEFINE_string("workdir", None, "Directory that the run writes to.")
 
 
 def define_stage_flag(help: str) -> None:
   """Defines --stage, a name of config.stages."""
   flags.DEFINE_string("stage", "", help)
+
+
+def define_name_flag() -> None:
+  """Defines --name, of an update beside the others."""
+  flags.DEFINE_string(
+    "name",
+    "",
+    "Name of a further update from the same samples, with other settings: it "
+    "goes to W/updates/NAME; W itself if absent.",
+  )
 
 
 def given() -> dict[str, Any]:
@@ -145,7 +199,8 @@ def given() -> dict[str, Any]:
 
 def run_of_flags() -> Run:
   """Opens the run that the flags name."""
-  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given())
+  name = flags.FLAGS.name if "name" in flags.FLAGS else ""
+  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given(), name or "")
 
 
 def _set_up() -> None:

@@ -23,7 +23,7 @@ import jax
 from absl import flags
 
 from launch import cli
-from sophia_jax.checkpoints import Format, read_config, staging
+from sophia_jax.checkpoints import Format, hub, read_config, staging
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import (
   difference,
@@ -42,7 +42,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
   start = time.monotonic()
   convert(
-    Path(FLAGS.src),
+    hub.local(FLAGS.src),
     Path(FLAGS.dst),
     Format(FLAGS.format),
     FLAGS.dtype,
@@ -108,7 +108,9 @@ def _tokenizer(directory: Path, format: Format) -> Iterator[Path]:
 
 def define_flags() -> None:
   """Defines the flags of the command."""
-  flags.DEFINE_string("src", None, "Checkpoint directory.")
+  flags.DEFINE_string(
+    "src", None, "Checkpoint directory, or its name on the Hub."
+  )
   flags.DEFINE_string(
     "dst", None, "Directory to write; an older one is replaced."
   )

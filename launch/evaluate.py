@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 
 from launch import cli
+from sophia_jax.checkpoints import hub
 from sophia_jax.data.problems import load_problems
 from sophia_jax.evals import page, tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
@@ -31,6 +32,7 @@ from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.summary import PLAIN
 from sophia_jax.runs import evaluation
 from sophia_jax.runs.evaluation import Exam
+from sophia_jax.runs.run import UPDATES
 from sophia_jax.types import SophiaError
 
 EXAMPLE = (
@@ -80,11 +82,13 @@ def define_flags() -> None:
 def main() -> None:
   run = cli.run_of_flags()
   config = _config(run)
-  model = Path(FLAGS.model or run.workdir / "export").absolute()
+  model = hub.local(FLAGS.model or run.workdir / "export").absolute()
   if not FLAGS.rescore and not model.is_dir():
     raise SophiaError(
       f"{model}: no such checkpoint; give --model, or run launch.train first"
     )
+  if not FLAGS.rescore:
+    evaluation.check(run, (), model, config)
   exams = _exams(run, model, config.limit)
   against = Path(FLAGS.against).absolute() if FLAGS.against else None
   if against and len(exams) > 1:
@@ -98,7 +102,7 @@ def main() -> None:
       )
       for exam in exams
     ]
-  name = exams[0].name if len(exams) == 1 else FLAGS.name or model.name
+  name = exams[0].name if len(exams) == 1 else FLAGS.name or _name_of(model)
   path = run.workdir / "evals" / f"{name}.html"
   now = datetime.datetime.now().astimezone()
   about = {
@@ -133,18 +137,25 @@ def _config(run: cli.Run) -> EvalConfig:
 
 def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
   """Returns the evaluations; files are checked before a model is loaded."""
-  name = FLAGS.name or model.name
+  name = FLAGS.name or _name_of(model)
   if FLAGS.benchmarks:
     return [_exam(run, name, each, limit) for each in FLAGS.benchmarks]
   data = Path(FLAGS.data or run.path(run.config.data.heldout)).absolute()
   return [
     Exam(
-      name=FLAGS.name or f"{model.name}-{data.stem}",
+      name=FLAGS.name or f"{name}-{data.stem}",
       problems=load_problems(data)[: limit or None],
       data=str(data),
       rule=evaluation.rule_of(PLAIN, FLAGS.upstream),
     )
   ]
+
+
+def _name_of(model: Path) -> str:
+  """Returns the name of a checkpoint; an update's export is named by the update."""
+  if model.name == "export" and model.parents[1].name == UPDATES:
+    return model.parent.name
+  return model.name
 
 
 def _exam(run: cli.Run, name: str, title: str, limit: int) -> Exam:

@@ -2,7 +2,7 @@
 devices.
 
 Compiles the train step of a config for a TPU topology without a TPU (needs
-`pip install libtpu`), or for a number of CPU devices. GPUs cannot be compiled
+`pip install "jax[tpu]"`, which pins the libtpu that jax can read), or for a number of CPU devices. GPUs cannot be compiled
 for here: their figures are by arithmetic, and labelled so. The last line is
 JSON. One call compares several meshes.
 
@@ -22,6 +22,7 @@ Settings for a topology belong into `config.topologies`.
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -52,6 +53,7 @@ EXAMPLE = (
   "python -m launch.plan --config=configs/internvl3_38b.py --topology=v5p:4x4x4"
 )
 
+_log = logging.getLogger("sophia_jax")
 METHODS = {
   "compiled": "the compiler's cost model",
   "arithmetic": "formulas and data sheets, nothing compiled; memory too",
@@ -80,6 +82,11 @@ def main() -> None:
   plans, refused = [], []
   with Progress("plan", len(candidates), "mesh") as progress:
     for mesh in candidates:
+      if accelerator is not CPU and not topology.startswith(GPUS):
+        _log.info(
+          "compiling for %s, %s: minutes for a model of billions",
+          *(topology, _shown(dataclasses.asdict(mesh))),
+        )
       try:
         plans.append(
           plan(
@@ -233,7 +240,9 @@ def _shown(mesh: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+  config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, or a config.json."
+  )
   flags.DEFINE_string(
     "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
   )

@@ -8,6 +8,8 @@ Example:
   python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.run --config=configs/digits/grpo.py --workdir=W \\
     --config.base=runs/quickstart
+  python -m launch.run --workdir=W --name=alpha05 \\
+    --config.stages.sophia.alpha=0.5
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import pipeline
+from sophia_jax.runs import pipeline, updates
 
 EXAMPLE = "python -m launch.run --config=configs/quickstart.py --workdir=W"
 
@@ -30,7 +32,9 @@ def main() -> None:
   for line in _lines(result):
     print(line)
   if result:
-    print(f"report: {run.workdir / 'report.html'}")
+    print(f"report: {run.place / 'report.html'}")
+  for line in updates.table(run.workdir):
+    print(line)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -58,5 +62,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
   cli.define_run_flags()
+  cli.define_name_flag()
   cli.define_stage_flag("The one stage to run; all of them by default.")
   cli.start(main, EXAMPLE, ("config", "workdir"))

@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import cli
 from sophia_jax import files
-from sophia_jax.runs import pipeline, sampling
+from sophia_jax.runs import pipeline, preflight, sampling
 
 EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 
@@ -23,6 +23,7 @@ def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
   stage = pipeline.first_sampled(run, flags.FLAGS.stage)
+  preflight.check(run)
   with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
     pipeline.run_until(run, stage)
   sampling.sample(run, stage, shard)

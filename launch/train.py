@@ -8,13 +8,15 @@ Example:
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.train --config=C --workdir=W --coordinator=host-0:9999 \\
     --processes=2 --process=0
+  python -m launch.train --workdir=W --name=slow \\
+    --config.stages.sophia.train.learning_rate=1e-6
 """
 
 from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import pipeline, training
+from sophia_jax.runs import pipeline, preflight, training, updates
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
@@ -23,15 +25,18 @@ def main() -> None:
   run = cli.run_of_flags()
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
-  pipeline.check(run, stage.name)
+  preflight.check(run, stage.name)
   run.begin()
   pipeline.update(run, stage)
   if meeting.is_leader():
     print(f"checkpoint: {training.export_directory(run, stage)}")
+    for line in updates.table(run.workdir):
+      print(line)
 
 
 if __name__ == "__main__":
   cli.define_run_flags()
   meeting.define_flags()
+  cli.define_name_flag()
   cli.define_stage_flag("The stage; by default the last of config.order.")
   cli.start(main, EXAMPLE, ("config", "workdir"))

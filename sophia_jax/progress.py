@@ -49,7 +49,7 @@ class Progress:
     """Writes the last line."""
     if self._bar is not None:
       self._bar.close()
-    self._write(0.0)
+    self._write(None)
 
   def advance(self, count: int = 1, **values: float) -> None:
     """Adds units of work; `values` are shown beside the count."""
@@ -64,17 +64,23 @@ class Progress:
       left = (self._total - self._done) * (self._logged - self._since) / new
       self._write(left)
 
-  def _write(self, left: float) -> None:
+  def _write(self, left: float | None) -> None:
+    """Writes a line.
+
+    Args:
+      left: seconds left; None: the work is over, done or not.
+    """
     seconds = max(time.monotonic() - self._since, 1e-9)
     rate = (self._done - self._before) / seconds
+    time_said = f"{seconds:.0f} s" if left is None else f"{left:.0f} s left"
     shown = "".join(f"  {k} {v:.4g}" for k, v in self._values.items())
     _log.info(
-      "%s %d/%d  %.3g %s/s  %.0f s left%s",
+      "%s %d/%d  %.3g %s/s  %s%s",
       self._what,
       self._done,
       self._total,
       rate,
       self._unit,
-      left,
+      time_said,
       shown,
     )

@@ -165,6 +165,7 @@ def save_params(
   tokenizer_dir: Where | None = None,
   dtype: str | None = None,
   format: Format = Format.HF,
+  system: str | None = None,
 ) -> None:
   """Writes a checkpoint directory with everything needed to use it.
 
@@ -176,6 +177,7 @@ def save_params(
     tokenizer_dir: the directory the model came from: tokenizer files, and for
       internvl_chat also remote code and settings, are copied from there.
     dtype: dtype of the tensors written; None keeps each parameter's own.
+    system: default system prompt of the chat template; None: as it was.
 
   Raises:
     SophiaError: a model that the format cannot express, no tokenizer in
@@ -186,7 +188,7 @@ def save_params(
   values = Held(params, dtype)
   if jax.process_index() == 0:
     with staging.replacing(directory) as work:
-      write_directory(values, cfg, work, tokenizer_dir, format)
+      write_directory(values, cfg, work, tokenizer_dir, format, system)
   else:  # what the first process writes, all of them gather
     for part in itertools.chain.from_iterable(_table(cfg, format).values()):
       values.fetch(part)
@@ -200,12 +202,13 @@ def write_directory(
   work: pathlib.Path,
   tokenizer_dir: Where | None,
   format: Format,
+  system: str | None = None,
 ) -> None:
   """Fills the empty directory `work`; the values may be anywhere."""
   table = _table(cfg, format)
   dtype = str(values.dtype(next(iter(table.values()))[0]))
   staging.check_room(work, sum(tensor_bytes(table, values).values()))
-  _write_sidecars(cfg, work, tokenizer_dir, dtype, format)
+  _write_sidecars(cfg, work, tokenizer_dir, dtype, format, system)
   if format is Format.ORBAX:
     params = work / orbax_dir.PARAMS
     orbax_dir.save(_collect(values, table), params)
@@ -258,6 +261,7 @@ def _write_sidecars(
   tokenizer_dir: Where | None,
   dtype: str,
   format: Format,
+  system: str | None,
 ) -> None:
   """Writes every file of a checkpoint except the tensors.
 
@@ -280,6 +284,6 @@ def _write_sidecars(
   sidecars.write_json(work / CONFIG, config)
   sidecars.write_generation(work, special)
   if cfg.vision is not None:
-    sidecars.write_processor(cfg, work, words, tiling)
+    sidecars.write_processor(cfg, work, words, tiling, system)
   if source is not None and "auto_map" in config:
     sidecars.copy_code(source, work)

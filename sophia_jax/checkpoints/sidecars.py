@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +54,42 @@ CHAT_TEMPLATE = """\
 {{ '<|im_start|>assistant\\n' }}
 {%- endif -%}
 """
+
+# In front of a template: what it says where a chat brings no system prompt.
+_NO_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}\n"
+_SYSTEM_TURN = "{{ '<|im_start|>system\\n' + %s + '<|im_end|>\\n' }}\n"
+_END = "{%- endif -%}\n"
+_SYSTEM = re.compile(
+  re.escape(_NO_SYSTEM)
+  + re.escape(_SYSTEM_TURN).replace("%s", '(".*")')
+  + re.escape(_END)
+)
+
+
+def with_system(template: str, system: str | None) -> str:
+  """Returns a chat template whose default system prompt is `system`.
+
+  Args:
+    system: None or "": no system turn by default.
+  """
+  bare = _SYSTEM.sub("", template, count=1)
+  if not system:
+    return bare
+  return _NO_SYSTEM + _SYSTEM_TURN % _literal(system) + _END + bare
+
+
+def _literal(text: str) -> str:
+  """Returns a string literal of Jinja; it escapes characters beyond U+FFFF."""
+  return json.dumps(text, ensure_ascii=False)
+
+
+def system_of(directory: pathlib.Path) -> str | None:
+  """Returns the default system prompt that an export's template was given."""
+  path = directory / TEMPLATE
+  if not path.is_file():
+    return None
+  found = _SYSTEM.match(path.read_text(encoding="utf-8"))
+  return json.loads(found[1]) if found else None
 
 
 def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> None:
@@ -134,9 +171,16 @@ def write_generation(work: pathlib.Path, special: Mapping[str, int]) -> None:
 
 
 def write_processor(
-  cfg: InternVLConfig, work: pathlib.Path, format: Format, tiling: Tiling
+  cfg: InternVLConfig,
+  work: pathlib.Path,
+  format: Format,
+  tiling: Tiling,
+  system: str | None = None,
 ) -> None:
   """Writes how images become tiles; for -hf also how a chat becomes a prompt.
+
+  Args:
+    system: default system prompt of the chat template; None: as it was.
 
   Raises:
     SophiaError: tile limits that the format cannot express.
@@ -155,6 +199,10 @@ def write_processor(
   settings = _settings(work)
   if settings:
     _name_image_tokens(work, settings)
+  template = work / TEMPLATE
+  if system is not None and template.is_file():
+    text = template.read_text(encoding="utf-8")
+    template.write_text(with_system(text, system), encoding="utf-8")
 
 
 def _name_image_tokens(work: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -66,7 +66,8 @@ class Renderer:
     Args:
       tokenizer_dir: a checkpoint directory with tokenizer files.
       image: settings of tiling; None: InternVL's defaults.
-      tokens_per_tile: image tokens P of a tile.
+      tokens_per_tile: image tokens P of a tile; 0: of a model without vision,
+        which is refused images whatever its vocabulary has.
       default_system: system prompt where a prompt has `system=None`. None:
         DEFAULT_SYSTEM; in a text-only vocabulary, the template's.
 
@@ -129,7 +130,7 @@ class Renderer:
 
     Raises:
       SophiaError: placeholders do not match the images, an image cannot be
-        opened, or the vocabulary has no image tokens.
+        opened, or the model or its vocabulary has no image tokens.
     """
     config = self.image.share(len(images))
     tiles = tuple(count_tiles(path, config) for path in images)
@@ -162,6 +163,11 @@ class Renderer:
       raise SophiaError(
         f"{images[0]}: this tokenizer is text-only (no <IMG_CONTEXT>); render "
         "images with the policy's tokenizer"
+      )
+    if not self.tokens_per_tile:
+      raise SophiaError(
+        f"{images[0]}: the model is text-only and cannot see images; use a "
+        "vision-language checkpoint"
       )
     places = question.count(PLACEHOLDER)
     if places == 0:

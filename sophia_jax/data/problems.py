@@ -47,10 +47,13 @@ def _load(
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
-  return {
+  plain = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in record.items()
   }
+  if "difficulty" in plain:  # a number is the name of a reasoner as well
+    plain["difficulty"] = str(plain["difficulty"])
+  return plain
 
 
 def load_problems(

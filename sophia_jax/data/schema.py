@@ -57,6 +57,12 @@ def _name(value: Any) -> str | None:
   return problem
 
 
+def _label(value: Any) -> str | None:
+  if isinstance(value, int) and not isinstance(value, bool):
+    return None
+  return _name(value)
+
+
 def _list_of(item_check: Check) -> Check:
   def check_list(value: Any) -> str | None:
     if not isinstance(value, list):
@@ -178,7 +184,10 @@ _PROBLEM: dict[str, Field] = {
   ),
   "hint": Field(_text, _TEXT, "Text that stands before the question."),
   "difficulty": Field(
-    _name, {**_NAME, "default": "easy"}, "Name of the reasoner in the config."
+    _label,
+    {"anyOf": [_NAME, {"type": "integer"}], "default": "easy"},
+    "Name of the reasoner in config.reasoners, or a number that is its name; a "
+    "sole reasoner takes every problem.",
   ),
   "source": Field(
     _text,

@@ -94,7 +94,8 @@ def _add_import(commands: Any) -> None:
   importing.add_argument(
     "--columns",
     metavar="KEY=COLUMN,...",
-    help="for --from=columns: where each key is found, a.b for b inside a",
+    help="for --from=columns: where each key is found, a.0.b for b in the first "
+    "item of a; a text in single quotes is a constant",
   )
   importing.add_argument(
     "--split",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import flax.linen as nn
@@ -28,6 +30,8 @@ from sophia_jax.train.step import Step, Sums, scalars
 from sophia_jax.types import Batch, SophiaError
 
 GPUS = ("a100", "h100", "h200")
+_LIBTPU = re.compile(r"libtpu\s*==\s*([\w.*]+)")
+"""The pin of jax's extra for TPUs."""
 
 
 def devices(topology: str) -> Sequence[Any]:
@@ -37,7 +41,8 @@ def devices(topology: str) -> Sequence[Any]:
   compiles for a GPU here, but shards have the shapes they would have there.
 
   Raises:
-    SophiaError: libtpu is not installed, or the topology does not exist.
+    SophiaError: libtpu is not installed or of another version than this jax
+      takes, or the topology does not exist.
   """
   kind, _, size = topology.partition(":")
   if kind in ("cpu", *GPUS):
@@ -48,17 +53,38 @@ def devices(topology: str) -> Sequence[Any]:
         f"set XLA_FLAGS=--xla_force_host_platform_device_count={size}"
       )
     return local
+  check_libtpu(topology)
   try:
     return topologies.get_topology_desc(topology, platform="tpu").devices
   except RuntimeError as e:
-    if "libtpu" in str(e) and "not" in str(e).lower():
-      raise SophiaError(
-        f"--topology={topology}: compiling for a TPU needs its compiler: "
-        "pip install libtpu"
-      ) from e
     raise SophiaError(
       f"--topology={topology}: {' '.join(str(e).split())[:200]}"
     ) from e
+
+
+def check_libtpu(topology: str) -> None:
+  """Refuses a libtpu that this jax cannot read: it would die without a word.
+
+  Raises:
+    SophiaError: names the version of jax's own extra, and the command.
+  """
+  own = version("jax")
+  wanted = next(
+    (found[1] for r in requires("jax") or () if (found := _LIBTPU.match(r))),
+    None,
+  )
+  remedy = f'pip install "jax[tpu]=={own}"'
+  try:
+    installed = version("libtpu")
+  except PackageNotFoundError:
+    raise SophiaError(
+      f"--topology={topology}: compiling for a TPU needs its compiler: {remedy}"
+    ) from None
+  if wanted and not fnmatch.fnmatchcase(installed, wanted):
+    raise SophiaError(
+      f"--topology={topology}: libtpu {installed} is installed, jax {own} takes "
+      f"{wanted}: {remedy}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,9 @@ class EngineConfig:
   """Distinct prompts prefilled together."""
   chunk: int = 16
   """Decoding steps between two looks at what has finished."""
+  drop_oversize: bool = True
+  """Whether problems that `length` has no room for are left out of sampling,
+  counted and named; False: they are refused before anything is sampled."""
 
 
 @dataclasses.dataclass

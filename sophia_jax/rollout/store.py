@@ -27,7 +27,7 @@ import contextlib
 import json
 import os
 import re
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -292,12 +292,32 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     return stored
   wanted = json.loads(json.dumps(dict(meta)))
   for key in sorted(stored.keys() | wanted.keys()):
-    if stored.get(key) != wanted.get(key):
+    if not _agrees(stored.get(key), wanted.get(key)):
       raise SophiaError(
         f"{header}: made with {key}={stored.get(key)!r}, not "
         f"{wanted.get(key)!r}; use that value or another workdir"
       )
   return stored
+
+
+def _agrees(stored: Any, wanted: Any) -> bool:
+  """Returns whether a store has every value that is wanted; it may have more."""
+  if isinstance(stored, dict) and isinstance(wanted, dict):
+    return all(
+      key in stored and _agrees(stored[key], value)
+      for key, value in wanted.items()
+    )
+  return stored == wanted
+
+
+def check_header(path: Path, meta: Mapping[str, Any]) -> None:
+  """Refuses a store of other meta, before anything is written; none is fine.
+
+  Raises:
+    SophiaError: names what differs.
+  """
+  if (path / HEADER).exists():
+    _read_header(path, meta)
 
 
 def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:
@@ -306,9 +326,10 @@ def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:
   if not header.exists():
     if meta is None:
       raise SophiaError(f"{header}: a new store needs meta")
-    with tempfile.NamedTemporaryFile("w", dir=path, prefix=".header-") as f:
-      json.dump({"format": FORMAT, "meta": dict(meta)}, f, indent=1)
-      f.flush()
-      os.fsync(f.fileno())
+    partial = path / f".header-{secrets.token_hex(4)}"
+    files.write_json(partial, {"format": FORMAT, "meta": dict(meta)})
+    try:
       with contextlib.suppress(FileExistsError):
-        os.link(f.name, header)
+        os.link(partial, header)
+    finally:
+      partial.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ class Seat:
   engines: Mapping[str, Ticking | Asked | Recorded] = dataclasses.field(
     default_factory=dict
   )
-  """The models that answer, by difficulty of the problem; "" is the one for
+  """The models that answer, by difficulty of the problem; one alone answers for
   every problem. Empty: only the store answers."""
   own: bool = True
   """Whether answers are in the policy's vocabulary."""
@@ -69,9 +69,10 @@ class Seat:
     Raises:
       SophiaError: the problem's difficulty names none.
     """
-    for name in (problem.difficulty, ""):
-      if name in self.engines:
-        return self.engines[name]
+    if len(self.engines) == 1:
+      return next(iter(self.engines.values()))
+    if problem.difficulty in self.engines:
+      return self.engines[problem.difficulty]
     raise SophiaError(
       f"problem {problem.id}: difficulty {problem.difficulty!r} names no "
       f"reasoner; config.reasoners has {', '.join(sorted(self.engines))}"

@@ -34,7 +34,7 @@ from sophia_jax.evals.responses import Responses
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import engines
+from sophia_jax.runs import engines, lengths, policies, preflight
 from sophia_jax.runs.engines import PolicyEngine
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
@@ -97,7 +97,11 @@ def evaluate_round(
 
 def _held_out(run: Run, name: str, config: EvalConfig) -> Exam:
   problems = run.problems(run.config.data.heldout)
-  return Exam(name=name, problems=problems[: config.limit or None])
+  return Exam(
+    name=name,
+    problems=problems[: config.limit or None],
+    data=str(run.path(run.config.data.heldout)),
+  )
 
 
 # ------------------------------------------------------------------------ asking
@@ -108,6 +112,7 @@ def ask(
 
   The policy is loaded once, and only if answers are missing.
   """
+  check(run, exams, directory, config)
   settings = _settings(run, fingerprint(directory), config)
   unfinished = [exam for exam in exams if _missing(run, exam, settings, config)]
   if unfinished:
@@ -115,6 +120,25 @@ def ask(
       run, directory, config.max_new_tokens, config.resize
     ) as policy:
       _answer(run, unfinished, policy, config, settings)
+
+
+def check(
+  run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
+) -> None:
+  """Finds what cannot be evaluated, before anything is written.
+
+  Raises:
+    SophiaError: the checkpoint does not fit the config, it cannot see the images,
+      or the engine has no room for a problem.
+  """
+  cfg, words = policies.load_words(
+    directory, run.section(ImageConfig, "images"), run.config.prompts.system
+  )
+  for exam in exams:
+    preflight.check_images(Path(exam.data), exam.problems, words)
+    lengths.check_evaluation(run, exam.problems, words, config.max_new_tokens)
+  if exams:
+    lengths.warn(run, cfg, directory, "eval")
 
 
 def _answer(
@@ -150,7 +174,7 @@ def _missing(
 
 
 def _path(run: Run, exam: Exam) -> Path:
-  return run.workdir / "evals" / f"{exam.name}.responses.jsonl"
+  return run.evals(exam.name) / f"{exam.name}.responses.jsonl"
 
 
 def _settings(run: Run, model: str, config: EvalConfig) -> dict[str, Any]:
@@ -206,7 +230,7 @@ def finish(
     if against is not None:
       result["comparison"] = compare(against, scored, exam.benchmark)
     rows = summary.rows(scored, responses)
-    summary.write(run.workdir / "evals" / f"{exam.name}.json", result, rows)
+    summary.write(run.evals(exam.name) / f"{exam.name}.json", result, rows)
     samples = [*itertools.islice(_shown(scored, responses), page.SAMPLES)]
   return {**result, "shown": samples}
 

@@ -18,7 +18,7 @@ from sophia_jax.checkpoints.keys import Part
 from sophia_jax.checkpoints.writing import Held, Values
 from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
 from sophia_jax.runs import stage as stages
-from sophia_jax.runs.run import Run
+from sophia_jax.runs.run import UPDATES, Run
 from sophia_jax.train.checkpoint import STATE, newest_step, read_identity
 from sophia_jax.types import SophiaError
 
@@ -104,10 +104,12 @@ def _step(src: Path) -> Path | None:
 def _base(step: Path) -> Path:
   """Returns the checkpoint that the stage started from which saved `step`."""
   directory = step.parents[1]
-  for workdir in (directory, directory.parent):
-    if (workdir / CONFIG).is_file():
-      values = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-      run = Run(ConfigDict(values), str(workdir))
+  update = directory.name if directory.parent.name == UPDATES else ""
+  for own in (directory, directory.parent):
+    if (own / CONFIG).is_file():
+      values = json.loads((own / CONFIG).read_text(encoding="utf-8"))
+      workdir = directory.parents[1] if update else own
+      run = Run(ConfigDict(values), str(workdir), name=update)
       for name in run.config.get("order", ()):
         if run.directory(name) == directory:
           return run.start(stages.read(run.config, name))

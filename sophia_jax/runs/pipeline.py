@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.runs import (
   digits,
   evaluation,
   made,
+  preflight,
   rounds,
   sampling,
   training,
@@ -52,97 +52,10 @@ def start(run: Run, only: str = "") -> None:
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.
   """
-  check(run, only)
+  preflight.check(run, only)
   run.begin()
   if run.config.get("prepare"):
     digits.prepare(run)
-
-
-def check(run: Run, only: str = "") -> None:
-  """Finds every mistake that can be found before anything is paid for.
-
-  Raises:
-    SophiaError: the first mistake; names the key or the line, and the remedy.
-  """
-  run.check_order(only)
-  if not run.last().learns:
-    raise SophiaError(
-      f"config.order: the last stage, {run.last().name!r}, learns nothing; "
-      "end with a stage that does"
-    )
-  chosen = [s for s in run.stages() if only in ("", s.name)]
-  for stage in chosen:
-    run.start(stage)
-    sampling.check(run, stage)
-  if not run.config.get("prepare"):
-    _check_given(run, whole=not only)
-    sampled = [stage for stage in chosen if _given(run, stage)]
-    for name in {sampling.data_file(run, stage) for stage in sampled}:
-      refuse_evaluation(run.problems(name), str(run.path(name)))
-    for stage in sampled:
-      sampling.problems(run, stage)
-    if run.config.data.heldout:
-      run.problems(run.config.data.heldout)
-  for stage in chosen:
-    _check_resumed(run, stage)
-
-
-def _given(run: Run, stage: Stage) -> bool:
-  """Returns whether a stage samples for problems that no other stage writes."""
-  return stage.samples and not run.writes(stage.name, stage.config.data)
-
-
-def _check_given(run: Run, *, whole: bool) -> None:
-  """Refuses a config without a checkpoint or, for a whole run, an examination.
-
-  Raises:
-    SophiaError: names the setting that is missing.
-  """
-  config = run.config
-  if not config.policy.path:
-    raise SophiaError(
-      "config.policy.path: no checkpoint; give --config.policy.path=DIRECTORY"
-    )
-  if whole and not config.data.heldout:
-    raise SophiaError(
-      "config.data.heldout: no file to measure pass@1 on; give "
-      "--config.data.heldout=FILE"
-    )
-
-
-def _check_resumed(run: Run, stage: Stage) -> None:
-  """Refuses to repeat a stage with other settings than it was begun with.
-
-  Raises:
-    SophiaError: names the first setting that differs.
-  """
-  begun = made.begun(run, stage)
-  if begun is None or not run.start(stage).is_dir():
-    return
-  step, found = begun
-  new = training.identity(run, stage)
-  old = {key: found.get(key) for key in new}
-  if difference := first_difference(old, new):
-    key, before, now = difference
-    raise SophiaError(
-      f"{step}: stage {stage.name!r} was begun with {key} = {before!r}, now it "
-      f"is {now!r}; use that value, another --name or another --workdir"
-    )
-
-
-def first_difference(
-  old: Any, new: Any, key: str = ""
-) -> tuple[str, Any, Any] | None:
-  """Returns (key, old value, new value) of the first leaf that differs."""
-  if not (isinstance(old, dict) and isinstance(new, dict)):
-    return None if old == new else (key, old, new)
-  for name in sorted(old.keys() | new.keys()):
-    found = first_difference(
-      old.get(name), new.get(name), f"{key}.{name}".lstrip(".")
-    )
-    if found:
-      return found
-  return None
 
 
 # ------------------------------------------------------------------- single stages

@@ -199,7 +199,8 @@ def load_words(
   if cfg.vision and cfg.vision.image_size != image.tile_size:
     raise SophiaError(
       f"{directory}: takes tiles of {cfg.vision.image_size} pixels, "
-      f"config.images.tile_size is {image.tile_size}"
+      f"config.images.tile_size is {image.tile_size}; give "
+      f"--config.images.tile_size={cfg.vision.image_size}"
     )
   renderer = Renderer(str(directory), image, cfg.tokens_per_tile, system)
   if renderer.vocab_size > cfg.decoder.vocab:
@@ -234,6 +235,14 @@ def load_reasoner(run: Run, directory: Path) -> Model:
   )
 
 
-def export(model: Model, params: Params, directory: Path) -> None:
-  """Writes a directory that transformers loads, tokenizer included."""
-  save_params(params, model.module.cfg, directory, model.directory)
+def export(
+  model: Model, params: Params, directory: Path, system: str | None = None
+) -> None:
+  """Writes a directory that transformers loads, tokenizer included.
+
+  Args:
+    system: system prompt that its chat template has by default.
+  """
+  save_params(
+    params, model.module.cfg, directory, model.directory, system=system
+  )

@@ -56,8 +56,8 @@ def report(run: Run) -> dict[str, Any]:
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
     "training_data": {
-      "filters": _read(run.workdir / "filters.json"),
-      "batches": _read(run.workdir / "input.json"),
+      "filters": _read(run.place / "filters.json"),
+      "batches": _read(run.place / "input.json"),
     },
     "seconds": run.seconds(),
     "versions": {n: importlib.metadata.version(n) for n in LIBRARIES},
@@ -66,7 +66,7 @@ def report(run: Run) -> dict[str, Any]:
   held_out = {p.id: p for p in run.problems(run.config.data.heldout)}
   shown = itertools.islice((group for group, _ in groups()), SHOWN)
   page.write_report(
-    run.workdir,
+    run.place,
     result,
     dict(_curves(run)),
     page.Samples(
@@ -147,7 +147,7 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
   name = "after" if stage.name == run.config.order[-1] else stage.name
   if here and run.start(run.last()).parent == run.directory(stage.name):
     name = "before"
-  path = run.workdir / "evals" / f"{name}.json"
+  path = run.evals(name) / f"{name}.json"
   return {
     "name": stage.name,
     "algorithm": stage.config.algorithm,
@@ -167,7 +167,7 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def _evaluation(run: Run, name: str) -> dict[str, Any]:
-  return _read(run.workdir / "evals" / f"{name}.json")
+  return _read(run.evals(name) / f"{name}.json")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 from ml_collections import ConfigDict
 
+from sophia_jax.checkpoints import hub
 from sophia_jax.config import nearest, section
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_json
@@ -24,7 +26,8 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.types import Problem, SophiaError
 
 T = TypeVar("T")
-CONFIG, SECONDS = "config.json", "stages.json"
+CONFIG, SECONDS, UPDATES = "config.json", "stages.json", "updates"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 class Run:
@@ -40,15 +43,28 @@ class Run:
     config: ConfigDict,
     workdir: str,
     overrides: Mapping[str, Any] | None = None,
+    name: str = "",
   ):
     """Reads the config; touches nothing.
 
     Args:
       overrides: what the command line says, {"seed": 1}; it takes precedence
         over a topology.
+      name: a further update of the last stage, beside the workdir's first: its
+        results are in W/updates/NAME, everything before is shared.
+
+    Raises:
+      SophiaError: the name is none, or config.base is no workdir.
     """
+    if name and not _NAME.fullmatch(name):
+      raise SophiaError(
+        f"--name={name[:80]}: use letters, digits, -, _ and ., at most 64"
+      )
     self.config, self.overrides = config, dict(overrides or {})
     self.workdir = Path(workdir).absolute()
+    self.name = name
+    self.place = self.workdir / UPDATES / name if name else self.workdir
+    """Directory of what the last stage makes: checkpoints, export, report."""
     self.base = Base.of(config.get("base", ""))
     self._problems: dict[Path, tuple[Problem, ...]] = {}
 
@@ -64,10 +80,12 @@ class Run:
       SophiaError: processes have different configs, or do not see the same
         workdir.
     """
-    own = self.workdir / CONFIG
+    own = self.place / CONFIG
     self.agree()
     if meeting.is_leader():
-      write_json(own, self.config.to_dict())
+      for path in (self.workdir / CONFIG, own):
+        if path == own or not path.exists():
+          write_json(path, self.config.to_dict())
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
 
@@ -78,12 +96,15 @@ class Run:
   def path(self, name: str) -> Path:
     """Returns a path of the config; a relative one is inside the workdir.
 
-    What the workdir does not have comes from the base, where there is one.
+    What the workdir does not have comes from the base, where there is one; what
+    neither has and the Hub's cache knows by this name, from there.
     """
     own = self.workdir / name
-    if self.base and not own.exists() and (self.base.workdir / name).exists():
+    if own.exists():
+      return own
+    if self.base and (self.base.workdir / name).exists():
       return self.base.workdir / name
-    return own
+    return hub.cached(name) or own
 
   def problems(self, name: str) -> tuple[Problem, ...]:
     """Returns the problems of a file of the config, read and checked once.
@@ -176,7 +197,14 @@ class Run:
     """Returns where a stage's checkpoints, metrics and export are."""
     if self.base and self.base.done(stage):
       return self.base.directory(stage)
+    if stage == self.config.order[-1]:
+      return self.place
     return stage_directory(self.workdir, self.config.order, stage)
+
+  def evals(self, name: str) -> Path:
+    """Returns the directory of an evaluation; updates share those before them."""
+    shared = name == "before" or name in self.config.order[:-1]
+    return (self.workdir if shared else self.place) / "evals"
 
   def start(self, stage: Stage) -> Path:
     """Returns the checkpoint that a stage starts from.
@@ -218,7 +246,15 @@ class Run:
   # ---------------------------------------------------------------------- done
   def seconds(self) -> dict[str, float]:
     """Returns the seconds of every step that is done."""
-    return _seconds(self.workdir)
+    shared = _seconds(self.workdir)
+    if not self.name:
+      return shared
+    own = {k: v for k, v in shared.items() if not self._is_own(k)}
+    return own | _seconds(self.place)
+
+  def _is_own(self, step: str) -> bool:
+    """Returns whether each update of a workdir does a step itself."""
+    return step in (self.config.order[-1], "after")
 
   def done(self, step: str) -> bool:
     return step in self.seconds()
@@ -235,8 +271,9 @@ class Run:
     """Records a step as done."""
     if not meeting.is_leader():
       return
-    done = {**self.seconds(), step: round(seconds, 2)}
-    write_json(self.workdir / SECONDS, done)
+    where = self.place if self._is_own(step) else self.workdir
+    done = {**_seconds(where), step: round(seconds, 2)}
+    write_json(where / SECONDS, done)
 
 
 class Base:

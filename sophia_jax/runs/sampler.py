@@ -61,8 +61,8 @@ class Sampler:
     self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
     self._seats = sampling.seats(run, stage, policy.engine, others)
-    self.problems = sampling.problems(run, stage)
-    """Every problem of the stage's data."""
+    self.problems = sampling.fitting(run, stage)
+    """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
     self._world: World | None = None
 

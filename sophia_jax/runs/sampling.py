@@ -30,7 +30,7 @@ from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import Seat, World
-from sophia_jax.runs import engines, policies, teachers
+from sophia_jax.runs import engines, lengths, policies, teachers
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -48,6 +48,12 @@ SAMPLING = {
 }
 """Config section of each role's `Sampling`; a teacher's is "teaching"."""
 TEACHING = "teaching"
+PROMPTS = {
+  "policy": ("system", "slow_thinking"),
+  "caption": ("system", "caption"),
+  "reasoner": ("reasoning",),
+}
+"""Prompts that each role's answers depend on; a teacher's is slow thinking."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +113,34 @@ def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
   Raises:
     SophiaError: they are fewer than a round learns from.
   """
-  found, groups = run.problems(data_file(run, stage)), stage.config.groups
-  if len(found) < groups:
-    raise SophiaError(
-      f"config.stages.{stage.name}.groups={groups}: the data have "
-      f"{len(found)} problems; lower groups or bring more"
-    )
+  found = run.problems(data_file(run, stage))
+  check_enough(stage, len(found))
   return found
+
+
+def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
+  """Returns those problems of a stage that its engines have room for.
+
+  Raises:
+    SophiaError: as `problems`, or they do not fit and may not be left out.
+  """
+  _, words = policies.load_words(
+    run.start(stage),
+    run.section(ImageConfig, "images"),
+    run.config.prompts.system,
+  )
+  found = lengths.fitting(run, stage, problems(run, stage), words)
+  check_enough(stage, len(found))
+  return found
+
+
+def check_enough(stage: Stage, count: int) -> None:
+  """Raises SophiaError if `count` problems are fewer than a round learns from."""
+  if count < stage.config.groups:
+    raise SophiaError(
+      f"config.stages.{stage.name}.groups={stage.config.groups}: the data have "
+      f"{count} problems; lower groups or bring more"
+    )
 
 
 def data_file(run: Run, stage: Stage) -> str:
@@ -163,8 +190,13 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
   """
   config, asked = run.config.to_dict(), stage.algorithm.roles
   sections = (SAMPLING.get(role, TEACHING) for role in asked)
-  names = ("seed", "prompts", *sections)
+  names = ("seed", *sections)
   meta = {name: config[name] for name in names}
+  meta["prompts"] = {
+    name: config["prompts"][name]
+    for role in asked
+    for name in PROMPTS.get(role, ("slow_thinking",))
+  }
   meta["policy"] = fingerprint(run.start(stage))
   if "reasoner" in asked:
     meta["reasoners"] = {
@@ -215,11 +247,11 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
   Raises:
     Preempted: SIGTERM arrived; what was finished is stored.
   """
-  if run.done(step_name(stage)):
+  directory = store_directory(run, stage)
+  share = ShardProblems(fitting(run, stage), shard)
+  if run.done(step_name(stage)) and _whole(run, stage, share.problems):
     return
   start = time.monotonic()
-  directory = store_directory(run, stage)
-  share = ShardProblems(problems(run, stage), shard)
   with (
     files.shared(directory / "sampling.lock", shard.terms),
     preemptible(_raised, f"what was finished is in {directory}"),
@@ -229,6 +261,14 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
     _log.info("--- %s%s", step_name(stage), name)
     _sample(run, stage, share, store)
     _finish(run, stage, share, store, time.monotonic() - start)
+
+
+def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
+  """Returns whether a store holds every problem: the data may have grown."""
+  if not (store_directory(run, stage)).is_dir():
+    return True  # the samples were removed after the update
+  with open_store(run, stage, read_only=True) as store:
+    return all(map(store.complete, problems))
 
 
 def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
@@ -256,7 +296,7 @@ def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
       Progress(step_name(stage), total, "problem", len(done)) as progress,
     ):
       for _ in found:
-        progress.advance(1, reward=_mean_reward(store))
+        progress.advance(1, **_figures(store, world))
     _log.info("%s", _summary(world, time.monotonic() - start))
     for line in judge.report().lines():
       _log.info("%s", line)
@@ -393,10 +433,19 @@ def verifier(run: Run) -> Verifier:
 
 
 # --------------------------------------------------------------- figures of a run
-def _mean_reward(store: Store) -> float:
-  """Returns the share of right answers in the store."""
+def _figures(store: Store, world: World) -> dict[str, float]:
+  """Returns the shares of right and of truncated answers in the store, and the
+  mean length by role of what this process has sampled, tokens."""
   statuses = store.index.statuses
-  return statuses[Status.RIGHT] / max(1, statuses.total())
+  graded = max(1, statuses.total())
+  return {
+    "reward": statuses[Status.RIGHT] / graded,
+    "truncated": statuses[Status.TRUNCATED] / graded,
+    **{
+      f"{role}_tokens": world.tokens[role] / count
+      for role, count in world.sampled.items()
+    },
+  }
 
 
 def _summary(world: World, seconds: float) -> str:

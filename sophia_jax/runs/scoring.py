@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from sophia_jax.checkpoints import sidecars
 from sophia_jax.checkpoints.config import read_config
+from sophia_jax.data.chat import DEFAULT_SYSTEM
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.problems import load_examples
@@ -29,9 +31,17 @@ _logps = jax.jit(response_logps, static_argnums=(0, 3))
 
 
 def score(
-  directory: Path, data: Path, out: Path, dtype: str, max_tiles: int | None
+  directory: Path,
+  data: Path,
+  out: Path,
+  dtype: str,
+  max_tiles: int | None,
+  system: str | None = None,
 ) -> int:
   """Writes the log-probabilities of every response token; returns how many.
+
+  Args:
+    system: system prompt of examples that have none; None: `default_system`.
 
   Rows hold one sequence each, padded to a power of two, so that a score does
   not depend on its neighbours and few shapes are compiled.
@@ -40,7 +50,11 @@ def score(
   image = ImageConfig(tile_size=vision.image_size if vision else 448)
   if max_tiles is not None:
     image = dataclasses.replace(image, max_tiles=max_tiles)
-  model = policies.load(directory, policies.RuntimeConfig(dtype=dtype), image)
+  if system is None:
+    system = default_system(directory)
+  model = policies.load(
+    directory, policies.RuntimeConfig(dtype=dtype), image, system
+  )
   examples = load_examples(data)
   params = policies.weights(model, sharding.make_mesh(sharding.MeshConfig()))
 
@@ -60,6 +74,18 @@ def score(
         progress.advance()
 
   return write_jsonl(out, rows())
+
+
+def default_system(directory: Path) -> str | None:
+  """Returns the system prompt of examples that have none.
+
+  An export has the one that it was trained under in its chat template; other
+  InternVL checkpoints were trained under InternVL's own sentence.
+  """
+  found = sidecars.system_of(directory)
+  if found is None and read_config(directory).vision:
+    return DEFAULT_SYSTEM
+  return found
 
 
 def _scored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
 from sophia_jax.train.trackers import LogConfig
-from sophia_jax.types import Example, SophiaError, TokenSequence
+from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
+_log = logging.getLogger("sophia_jax")
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
 
 
@@ -63,7 +65,14 @@ def learn(run: Run, stage: Stage) -> None:
     "every host must see the same files under the same names",
   )
   if meeting.is_leader():
-    write_json(directory / "input.json", loader.summary())
+    made = loader.summary()
+    write_json(directory / "input.json", made)
+    if stage.train.tiles > (suggested := made["suggested_tile_budget"]) > 0:
+      _log.info(
+        "the data need %d tiles a microbatch, not %d: a smaller "
+        "config.stages.%s.train.tiles saves time and memory",
+        *(suggested, stage.train.tiles, stage.name),
+      )
   starts = references(stage, model, mesh, (POLICY, REFERENCE))
   with session(run, stage, model, mesh, loader.steps) as trainer:
     if stage.algorithm.annotate:
@@ -98,8 +107,16 @@ def export_directory(run: Run, stage: Stage) -> Path:
 
 
 def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
-  """Writes a stage's result; heads beside the vocabulary stay in checkpoints."""
-  policies.export(model, served(params), export_directory(run, stage))
+  """Writes a stage's result; heads beside the vocabulary stay in checkpoints.
+
+  The system prompt that a policy was trained under is its template's default:
+  that of slow thinking where it learns from samples.
+  """
+  system = None
+  if stage.config.model == POLICY:
+    thinking = run.config.prompts.slow_thinking
+    system = thinking if stage.samples else model.renderer.default_system
+  policies.export(model, served(params), export_directory(run, stage), system)
 
 
 def served(params: Params) -> Params:
@@ -354,16 +371,34 @@ def _selected(
       if r.id in learnt
     }
   if not made:
-    seen = ", ".join(f"{n} {name}" for name, n in sorted(verdicts.items()))
     raise SophiaError(
       f"{sampling.store_directory(run, stage)}: no trajectory is selected "
-      f"({seen or 'nothing is sampled'}); sample more, loosen the selection "
-      f"(config.stages.{stage.name}), or warm the policy up for longer"
+      f"{_unselected(stage, verdicts)}"
     )
   kept, counts = filters.keep(texts.values(), config, model.renderer.counts)
   passed = {example.id for example in kept}
   made = credit.of_rollouts(made, passed)
   return _cut(made, config, stage.train.length, counts), counts
+
+
+def _unselected(stage: Stage, verdicts: collections.Counter[str]) -> str:
+  """Returns the verdicts on all samples, and what would help."""
+  if not verdicts:
+    return "(nothing is sampled); run launch.sample first"
+  seen = ", ".join(
+    f"{verdicts[status.value]} {status.value}" for status in Status
+  )
+  key = f"config.stages.{stage.name}"
+  if verdicts[Status.RIGHT.value]:
+    alpha = getattr(stage.method, "alpha", None)
+    loosen = f"lower {key}.alpha, now {alpha}" if alpha else f"loosen {key}"
+    return f"({seen}); {loosen}: the samples stay"
+  worst = max(set(verdicts) - {Status.RIGHT.value}, key=verdicts.__getitem__)
+  remedy = {
+    Status.TRUNCATED.value: "raise max_new_tokens of their config section",
+    Status.UNPARSEABLE.value: "ask for the form of answer in config.prompts",
+  }.get(worst, "bring easier problems, or a stronger model")
+  return f"({seen}): none is right; {remedy}, and sample into another workdir"
 
 
 def _cut(

@@ -151,7 +151,8 @@ class MetricsFile:
 def utilisation(
   cfg: InternVLConfig, trained: tuple[str, ...]
 ) -> Callable[[Row], Row]:
-  """Returns a function of a row: speed per device, and MFU if the peak is known.
+  """Returns a function of a row: speed per device, MFU if the peak is known, and
+  the most memory that this process's first device had in use.
 
   Model FLOPs count the tokens that are there, the query-key pairs inside their
   segments and the distinct tiles; never padding.
@@ -165,6 +166,9 @@ def utilisation(
     found = {"tokens_per_s_per_device": round(rate, 1)}
     tiles = row["image_tokens"] / max(cfg.tokens_per_tile, 1)
     needed = flops.update(cfg, flops.Work(live, row["pairs"], tiles), trained)
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+      found["memory_gib"] = round(memory["peak_bytes_in_use"] / 2**30, 2)
     if known is not None:
       peak = known.flops * len(devices)
       found["mfu"] = round(needed / row["seconds"] / peak, 4)

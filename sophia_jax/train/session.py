@@ -126,6 +126,7 @@ class Session:
     self._params = params
     self._extra: dict[str, float] = {}
     self._values: Mapping[str, Any] = {}
+    self._compiled = False
 
   def __enter__(self) -> Self:
     with contextlib.ExitStack() as stack:
@@ -253,7 +254,9 @@ class Session:
     self._extra = {}
     self.step += 1
     self._profile(self.step, self._state)
-    if self.step % self.config.log_every == 0:
+    # The first update of a process compiles: its seconds are its own.
+    if self.step % self.config.log_every == 0 or not self._compiled:
+      self._compiled = True
       self._metrics.flush()
 
   def metrics(self, values: Mapping[str, float]) -> None:

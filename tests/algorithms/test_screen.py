@@ -28,7 +28,9 @@ def test_problems_that_are_right_about_half_of_the_time_are_kept():
 
 def test_no_problem_in_the_window_says_on_which_side_they_are():
   write = screen.files(screen.Config(low=0.4, high=0.5))
-  with pytest.raises(SophiaError, match=r"1 have .* below 0\.4 and 2 one above"):
+  with pytest.raises(
+    SophiaError, match=r"1 have .* below 0\.4 and 2 one above"
+  ):
     write(named([0.0, 0.0], [1.0, 1.0], [1.0, 1.0]), Letters())
 
 

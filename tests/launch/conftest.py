@@ -18,6 +18,7 @@ def environment(tmp_path_factory):
   return {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
+    "HF_HUB_OFFLINE": "1",
     "XDG_CACHE_HOME": str(shared / "xdg-cache"),
     # A third of the time to compile.
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch import cli
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.problems import load_problems
 from sophia_jax.files import write_jsonl
@@ -239,6 +240,7 @@ def test_score_agrees_with_the_engine(
     f"--data={data}",
     f"--out={out}",
     "--max_tiles=1",
+    f"--system={renderer.default_system}",
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout == f"{len(rows)} responses scored: {out}\n"
@@ -346,3 +348,11 @@ def test_bad_data(killed, command, tmp_path):
   assert os.listdir(tmp_path) == ["e.jsonl"]
   done = command("sophia_jax.datasets", "check", tmp_path / "none.jsonl")
   assert_refused(done, "none.jsonl: No such file or directory")
+
+
+def test_ctrl_c_is_one_line(capsys):
+  def work():
+    raise KeyboardInterrupt
+
+  assert cli._exit_code(work) == 130
+  assert capsys.readouterr().err == "interrupted; the same command resumes\n"

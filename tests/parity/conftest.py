@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import importlib.util
+
 import jax
 import pytest
 
-from tests.parity import tiny
+TORCH = importlib.util.find_spec("torch") is not None
+
+if TORCH:
+  from tests.parity import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -12,6 +17,6 @@ def exact_matmuls():
     yield
 
 
-@pytest.fixture(scope="session", params=tiny.SPECS, ids=str)
+@pytest.fixture(scope="session", params=tiny.SPECS if TORCH else (), ids=str)
 def reference(request, tmp_path_factory) -> tiny.Reference:
   return tiny.build(request.param, tmp_path_factory.mktemp(str(request.param)))

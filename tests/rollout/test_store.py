@@ -25,7 +25,7 @@ from sophia_jax.rollout.records import (
   head,
   identity,
 )
-from sophia_jax.rollout.store import Store, round_directory
+from sophia_jax.rollout.store import Store, check_header, round_directory
 from sophia_jax.types import (
   Completion,
   FinishReason,
@@ -475,3 +475,15 @@ def test_a_killed_writer_loses_nothing_it_reported_and_doubles_nothing(
   whole = [r for r in map(decode, lines) if r is not None]
   assert len(whole) == len({r.problem_id for r in whole}) == store.position
   assert len(lines) - len(whole) <= 1  # the tail the last kill cut short
+
+
+def test_a_store_may_have_been_made_with_more_than_is_asked(tmp_path):
+  path = tmp_path / "store"
+  check_header(path, {"seed": 1})  # none is fine
+  Store(path, {"seed": 0, "prompts": {"a": "x", "b": "y"}}).close()
+  check_header(path, {"seed": 0, "prompts": {"a": "x"}})
+  for other in ({"a": "z"}, {"c": "x"}):
+    with pytest.raises(SophiaError, match="made with prompts="):
+      check_header(path, {"seed": 0, "prompts": other})
+  with pytest.raises(SophiaError, match="made with seed=0, not 1"):
+    check_header(path, {"seed": 1, "prompts": {}})

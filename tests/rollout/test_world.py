@@ -203,12 +203,13 @@ def test_a_difficulty_without_a_reasoner(store):
   engines = {"easy": Stepped()}
   world = World(store, seats(reasoner=engines), lives.Counted())
   hard = Problem(id="p/1", question="?", answer="6", difficulty="hard")
-  world.check(words(3))
+  world.check([*words(3), hard])  # a sole reasoner takes all
+  engines["4"] = Stepped()
   with pytest.raises(SophiaError) as error:
     world.check([*words(3), hard])
   assert str(error.value) == (
     "problem p/1: difficulty 'hard' names no reasoner; config.reasoners has "
-    "easy"
+    "4, easy"
   )
 
 

@@ -24,6 +24,7 @@ IMPORTERS = {
   name: f"{__name__}.{name}"
   for name in (
     "amc_aime",
+    "chat",
     "columns",
     "dynamath",
     "internvl",
@@ -39,10 +40,20 @@ IMPORTERS = {
     "numinamath",
     "olympiadbench",
     "rlaif_v",
+    "verl",
     "wildvision",
   )
 }
 """Name of a data set -> its module, imported on demand."""
+
+
+ALIASES = {
+  "easyr1": "columns",
+  "llava": "chat",
+  "ms_swift": "chat",
+  "sharegpt": "chat",
+}
+"""Names of shapes that another importer reads."""
 
 
 def find_importer(name: str) -> Importer:
@@ -51,10 +62,11 @@ def find_importer(name: str) -> Importer:
   Raises:
     SophiaError: there is none; the nearest and all names are given.
   """
-  module = IMPORTERS.get(name.lower().replace("-", "_"))
+  key = name.lower().replace("-", "_")
+  module = IMPORTERS.get(ALIASES.get(key, key))
   if module is None:
-    hint = nearest(name, IMPORTERS)
-    known = ", ".join(IMPORTERS)
+    hint = nearest(name, [*IMPORTERS, *ALIASES])
+    known = ", ".join([*IMPORTERS, *ALIASES])
     if known not in hint:
       hint = f"{hint} Known: {known}"
     raise SophiaError(f"--from={name}: no such data set; {hint}")

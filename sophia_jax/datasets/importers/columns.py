@@ -8,8 +8,10 @@ Command:  python -m sophia_jax.datasets import --from=columns \\
             --columns=question=problem,answer=meta.answer,images=image SRC DST
 Gives:    problems, or examples if `response` is mapped
 
-Keys are those of a problem or an example; a column may be a path such as
-messages.1.content. Images may be paths, bytes, base64 or {"bytes", "path"}, one
+Keys are those of a problem or an example; a column may be a path: a.0.b is b in
+the first item of the list a. A text in single quotes is a constant:
+difficulty='hard'. `question` (or `problem`), `images` (or `image`), `answer` and
+`choices` need no map where the columns have these names, as EasyR1's have. Images may be paths, bytes, base64 or {"bytes", "path"}, one
 or a list. A question may be a list of parts, text and images. The source is the
 name of SRC: a folder called `mathvista` gives evaluation problems.
 
@@ -44,7 +46,9 @@ from sophia_jax.datasets.importers.text import (
   as_text,
   parts_of,
   place_images,
+  plain_gold,
   quoted_list,
+  several,
 )
 from sophia_jax.types import SophiaError, quoted
 
@@ -57,16 +61,17 @@ ANSWERS = ("answer", "answer_text", "answer_index", "answer_number")
 
 
 def convert(row: Mapping[str, Any], at: Context) -> Record:
-  if not at.columns:
+  columns = _with_same_names(row, at.columns)
+  if "question" not in columns:
     raise SophiaError(
       "--from=columns needs --columns; for example --columns=question="
-      f"problem,answer=answer. There are: {', '.join(map(str, row))}"
+      f"task,answer=gold. There are: {', '.join(map(str, row))}"
     )
   _check_split(row, at)
-  found = {key: _lookup(row, path) for key, path in at.columns.items()}
+  found = {key: _lookup(row, path) for key, path in columns.items()}
   record: Record = {}
   question, shown = parts_of(found.pop("question", None))
-  images = _several(found.pop("images", None)) or shown
+  images = several(found.pop("images", None)) or shown
   record["images"] = [at.image(item) for item in images]
   choices = as_list(found.pop("choices", None))
   accepted = accepted_answers(found.pop("accepted", None))
@@ -82,6 +87,26 @@ def convert(row: Mapping[str, Any], at: Context) -> Record:
   texts = [as_text(question) or "", *choices]
   placed = place_images(texts, len(record["images"]))
   return {**record, "question": placed[0], "choices": placed[1:]}
+
+
+def _with_same_names(
+  row: Mapping[str, Any], columns: Mapping[str, str]
+) -> dict[str, str]:
+  """Returns the column map, completed by the columns that have a key's name."""
+  given = dict(columns)
+  wanted: dict[str, tuple[str, ...]] = {
+    "question": ("question", "problem"),
+    "images": ("images", "image"),
+  }
+  if not {*ANSWERS, "accepted", "response"} & given.keys():
+    wanted |= {"answer": ("answer",), "choices": ("choices",)}
+  if not columns:
+    wanted["id"] = ("id",)
+  for key, names in wanted.items():
+    same = next((name for name in names if name in row), None)
+    if same is not None:
+      given.setdefault(key, same)
+  return given
 
 
 def _plain_text(key: str, value: Any) -> str | None:
@@ -118,7 +143,7 @@ def _check_split(row: Mapping[str, Any], at: Context) -> None:
 def _answer(key: str, value: Any, choices: Sequence[str]) -> str | None:
   if key in ("answer_index", "answer_number"):
     return _letter(key, value, choices)
-  text = _one_text(value)
+  text = plain_gold(_one_text(value))
   if text is None or not choices:
     return text
   if key == "answer_text":
@@ -202,6 +227,8 @@ def _lookup(row: Any, path: str) -> Any:
   Raises:
     Broken: the row has no such column.
   """
+  if len(path) > 1 and path[0] == path[-1] == "'":
+    return path[1:-1]
   value = row
   # A column's own name may hold dots.
   for part in [path] if path in row else path.split("."):
@@ -212,15 +239,6 @@ def _lookup(row: Any, path: str) -> Any:
     else:
       raise Broken(f"has no column {path!r}; {nearest(path, map(str, row))}")
   return value
-
-
-def _several(value: Any) -> list[Any]:
-  """Returns the images of a column: one, a list, or a list written out."""
-  if isinstance(value, str):
-    value = quoted_list(value) or value
-  if value is None or value == "":
-    return []
-  return value if isinstance(value, list) else [value]
 
 
 IMPORTER = Importer(

@@ -21,6 +21,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _QUESTION = re.compile(r"(?:^|\n)Question:\s*")
 _CHOICES = re.compile(r"\n[ \t]*Choices:[ \t]*\n")
 _CHOICE = re.compile(r"(?:^|\n)\(([A-Z])\)[ \t]*")
+_LETTER = re.compile(r"\(?([A-Z])[).]")
 _ANSWER = re.compile("the answer is:?", re.IGNORECASE)
 # ['a', "b"] without escapes.
 _ITEM = re.compile(r"""'([^'\\]*)'|"([^"\\]*)\"""")
@@ -174,6 +175,31 @@ def boxed(text: str) -> str | None:
     if not depth and brace[0] == "}":
       return text[last.end() + 1 : brace.start()].strip() or None
   return None
+
+
+def plain_gold(text: str | None) -> str | None:
+  r"""Returns a gold answer without its box, and a choice as its letter.
+
+  \\boxed{B}, (B) and B. are B; any other text stays as it is.
+  """
+  if text is None:
+    return None
+  bare = text.strip().strip("$").strip()
+  start = _BOX.match(bare)
+  if start and bare.endswith("}"):
+    inner, whole = boxed(bare), bare[start.end() + 1 : -1].strip()
+    text = inner if inner and inner == whole else text
+  letter = _LETTER.fullmatch(text.strip())
+  return letter[1] if letter else text
+
+
+def several(value: Any) -> list[Any]:
+  """Returns the items of a column: one, a list, or a list written out."""
+  if isinstance(value, str):
+    value = quoted_list(value) or value
+  if value is None or value == "":
+    return []
+  return value if isinstance(value, list) else [value]
 
 
 def letters(count: int) -> list[str]:

@@ -375,12 +375,14 @@ def test_every_benchmark_is_registered():
   }
   assert trained == {
     "amc_aime",
+    "chat",
     "columns",
     "internvl",
     "math",
     "mathv360k",
     "numinamath",
     "rlaif_v",
+    "verl",
     "wildvision",
   }
   for name in set(IMPORTERS) - trained:

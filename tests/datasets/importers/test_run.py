@@ -323,6 +323,8 @@ def test_every_importer_has_a_run_card():
     card = sys.modules[module].__doc__
     for heading in ("Command:", "Gives:", "icence", f"--from={name} "):
       assert heading in card or (name, heading) in {
+        ("chat", "icence"),
         ("columns", "icence"),
+        ("verl", "icence"),
         ("internvl", "icence"),
       }

@@ -1,0 +1,274 @@
+"""Every mistake that can be found before anything is written or paid for.
+
+The cheap checks come first: the config, then the models' configs and tokenizers,
+then the data, then the lengths of prompts and what the workdir holds already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.checkpoints import hub
+from sophia_jax.checkpoints.config import read_config
+from sophia_jax.config import nearest, section
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.datasets.sources import refuse_evaluation
+from sophia_jax.evals.evaluate import EvalConfig
+from sophia_jax.rollout import roles, store
+from sophia_jax.runs import lengths, made, policies, sampling, training
+from sophia_jax.runs.policies import ReasonerConfig
+from sophia_jax.runs.run import Run
+from sophia_jax.runs.stage import Stage
+from sophia_jax.types import Problem, SophiaError
+
+
+def check(run: Run, only: str = "") -> None:
+  """Finds every mistake that can be found before anything is paid for.
+
+  Args:
+    only: the one stage that is going to run; "": all of them.
+
+  Raises:
+    SophiaError: the first mistake; names the key or the line, and the remedy.
+  """
+  run.check_order(only)
+  if not run.last().learns:
+    raise SophiaError(
+      f"config.order: the last stage, {run.last().name!r}, learns nothing; "
+      "end with a stage that does"
+    )
+  chosen = [s for s in run.stages() if only in ("", s.name)]
+  for stage in chosen:
+    run.start(stage)
+    sampling.check(run, stage)
+  if not run.config.get("prepare"):
+    _check_given(run, whole=not only)
+    _fetch(run, chosen)
+    words = _words(run, chosen)
+    if any("reasoner" in stage.algorithm.roles for stage in chosen):
+      _check_reasoners(run, chosen)
+    _check_data(run, chosen, words)
+  for stage in chosen:
+    _check_resumed(run, stage)
+
+
+def _check_given(run: Run, *, whole: bool) -> None:
+  """Refuses a config without a checkpoint or, for a whole run, an examination.
+
+  Raises:
+    SophiaError: names the setting that is missing.
+  """
+  config = run.config
+  if not config.policy.path:
+    raise SophiaError(
+      "config.policy.path: no checkpoint; give --config.policy.path=DIRECTORY"
+    )
+  if whole and not config.data.heldout:
+    raise SophiaError(
+      "config.data.heldout: no file to measure pass@1 on; give "
+      "--config.data.heldout=FILE"
+    )
+
+
+# ----------------------------------------------------------------------- models
+def _fetch(run: Run, chosen: Sequence[Stage]) -> None:
+  """Fetches checkpoints that are given by their names on the Hub.
+
+  Raises:
+    SophiaError: one cannot be fetched.
+  """
+  names = [run.config.policy.path]
+  if any("reasoner" in stage.algorithm.roles for stage in chosen):
+    names += [
+      values.path for values in run.config.reasoners.values() if not values.urls
+    ]
+  names_taught = {stage.config.model for stage in chosen} - {training.POLICY}
+  taught = {run.config.reasoners[name].path for name in names_taught}
+  for name in names:
+    if name not in taught and not run.path(name).exists():
+      hub.local(name)
+
+
+def _words(run: Run, chosen: Sequence[Stage]) -> Renderer | None:
+  """Returns the policy's renderer, once its config and tokenizer fit.
+
+  None where the first stage of the policy starts from what is not there yet.
+
+  Raises:
+    SophiaError: no checkpoint, or one of other tiles than config.images says.
+  """
+  results = {training.export_directory(run, stage) for stage in chosen}
+  starts = [
+    run.start(stage) for stage in chosen if stage.config.model == "policy"
+  ]
+  given = run.path(run.config.policy.path)
+  found = next((path for path in starts if path not in results), given)
+  if not found.is_dir():
+    if found != given:
+      return None  # `pipeline.trainable` says which stage comes before
+    raise SophiaError(
+      f"config.policy.path: {given} is no directory; give the folder of a "
+      "checkpoint, or its name on the Hub"
+    )
+  cfg, words = policies.load_words(
+    found, run.section(ImageConfig, "images"), run.config.prompts.system
+  )
+  asked = {
+    sampling.SAMPLING[role]
+    for stage in chosen
+    for role in stage.algorithm.roles
+    if stage.samples and role in roles.OWN
+  }
+  for key in sorted(asked | ({"eval"} if run.config.data.heldout else set())):
+    lengths.warn(run, cfg, found, key)
+  return words
+
+
+def _check_reasoners(run: Run, chosen: Sequence[Stage]) -> None:
+  """Refuses a config without reasoners, or one that is not a text-only model.
+
+  Raises:
+    SophiaError: names the reasoner and the remedy.
+  """
+  if not run.config.reasoners:
+    raise SophiaError(
+      "config.reasoners: none, and the method asks one; give c.reasoners = "
+      '{"easy": defaults(ReasonerConfig, path=DIRECTORY)}'
+    )
+  taught = {stage.config.model for stage in chosen}
+  for name, values in run.config.reasoners.items():
+    key = f"config.reasoners.{name}.path"
+    choice = section(ReasonerConfig, values.to_dict(), f"reasoners.{name}")
+    directory = run.path(choice.path)
+    if name in taught or choice.urls:
+      continue
+    if not choice.path or not directory.is_dir():
+      raise SophiaError(
+        f"{key}: {choice.path or 'empty'}: no such directory; give the folder "
+        "of a text-only checkpoint"
+      )
+    if choice.engine == "embedded" and read_config(directory).vision:
+      raise SophiaError(
+        f"{key}: {directory} is a vision-language model; a reasoner is asked "
+        "in words, so give a text-only one, such as Qwen2.5-Instruct"
+      )
+
+
+# ------------------------------------------------------------------------- data
+def _check_data(
+  run: Run, chosen: Sequence[Stage], words: Renderer | None
+) -> None:
+  """Reads every file of problems, and compares it with the models.
+
+  Raises:
+    SophiaError: the first mistake; names the problem.
+  """
+  sampled = [stage for stage in chosen if _given(run, stage)]
+  for name in {sampling.data_file(run, stage) for stage in sampled}:
+    refuse_evaluation(run.problems(name), str(run.path(name)))
+  for stage in sampled:
+    problems = sampling.problems(run, stage)
+    where = run.path(sampling.data_file(run, stage))
+    if "reasoner" in stage.algorithm.roles:
+      check_difficulties(where, problems, list(run.config.reasoners))
+    if words:
+      check_images(where, problems, words)
+      lengths.fitting(run, stage, problems, words)
+  if run.config.data.heldout:
+    problems = run.problems(run.config.data.heldout)
+    config = run.section(EvalConfig, "eval")
+    if words:
+      check_images(run.path(run.config.data.heldout), problems, words)
+      lengths.check_evaluation(
+        run,
+        problems[: config.limit or None],
+        words,
+        config.max_new_tokens,
+      )
+
+
+def _given(run: Run, stage: Stage) -> bool:
+  """Returns whether a stage samples for problems that no other stage writes."""
+  return stage.samples and not run.writes(stage.name, stage.config.data)
+
+
+def check_difficulties(
+  where: Path, problems: Sequence[Problem], names: Sequence[str]
+) -> None:
+  """Refuses problems whose difficulty names no reasoner; one alone takes all.
+
+  Raises:
+    SophiaError: names the first problem, and counts them.
+  """
+  if len(names) < 2:
+    return
+  lost = [p for p in problems if p.difficulty not in names]
+  if lost:
+    raise SophiaError(
+      f"{where}: problem {lost[0].id}: difficulty {lost[0].difficulty!r} names "
+      f"no reasoner of config.reasoners ({nearest(lost[0].difficulty, names)}); "
+      f"{len(lost)} of {len(problems)} problems; change it, or add a reasoner "
+      "of that name"
+    )
+
+
+def check_images(
+  where: Path, problems: Sequence[Problem], words: Renderer
+) -> None:
+  """Refuses images for a policy that cannot see them.
+
+  Raises:
+    SophiaError: names the first problem with images.
+  """
+  if words.has_images and words.tokens_per_tile:
+    return
+  seen = [p for p in problems if p.images]
+  if seen:
+    raise SophiaError(
+      f"{where}: problem {seen[0].id} has images ({len(seen)} of "
+      f"{len(problems)} do), and the policy is a text-only model; give an "
+      "InternVL checkpoint as config.policy.path"
+    )
+
+
+# -------------------------------------------------------------- what is there
+def _check_resumed(run: Run, stage: Stage) -> None:
+  """Refuses to repeat a stage with other settings than it was begun with.
+
+  Raises:
+    SophiaError: names the first setting that differs.
+  """
+  if stage.samples and stage.config.rounds == 1 and run.start(stage).is_dir():
+    store.check_header(
+      sampling.store_directory(run, stage), sampling.store_meta(run, stage)
+    )
+  begun = made.begun(run, stage)
+  if begun is None or not run.start(stage).is_dir():
+    return
+  step, found = begun
+  new = training.identity(run, stage)
+  old = {key: found.get(key) for key in new}
+  if difference := first_difference(old, new):
+    key, before, now = difference
+    raise SophiaError(
+      f"{step}: stage {stage.name!r} was begun with {key} = {before!r}, now it "
+      f"is {now!r}; use that value, another --name or another --workdir"
+    )
+
+
+def first_difference(
+  old: Any, new: Any, key: str = ""
+) -> tuple[str, Any, Any] | None:
+  """Returns (key, old value, new value) of the first leaf that differs."""
+  if not (isinstance(old, dict) and isinstance(new, dict)):
+    return None if old == new else (key, old, new)
+  for name in sorted(old.keys() | new.keys()):
+    found = first_difference(
+      old.get(name), new.get(name), f"{key}.{name}".lstrip(".")
+    )
+    if found:
+      return found
+  return None
