@@ -48,6 +48,7 @@ def main() -> None:
     FLAGS.dtype,
     Path(FLAGS.base).absolute() if FLAGS.base else None,
     FLAGS.verify,
+    Path(FLAGS.adapter) if FLAGS.adapter else None,
   )
   done = "written and verified" if FLAGS.verify else "written"
   print(f"{done} in {time.monotonic() - start:.0f} s: {FLAGS.dst}")
@@ -60,6 +61,7 @@ def convert(
   dtype: str | None = None,
   base: Path | None = None,
   verify: bool = False,
+  adapter: Path | None = None,
 ) -> None:
   """Writes the checkpoint `src` to `dst`, whole or not at all.
 
@@ -68,6 +70,7 @@ def convert(
     base: the checkpoint that `src` was trained from, where the run's config does
       not name it.
     verify: read everything again before the directory gets its name.
+    adapter: adapters in PEFT's format that are merged.
 
   Raises:
     SophiaError: a directory cannot be read or written, or the check fails.
@@ -76,6 +79,8 @@ def convert(
   if dst == src or dst in src.parents or src in dst.parents:
     raise SophiaError(f"--dst: {dst} and --src overlap; name another directory")
   source = opened.open_checkpoint(src, base, dtype)
+  if adapter is not None:
+    source = opened.with_adapter(source, adapter)
   with (
     _tokenizer(source.directory, format) as tokenizer,
     staging.replacing(dst) as work,
@@ -126,6 +131,9 @@ def define_flags() -> None:
     None,
     "Directory that training started from, with tokenizer and frozen parts; "
     "taken from the run's config if absent.",
+  )
+  flags.DEFINE_string(
+    "adapter", None, "Directory of adapters in PEFT's format, to be merged."
   )
 
 

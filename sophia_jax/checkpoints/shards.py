@@ -64,14 +64,21 @@ class Shards:
       of them, or an index that disagrees with its shards.
   """
 
-  def __init__(self, directory: str | pathlib.Path) -> None:
+  def __init__(
+    self, directory: str | pathlib.Path, single: str = SINGLE
+  ) -> None:
+    """Reads the headers of all files.
+
+    Args:
+      single: name of the file of a directory that has one alone.
+    """
     self.directory = pathlib.Path(directory)
     if not self.directory.is_dir():
       raise SophiaError(f"{self.directory}: no such directory")
     index = self.directory / INDEX
     self.tensors: dict[str, Stored] = {}
-    if not index.is_file():
-      self._add(self._single())
+    if single != SINGLE or not index.is_file():
+      self._add(self._single(single))
       return
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -89,8 +96,8 @@ class Shards:
       if tensor not in weight_map:
         raise SophiaError(f"{stored.path}: {tensor} is not in {INDEX}")
 
-  def _single(self) -> pathlib.Path:
-    path = self.directory / SINGLE
+  def _single(self, name: str) -> pathlib.Path:
+    path = self.directory / name
     if path.is_file():
       return path
     if any(self.directory.glob("*.bin")):
@@ -98,7 +105,8 @@ class Shards:
         f"{self.directory}: only pickled .bin weights, which are never loaded;"
         " convert them to safetensors"
       )
-    raise SophiaError(f"{self.directory}: neither {SINGLE} nor {INDEX}")
+    index = f"neither {SINGLE} nor {INDEX}" if name == SINGLE else f"no {name}"
+    raise SophiaError(f"{self.directory}: {index}")
 
   def _add(self, path: pathlib.Path) -> None:
     # safetensors checks the header, and that it describes the whole file.

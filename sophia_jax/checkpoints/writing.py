@@ -148,6 +148,13 @@ def write_tensors(work: pathlib.Path, table: Table, values: Values) -> None:
     write_json(work / INDEX, {"metadata": total, "weight_map": weight_map})
 
 
+def write_file(path: pathlib.Path, table: Table, values: Values) -> None:
+  """Writes every tensor of `table` into one file."""
+  with ThreadPoolExecutor(THREADS, "write") as pool:
+    for _ in _write_file(path, table, values, pool):
+      pass
+
+
 class _Piece(NamedTuple):
   """Rows of a part on their way to the file."""
 

@@ -199,7 +199,7 @@ class Decoder(nn.Module):
       block = nn.remat(Block, prevent_cse=False, policy=policy)
     self.layers = nn.scan(
       block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "lora": 0},
       split_rngs={"params": True},
       in_axes=(nn.broadcast, nn.broadcast),
       length=decoder.depth,

@@ -43,18 +43,27 @@ def forward(cfg: InternVLConfig, work: Work) -> dict[str, float]:
   return parts
 
 
-def update(cfg: InternVLConfig, work: Work, trained: tuple[str, ...]) -> float:
+def update(
+  cfg: InternVLConfig,
+  work: Work,
+  trained: tuple[str, ...],
+  adapted: bool = False,
+) -> float:
   """Counts FLOPs of a forward and backward pass that trains the parts `trained`.
 
   A trained part costs three times its forward pass: the gradients of its
   weights and of its input (even where no other part needs the latter, as in the
   usual 6 N per token). A frozen part between a trained one and the loss costs
   twice its forward pass, any other frozen part once.
+
+  Args:
+    adapted: whether only adapters of these parts are trained, whose own work is
+      left out: no gradient of a weight is needed.
   """
   costs, total, below = forward(cfg, work), 0.0, False
   for part in ("vision", "projector", "language"):  # in the order of the data
-    times = 3 if part in trained else 2 if below else 1
     below |= part in trained
+    times = 3 if part in trained and not adapted else 2 if below else 1
     total += times * costs.get(part, 0.0)
   return total
 

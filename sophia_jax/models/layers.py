@@ -91,7 +91,7 @@ linear.defvjp(_linear_forward, _linear_backward)
 
 
 class Dense(nn.Module):
-  """y = x W + b with W [in, out]."""
+  """y = x W + b with W [in, out]; + (x A) B where it has an adapter."""
 
   features: int
   axes: tuple[str | None, str | None]
@@ -108,7 +108,12 @@ class Dense(nn.Module):
       (x.shape[-1], self.features),
       self.param_dtype,
     )
-    y = linear(x.astype(self.dtype), kernel.astype(self.dtype))
+    x = x.astype(self.dtype)
+    y = linear(x, kernel.astype(self.dtype))
+    if self.has_variable("lora", "a"):
+      a: Array = self.get_variable("lora", "a")
+      b: Array = self.get_variable("lora", "b")
+      y = y + linear(linear(x, a.astype(self.dtype)), b.astype(self.dtype))
     if self.use_bias:
       bias = self.param(
         "bias",

@@ -148,7 +148,7 @@ class VisionEncoder(nn.Module):
     x = jnp.concatenate([cls, x], axis=1) + position.astype(x.dtype)
     layers = nn.scan(
       VisionBlock,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "lora": 0},
       split_rngs={"params": True},
       length=vision.depth,
       unroll=min(cfg.scan_unroll, vision.depth),

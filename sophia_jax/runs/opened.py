@@ -11,12 +11,18 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from sophia_jax.checkpoints import manifest, orbax_dir, read_config
+from sophia_jax.checkpoints import adapters, manifest, orbax_dir, read_config
+from sophia_jax.checkpoints.adapters import Merged
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import open_values
 from sophia_jax.checkpoints.keys import Part
 from sophia_jax.checkpoints.writing import Held, Values
-from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.models import (
+  DecoderConfig,
+  InternVLConfig,
+  VisionConfig,
+  lora,
+)
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import UPDATES, Run
 from sophia_jax.train.checkpoint import STATE, newest_step, read_identity
@@ -77,10 +83,30 @@ def open_checkpoint(
   )
   rest = read_config(base)
   _same_shapes(cfg, rest, step, base)
-  values = Joined(
+  low_rank = params.pop(lora.PART, None)
+  values: Values = Joined(
     Held(params, dtype), frozenset(params), open_values(base, rest, dtype)
   )
+  if low_rank is not None:
+    values = Merged(values, low_rank, _scale(step))
   return Checkpoint(cfg, values, base)
+
+
+def with_adapter(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
+  """Returns a checkpoint with the adapters of a PEFT directory merged.
+
+  Raises:
+    SophiaError: adapters of another model, or of another kind.
+  """
+  tree, rank, alpha = adapters.read(directory, checkpoint.cfg)
+  values = Merged(checkpoint.values, tree, alpha / rank)
+  return dataclasses.replace(checkpoint, values=values)
+
+
+def _scale(step: Path) -> float:
+  """Returns alpha / r of the adapters that a step holds."""
+  train = read_identity(step)["train"]
+  return train["lora_alpha"] / train["lora_rank"]
 
 
 def _step(src: Path) -> Path | None:

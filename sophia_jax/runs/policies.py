@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import get_args
 
-from jax.sharding import Mesh
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sophia_jax.checkpoints import adapters as adapters_
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import free
@@ -19,9 +23,11 @@ from sophia_jax.models import (
   Params,
   abstract_params,
   logical_axes,
+  lora,
 )
 from sophia_jax.models.config import Remat
 from sophia_jax.models.kernels import IMPLEMENTATIONS
+from sophia_jax.models.lora import Lora
 from sophia_jax.runs.run import Run
 from sophia_jax.train import sharding
 from sophia_jax.types import SophiaError
@@ -185,6 +191,37 @@ def weights(model: Model, mesh: Mesh, trained: tuple[str, ...] = ()) -> Params:
       some = {part: where[part] for part in parts}
       params |= load_sharded(model.directory, kind, some)
   return params
+
+
+def adapters(
+  model: Model, mesh: Mesh, how: Lora, seed: int, start: Path | None
+) -> Params:
+  """Makes the adapters that a stage trains, on the mesh.
+
+  Args:
+    start: directory of adapters in PEFT's format; None: fresh ones.
+
+  Returns:
+    The parts that `lora.attach` adds.
+
+  Raises:
+    SophiaError: the model has nothing that is so named, or `start` does not
+      fit.
+  """
+  cfg = model.module.cfg
+  try:
+    shapes, axes = lora.abstract(cfg, how), lora.axes(cfg, how)
+  except ValueError as e:
+    raise SophiaError(f"train.trained, train.lora_targets: {e}") from e
+  where = sharding.param_shardings(shapes, axes, mesh)
+  if start is None:
+    draw = functools.partial(lora.init, cfg, how, seed)
+    tree = jax.jit(draw, out_shardings=where)()
+  else:
+    tree = jax.device_put(adapters_.load(start, how, cfg), where)
+  whole = NamedSharding(mesh, PartitionSpec())
+  scale = jax.device_put(np.float32(how.scale), whole)
+  return lora.attach({}, tree, scale)
 
 
 def load_words(

@@ -63,14 +63,17 @@ def learn(run: Run, stage: Stage) -> None:
   config = stage.config
   updates = config.rounds * stage.train.epochs * config.minibatches
   session = training.session(run, stage, model, mesh, updates)
-  start = training.references(stage, model, mesh, (training.REFERENCE,))
+  names = (training.REFERENCE,)
+  start = training.references(stage, model, mesh, names)
   critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
     for critic in critics:
       critic.limit = session.step
       stack.enter_context(critic)
-    sampler = stack.enter_context(opened(run, stage, model, session.params()))
+    start |= training.unadapted(stage, session, names)
+    first = training.served(session.params())
+    sampler = stack.enter_context(opened(run, stage, model, first))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()
     params = session.model_params
   training.export(run, stage, model, params)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
+from sophia_jax.checkpoints import adapters
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive, section
 from sophia_jax.data import filters
@@ -25,7 +26,7 @@ from sophia_jax.data.problems import load_examples
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
-from sophia_jax.models import Params
+from sophia_jax.models import Params, lora
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
@@ -41,6 +42,8 @@ from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
 _log = logging.getLogger("sophia_jax")
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
+ADAPTER = "adapter"
+"""Directory of a stage's adapters in PEFT's format."""
 
 
 def learn(run: Run, stage: Stage) -> None:
@@ -73,8 +76,10 @@ def learn(run: Run, stage: Stage) -> None:
         "config.stages.%s.train.tiles saves time and memory",
         *(suggested, stage.train.tiles, stage.name),
       )
-  starts = references(stage, model, mesh, (POLICY, REFERENCE))
+  names = POLICY, REFERENCE
+  starts = references(stage, model, mesh, names)
   with session(run, stage, model, mesh, loader.steps) as trainer:
+    starts |= unadapted(stage, trainer, names)
     if stage.algorithm.annotate:
       sources = {
         name: trainer.annotate(
@@ -111,17 +116,28 @@ def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
 
   The system prompt that a policy was trained under is its template's default:
   that of slow thinking where it learns from samples.
+  Adapters are merged, and written in PEFT's format beside it.
   """
   system = None
   if stage.config.model == POLICY:
     thinking = run.config.prompts.slow_thinking
     system = thinking if stage.samples else model.renderer.default_system
   policies.export(model, served(params), export_directory(run, stage), system)
+  if how := stage.train.lora:
+    adapters.save(
+      params[lora.PART],
+      how,
+      model.module.cfg,
+      run.directory(stage.name) / ADAPTER,
+      str(run.start(stage)),
+    )
 
 
 def served(params: Params) -> Params:
-  """Returns the parameters of the model itself, without a critic's head."""
-  return {part: tree for part, tree in params.items() if part != outputs.PART}
+  """Returns the parameters of the model itself: adapters merged, no critic's
+  head."""
+  merged = lora.merge(params)
+  return {part: tree for part, tree in merged.items() if part != outputs.PART}
 
 
 def session(
@@ -130,7 +146,7 @@ def session(
   """Makes the session of a stage's model, not entered yet."""
   return Session(
     model.module,
-    policies.weights(model, mesh, stage.train.trained),
+    _weights(run, stage, model, mesh),
     stage.algorithm,
     stage.train,
     run.directory(stage.name),
@@ -139,6 +155,22 @@ def session(
     updates=updates,
     log=run.section(LogConfig, "log"),
   )
+
+
+def _weights(run: Run, stage: Stage, model: Model, mesh: Mesh) -> Params:
+  """Returns the parameters a stage starts from, with its adapters if it trains
+  some."""
+  params = policies.weights(model, mesh, stage.train.changed)
+  how = stage.train.lora
+  if how is None:
+    return params
+  start = _adapter_start(run, stage)
+  return params | policies.adapters(model, mesh, how, run.seed, start)
+
+
+def _adapter_start(run: Run, stage: Stage) -> Path | None:
+  start = stage.train.lora_start
+  return run.path(start) if start else None
 
 
 def critic_sessions(
@@ -155,7 +187,7 @@ def critic_sessions(
   return [
     Session(
       model.module,
-      policies.weights(model, mesh, stage.train.trained),
+      _weights(run, stage, model, mesh),
       stage.algorithm.critic,
       stage.train,
       run.directory(stage.name) / CRITIC,
@@ -174,13 +206,26 @@ def references(
   """Returns those of the named models that the method scores with.
 
   They have the weights that the stage starts from; to be called before its
-  session is entered.
+  session is entered. Where it trains adapters there are none (`unadapted`).
   """
   wanted = [name for name in names if name in stage.algorithm.models]
-  if not wanted:
+  if not wanted or stage.train.lora:
     return {}
   start = Scorer(model.module, policies.weights(model, mesh))
   return dict.fromkeys(wanted, start)
+
+
+def unadapted(
+  stage: Stage, trainer: Session, names: tuple[str, ...]
+) -> dict[str, Scorer]:
+  """Returns those of the named models that are the session's without adapters.
+
+  They take no memory; {} where the stage trains none.
+  """
+  if stage.train.lora is None:
+    return {}
+  wanted = [name for name in names if name in stage.algorithm.models]
+  return dict.fromkeys(wanted, trainer.unadapted())
 
 
 def _architecture(model: Model) -> dict[str, Any]:
@@ -197,6 +242,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
   It is kept in every checkpoint; a resumed or repeated run must agree with it.
   How the update is laid out on devices is no part of it.
   """
+  adapter = _adapter_start(run, stage)
   train = {
     **decisive(stage.train),
     **one_microbatch(dataclasses.asdict(stage.train)),
@@ -210,6 +256,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
     "start": fingerprint(run.start(stage)),
     **teachers.identity(run, stage),
+    "adapter": adapter and fingerprint(adapter),
   }
 
 

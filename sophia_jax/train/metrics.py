@@ -149,7 +149,7 @@ class MetricsFile:
 
 
 def utilisation(
-  cfg: InternVLConfig, trained: tuple[str, ...]
+  cfg: InternVLConfig, trained: tuple[str, ...], adapted: bool = False
 ) -> Callable[[Row], Row]:
   """Returns a function of a row: speed per device, MFU if the peak is known, and
   the most memory that this process's first device had in use.
@@ -165,7 +165,8 @@ def utilisation(
     rate = live / row["seconds"] / len(devices)
     found = {"tokens_per_s_per_device": round(rate, 1)}
     tiles = row["image_tokens"] / max(cfg.tokens_per_tile, 1)
-    needed = flops.update(cfg, flops.Work(live, row["pairs"], tiles), trained)
+    work = flops.Work(live, row["pairs"], tiles)
+    needed = flops.update(cfg, work, trained, adapted)
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
       found["memory_gib"] = round(memory["peak_bytes_in_use"] / 2**30, 2)

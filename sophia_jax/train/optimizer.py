@@ -78,7 +78,8 @@ def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
 def decayed(params: Params) -> Params:
   """Selects what weight decay reaches: matrices, no norms, biases or scales."""
-  is_matrix = lambda path, _: path[-1].key in ("kernel", "embedding", "head")
+  matrices = ("kernel", "embedding", "head", "a", "b")
+  is_matrix = lambda path, _: path[-1].key in matrices
   return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from sophia_jax.algorithms.contract import Forward
-from sophia_jax.models import STATISTICS
+from sophia_jax.models import STATISTICS, lora
 from sophia_jax.train import sharding
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError
@@ -76,7 +76,7 @@ def hidden_states(
   model: nn.Module, params: Params, batch: Batch
 ) -> Float[Array, "B T D"]:
   """Returns the final hidden states of packed rows, teacher-forced."""
-  apply: Any = functools.partial(model.apply, {"params": params})
+  apply: Any = functools.partial(model.apply, lora.variables(params))
   shown = "vision" in params and len(batch.tiles) > 0
   embeds = apply(batch.tiles, method="encode") if shown else None
   return apply(
@@ -94,6 +94,7 @@ def forward(
   """Runs the model on packed rows.
 
   Args:
+    params: parameters, with heads and adapters (`models.lora`) if it has any.
     batch: one microbatch; a target of -1 has log-probability and entropy 0.
     outputs: names in OUTPUTS.
     block: tokens of a row whose logits exist at the same time.
@@ -101,7 +102,7 @@ def forward(
   policy = {part: params[part] for part in params if part != PART}
   hidden = hidden_states(model, policy, batch)
   names = tuple(name for name in STATISTICS if name in outputs)
-  apply: Any = functools.partial(model.apply, {"params": policy})
+  apply: Any = functools.partial(model.apply, {"params": lora.base(policy)})
   values = (
     apply(hidden, batch.targets, block, names, method="token_statistics")
     if names

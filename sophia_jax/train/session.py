@@ -25,7 +25,7 @@ from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.config import free
 from sophia_jax.data.loader import Reading
 from sophia_jax.data.packing import PackConfig
-from sophia_jax.models import InternVL
+from sophia_jax.models import InternVL, lora
 from sophia_jax.train import annotate, outputs, sharding
 from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.checkpoint import Checkpoints
@@ -49,6 +49,16 @@ class TrainConfig(OptimizerConfig):
 
   trained: tuple[str, ...] = ("language",)
   """Trained parts of the model; the paper's: the language backbone (Table 4)."""
+  lora_rank: int = 0
+  """Rank of the adapters that are trained beside the frozen parts `trained`; 0:
+  the parts themselves are trained."""
+  lora_alpha: float = 32.0
+  """Scale of what the adapters add, times their rank."""
+  lora_targets: tuple[str, ...] = ("attn", "mlp")
+  """Linear maps with adapters: names ("q", "k", "v", "o", "gate", "up", "down")
+  or the blocks that hold them."""
+  lora_start: str = free("")
+  """Directory of adapters in PEFT's format to start from; "": fresh ones."""
   epochs: int = 1
   """Passes over the data."""
   rows: int = 8
@@ -67,6 +77,30 @@ class TrainConfig(OptimizerConfig):
   """Checkpoints kept."""
   log_every: int = free(20)
   """Updates between writes of the metrics."""
+
+  def __post_init__(self) -> None:
+    if self.lora_rank < 0 or self.lora_alpha <= 0:
+      raise ValueError(
+        f"lora_rank is {self.lora_rank} and lora_alpha {self.lora_alpha}; use 0 "
+        "or more, and more than 0"
+      )
+
+  @property
+  def lora(self) -> lora.Lora | None:
+    """Returns the adapters that are trained; None where parts are."""
+    if not self.lora_rank:
+      return None
+    return lora.Lora(
+      rank=self.lora_rank,
+      alpha=self.lora_alpha,
+      parts=self.trained,
+      targets=self.lora_targets,
+    )
+
+  @property
+  def changed(self) -> tuple[str, ...]:
+    """Returns the parts of the parameters that updates change."""
+    return (lora.PART,) if self.lora_rank else self.trained
 
 
 NO_LOG = LogConfig(tensorboard=False)
@@ -100,8 +134,9 @@ class Session:
     """Prepares a session; entering it makes the state.
 
     Args:
-      params: parameters on the mesh. Those of trained parts belong to the
-        session from now on: an update donates them (`state.copied`).
+      params: parameters on the mesh, with the adapters that `config` asks for
+        (`models.lora.attach`). Those that it trains belong to the session from
+        now on: an update donates them (`state.copied`).
       algorithm: its terms, metrics, outputs and annotators.
       identity: what a resumed run may not change, kept in every checkpoint.
       updates: updates of the whole run, for the learning rate's schedule and
@@ -157,7 +192,7 @@ class Session:
     )
     del self._params
     heads = (outputs.PART,) if outputs.PART in params else ()
-    self._state = create(params, tx, (*config.trained, *heads))
+    self._state = create(params, tx, (*config.changed, *heads))
     if restored := self._checkpoints.restore(self._state):
       self._state, saved = restored
       self.cursor, self._values = saved["cursor"], saved["metrics"]
@@ -183,7 +218,9 @@ class Session:
       done,
       self.updates,
       trackers(path, self._log_config, done) if leads else (),
-      utilisation(self._model.cfg, config.trained),
+      utilisation(
+        self._model.cfg, config.trained, adapted=bool(config.lora_rank)
+      ),
       self._role,
     )
 
@@ -203,6 +240,10 @@ class Session:
   def scorer(self) -> Scorer:
     """Returns the model with its parameters of now, for an annotator."""
     return Scorer(self._model, self.model_params)
+
+  def unadapted(self) -> Scorer:
+    """Returns the model without its adapters, which never changes."""
+    return Scorer(self._model, lora.base(self._state.frozen))
 
   # --------------------------------------------------------------------- training
   def annotate(
