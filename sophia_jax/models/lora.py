@@ -128,15 +128,19 @@ def abstract(cfg: InternVLConfig, lora: Lora) -> Params:
 def axes(cfg: InternVLConfig, lora: Lora) -> Params:
   """Returns a PartitionSpec of logical axis names for every adapter.
 
-  A lies as its kernel's rows do, B as its columns.
+  A lies as its kernel's rows do, B as its columns; the rank is spread where the
+  width of the residual would be, so that neither lies whole on every device.
   """
   specs = flatten_dict(logical_axes(cfg), sep="/")
   tree = {}
   for path in kernels(cfg, lora):
     *stack, inputs, outputs = specs[path]
     at = path.removesuffix("kernel")
-    tree[f"{at}a"] = PartitionSpec(*stack, inputs, None)
-    tree[f"{at}b"] = PartitionSpec(*stack, None, outputs)
+    wide = {inputs, outputs} & {"embed", "vision_embed"}
+    for_a = None if inputs in wide else next(iter(wide), None)
+    for_b = None if outputs in wide else next(iter(wide), None)
+    tree[f"{at}a"] = PartitionSpec(*stack, inputs, for_a)
+    tree[f"{at}b"] = PartitionSpec(*stack, for_b, outputs)
   return unflatten_dict(tree, sep="/")
 
 

@@ -23,9 +23,11 @@ from sophia_jax.models import (
   InternVLConfig,
   abstract_params,
   logical_axes,
+  lora,
 )
+from sophia_jax.models.lora import Lora
 from sophia_jax.plans.shape import Shape
-from sophia_jax.train import outputs, sharding, state
+from sophia_jax.train import adapters, outputs, sharding, state
 from sophia_jax.train.step import Step, Sums, scalars
 from sophia_jax.types import Batch, SophiaError
 
@@ -113,13 +115,18 @@ def compile_step(
   shape: Shape,
   mesh: Mesh,
   frozen_dtype: str = "bfloat16",
+  how: Lora | None = None,
 ) -> Program:
   """Compiles the programs of an update, `train.step.Step`, and adds them up.
+
+  Args:
+    how: adapters that are trained in the place of the parts `trained`.
 
   Raises:
     SophiaError: a program does not fit the devices' memory.
   """
-  params = placed_params(cfg, mesh, trained, frozen_dtype)
+  params = whole_params(cfg, mesh, trained, frozen_dtype, how)
+  trained = (lora.PART,) if how else trained
   if heads := _heads(cfg, algorithm, mesh):
     params[outputs.PART] = heads
     trained = (*trained, outputs.PART)
@@ -180,6 +187,26 @@ def _everywhere(tree: Any, mesh: Mesh) -> Any:
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
     tree,
   )
+
+
+def whole_params(
+  cfg: InternVLConfig,
+  mesh: Mesh,
+  trained: tuple[str, ...],
+  frozen_dtype: str,
+  how: Lora | None,
+) -> Any:
+  """Returns shapes as `placed_params` does, with the adapters `how` if there are
+  any: then all else is frozen."""
+  if how is None:
+    return placed_params(cfg, mesh, trained, frozen_dtype)
+  tree = jax.tree.map(
+    lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+    lora.abstract(cfg, how),
+    adapters.shardings(cfg, how, mesh),
+  )
+  scale = _everywhere(jax.ShapeDtypeStruct((), jnp.float32), mesh)
+  return lora.attach(placed_params(cfg, mesh, (), frozen_dtype), tree, scale)
 
 
 def placed_params(

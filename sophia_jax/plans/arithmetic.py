@@ -11,9 +11,11 @@ import math
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from sophia_jax.algorithms.contract import Algorithm
-from sophia_jax.models import InternVLConfig, flops
+from sophia_jax.models import InternVLConfig, flops, lora
+from sophia_jax.models.lora import Lora
 from sophia_jax.plans import aot
 from sophia_jax.plans.shape import Shape
 from sophia_jax.train.devices import Accelerator
@@ -43,6 +45,13 @@ class Case:
   """Share of the peak that the attention kernel reaches."""
   gpus: bool = False
   """Whether the mesh stands for GPUs."""
+  lora: Lora | None = None
+  """Adapters that are trained in the place of the parts; None: the parts."""
+
+  @property
+  def changed(self) -> tuple[str, ...]:
+    """Returns the top-level parts of the parameters that an update changes."""
+    return self.trained if self.lora is None else (lora.PART,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +96,8 @@ def cost(case: Case) -> Cost:
 # ---------------------------------------------------------------------- memory
 def state_bytes(case: Case) -> dict[str, float]:
   """Returns bytes of a device's shards: parameters, moments, gradients."""
-  trained_parts = case.trained
-  params = aot.placed_params(case.cfg, case.mesh, trained_parts, "bfloat16")
+  trained_parts = case.changed
+  params = params_of(case)
   size = lambda parts: float(
     sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
@@ -103,6 +112,27 @@ def state_bytes(case: Case) -> dict[str, float]:
     "optimizer": 2 * trained,
     "gradients": trained,
   }
+
+
+def params_of(case: Case) -> Any:
+  """Returns shapes of all parameters with their shardings, frozen ones in bf16."""
+  return aot.whole_params(
+    case.cfg, case.mesh, case.trained, "bfloat16", case.lora
+  )
+
+
+def merged_bytes(case: Case) -> float:
+  """Returns bytes of a device's shards of what new weights differ in, in bf16.
+
+  Where adapters are trained those are the weights that they are merged into.
+  """
+  if case.lora is None:
+    return state_bytes(case)["parameters"]
+  params = flatten_dict(
+    aot.placed_params(case.cfg, case.mesh, (), "bfloat16"), sep="/"
+  )
+  kernels = lora.kernels(case.cfg, case.lora)
+  return float(aot.held([params[path] for path in kernels]))
 
 
 def kept_bytes(case: Case) -> float:
@@ -170,7 +200,8 @@ def block_flops(case: Case) -> float:
   """Counts the products of one block in a microbatch, over all devices.
 
   Forward, two gradients, and what the backward pass recomputes: never the last
-  product, whose result is added to the residual and needed by no gradient.
+  product, whose result is added to the residual and needed by no gradient. Beside
+  adapters a weight has no gradient; their products are small and left out.
   """
   d, shape = case.cfg.decoder, case.shape
   heads, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
@@ -178,14 +209,18 @@ def block_flops(case: Case) -> float:
   again = {"none": 0, "dots": 0, "up": attention + d.mlp}.get(
     case.cfg.remat, attention + 2 * d.mlp
   )
-  columns = 3 * (attention + 3 * d.mlp) + again
+  columns = (3 if case.lora is None else 2) * (attention + 3 * d.mlp) + again
   return 2.0 * d.width * columns * shape.rows * shape.length
 
 
 def head_flops(case: Case) -> float:
-  """Counts the head's products: forward, recomputed, and two gradients."""
+  """Counts the head's products: forward, recomputed, and two gradients.
+
+  A head beside adapters is frozen and has one.
+  """
   d, shape = case.cfg.decoder, case.shape
-  return 8.0 * d.width * d.vocab * shape.rows * shape.length
+  products = 4 if case.lora is None else 3
+  return 2.0 * products * d.width * d.vocab * shape.rows * shape.length
 
 
 def encoder_flops(case: Case) -> float:
@@ -222,19 +257,21 @@ def _moved(case: Case) -> dict[str, float]:
   rows between the devices of a tensor axis, four times forward and backward.
   """
   d, shape, axes = case.cfg.decoder, case.shape, case.mesh.shape
-  params = aot.placed_params(case.cfg, case.mesh, case.trained, "bfloat16")
+  params = params_of(case)
   over = axes["fsdp"] * axes["context"]
   count = lambda parts: (
     sum(leaf.size for part in parts for leaf in jax.tree.leaves(params[part]))
     / axes["tensor"]
     * (1 - 1 / over)
   )
-  trained = count(p for p in params if p in case.trained)
-  frozen = count(p for p in params if p not in case.trained)
+  twice = {*case.trained, *case.changed}
+  trained = count(p for p in params if p in twice)
+  frozen = count(p for p in params if p not in twice)
+  summed = count(p for p in params if p in case.changed)
   rows = shape.rows * shape.length / (axes["data"] * axes["fsdp"])
   tokens = rows / axes["context"] * (1 - 1 / axes["tensor"])
   exchanged = 8 * 2.0 * d.depth * d.width * tokens
   return {
     "all-gather": 2.0 * (2 * trained + frozen) + exchanged / 2,
-    "reduce-scatter": 2.0 * trained + exchanged / 2,
+    "reduce-scatter": 2.0 * summed + exchanged / 2,
   }

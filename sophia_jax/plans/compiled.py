@@ -48,6 +48,7 @@ def _step(case: Case, tx: optax.GradientTransformation) -> aot.Program:
     case.trained,
     case.shape,
     case.mesh,
+    how=case.lora,
   )
 
 
@@ -116,5 +117,12 @@ def _blocks(case: Case, depth: int) -> aot.Program:
     attention="auto",
   )
   shape = dataclasses.replace(case.shape, tiles=0, microbatches=1)
-  block = dataclasses.replace(case, cfg=cfg, shape=shape, trained=("language",))
+  how = case.lora and dataclasses.replace(
+    case.lora,
+    parts=("language",),
+    targets=tuple(t for t in case.lora.targets if t != "projector"),
+  )
+  block = dataclasses.replace(
+    case, cfg=cfg, shape=shape, trained=("language",), lora=how
+  )
   return _step(block, optax.identity())

@@ -112,6 +112,7 @@ def plan(
     algorithm=algorithm,
     shape=shape,
     trained=train.trained,
+    lora=train.lora,
     optimizer=train,
     mesh=mesh,
     accelerator=accelerator,
@@ -120,7 +121,8 @@ def plan(
   )
   cost = COSTS[source](case)
   segment = assumptions.segment or shape.length
-  needed = flops.update(cfg, _work(shape, segment), train.trained)
+  work = _work(shape, segment)
+  needed = flops.update(cfg, work, train.trained, bool(train.lora))
   total = sum(cost.seconds.values())
   whole: Round | None = None
   held: dict[str, float] = {}

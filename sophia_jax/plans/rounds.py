@@ -238,7 +238,8 @@ def held_bytes(rounds: Rounds, case: Case) -> dict[str, float]:
   """
   state = arithmetic.state_bytes(case)
   held: dict[str, float] = {}
-  if "reference" in case.algorithm.models:
+  # Beside adapters the reference is the policy without them.
+  if "reference" in case.algorithm.models and case.lora is None:
     params = aot.placed_params(case.cfg, case.mesh, (), "bfloat16")
     held["reference"] = float(aot.held(params))
   if case.algorithm.critic is not None:
@@ -254,7 +255,7 @@ def served_bytes(case: Case) -> float:
   """Returns bytes of the policy's copy, on the device that has most of it."""
   params = aot.placed_params(case.cfg, case.mesh, case.trained, "bfloat16")
   if _processes(case) == 1:
-    return arithmetic.state_bytes(case)["parameters"]
+    return arithmetic.merged_bytes(case)
   leaves = jax.tree.leaves(params)
   return float(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 
@@ -286,7 +287,8 @@ def _phases(
   """
   state = arithmetic.state_bytes(case)
   kept = held + sum(state[k] for k in ("parameters", "frozen", "optimizer"))
-  copy = served_bytes(case) if rounds.engine else state["parameters"]
+  merged = arithmetic.merged_bytes(case)
+  copy = served_bytes(case) if rounds.engine else merged
   return {
     "new weights": kept + copy,
     "sampling": kept,

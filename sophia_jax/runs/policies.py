@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import get_args
 
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from sophia_jax.checkpoints import adapters as adapters_
+from sophia_jax.checkpoints import adapters as peft
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import free
@@ -23,12 +20,12 @@ from sophia_jax.models import (
   Params,
   abstract_params,
   logical_axes,
-  lora,
 )
 from sophia_jax.models.config import Remat
 from sophia_jax.models.kernels import IMPLEMENTATIONS
 from sophia_jax.models.lora import Lora
 from sophia_jax.runs.run import Run
+from sophia_jax.train import adapters as placed
 from sophia_jax.train import sharding
 from sophia_jax.types import SophiaError
 
@@ -210,18 +207,10 @@ def adapters(
   """
   cfg = model.module.cfg
   try:
-    shapes, axes = lora.abstract(cfg, how), lora.axes(cfg, how)
+    tree = None if start is None else peft.load(start, how, cfg)
+    return placed.place(cfg, how, mesh, seed, tree)
   except ValueError as e:
     raise SophiaError(f"train.trained, train.lora_targets: {e}") from e
-  where = sharding.param_shardings(shapes, axes, mesh)
-  if start is None:
-    draw = functools.partial(lora.init, cfg, how, seed)
-    tree = jax.jit(draw, out_shardings=where)()
-  else:
-    tree = jax.device_put(adapters_.load(start, how, cfg), where)
-  whole = NamedSharding(mesh, PartitionSpec())
-  scale = jax.device_put(np.float32(how.scale), whole)
-  return lora.attach({}, tree, scale)
 
 
 def load_words(

@@ -199,3 +199,27 @@ def test_an_impossible_plan_is_one_line(config, arguments, said):
   last = done.stderr.splitlines()[-1]
   assert last.startswith("error: ") and said in last
   assert "Traceback" not in done.stderr
+
+
+def test_adapters_of_38b_fit_a_node_that_its_weights_do_not():
+  """Without a gradient or moments of a weight."""
+  plans = []
+  for rank in (0, 64):
+    done = plan(
+      "--config=configs/internvl3_5_38b.py",
+      "--topology=h100:8",
+      "--mesh=fsdp=8",
+      "--rows=8",
+      "--config.policy.remat=block",
+      f"--config.stages.sophia.train.lora_rank={rank}",
+    )
+    assert done.returncode == 0, done.stderr
+    plans.append(json.loads(done.stdout.splitlines()[-1]))
+  assert [found["fits"] for found in plans] == [False, True]
+  memory = plans[1]["memory_gib"]
+  # Per layer 64 x (in + out) of seven maps, in fp32, over eight devices.
+  width, heads, keys, mlp = 5120, 8192, 1024, 25600
+  ends = 2 * (width + heads) + 2 * (width + keys) + 3 * (width + mlp)
+  expected = 64 * 64 * ends * 4 / 8 / 2**30
+  assert memory["parameters"] == pytest.approx(expected, rel=0.01)
+  assert memory["optimizer"] == pytest.approx(2 * expected, rel=0.01)

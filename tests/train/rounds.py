@@ -67,7 +67,8 @@ def session(directory, algorithm=PPO, mesh=None, config=CONFIG, start=None):
   params = start or toy.fresh_params()
   with Session(
     InternVL(toy.CFG),
-    sharding.place(params, logical_axes(toy.CFG), mesh),
+    sharding.place(params, logical_axes(toy.CFG), mesh)
+    | toy.adapters(config.lora, mesh),
     algorithm,
     config,
     directory,

@@ -25,7 +25,9 @@ from sophia_jax.models import (
   VisionConfig,
   abstract_params,
   logical_axes,
+  lora,
 )
+from sophia_jax.train import adapters as placed
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.state import create, layout
@@ -197,20 +199,28 @@ def one_device() -> jax.sharding.Mesh:
 ALGORITHMS = {"policy": ALGORITHM}
 
 
+def adapters(how, mesh):
+  """The parts that adapters add, fresh; {} without any."""
+  return {} if how is None else placed.place(CFG, how, mesh)
+
+
 @functools.cache
-def _ready(mesh, block, name):
+def _ready(mesh, block, name, how):
   """The first state, on the host, where it lies, and the compiled step."""
   config = OptimizerConfig(learning_rate=2e-4)
   tx = optax.chain(_keep_gradient(), make_optimizer(config, 2))
-  placed = sharding.place(fresh_params(), logical_axes(CFG), mesh)
-  state = create(placed, tx, ALL)
+  whole = sharding.place(fresh_params(), logical_axes(CFG), mesh)
+  whole |= adapters(how, mesh)
+  state = create(whole, tx, (lora.PART,) if how else ALL)
   where = layout(state)
   step = Step(InternVL(CFG), ALGORITHMS[name], tx, where, block)
   return jax.device_get(state), where, step
 
 
-def update_twice(rows, length, tiles, block=1024, mesh=None, name="policy"):
-  """Two updates on one batch.
+def update_twice(
+  rows, length, tiles, block=1024, mesh=None, name="policy", how=None
+):
+  """Two updates on one batch, of everything or of the adapters `how`.
 
   Returns:
     Both gradients, the parameters and the metrics, flat; the last state;
@@ -218,14 +228,16 @@ def update_twice(rows, length, tiles, block=1024, mesh=None, name="policy"):
   """
   mesh = mesh or one_device()
   fresh_params()  # outside of the mesh: shapes have no place
+  if how:
+    lora.abstract(CFG, how)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    host, where, step = _ready(mesh, block, name)
+    host, where, step = _ready(mesh, block, name, how)
     state = jax.device_put(host, where)
-    placed = sharding.microbatches(batch(rows, length, tiles), mesh)
+    micro = sharding.microbatches(batch(rows, length, tiles), mesh)
     numbers = scalars(ALGORITHMS[name], Moment())
-    state, first = step(state, placed, numbers)
+    state, first = step(state, micro, numbers)
     gradient = jax.device_get(state.opt_state[0])
-    state, second = step(state, placed, numbers)
+    state, second = step(state, micro, numbers)
   found = {
     "gradient": [gradient, state.opt_state[0]],
     "params": state.params,
