@@ -2,21 +2,32 @@
 
 import dataclasses
 
+import numpy as np
+
 from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.files import write_jsonl
 from sophia_jax.models import InternVL
 from tests.rollout import little
 
 
-def ready(workdir, head_dim=8, format=Format.HF):
-  """Makes a policy that says "A", "B" or nothing, and problems; "A" is right."""
+def ready(workdir, head_dim=8, format=Format.HF, noise=0.0):
+  """Makes a policy that says "A", "B" or nothing, and problems; "A" is right.
+
+  Args:
+    noise: spread of what the head has for the three. Without any it cannot tell
+      them apart, and nothing is learnt unless the head is.
+  """
   words = little.renderer(str(workdir / "models" / "words"), True)
   cfg = little.model(words).cfg
   decoder = dataclasses.replace(cfg.decoder, head_dim=head_dim)
   model = InternVL(dataclasses.replace(cfg, decoder=decoder))
   favourites = [*(words.encode(w)[0] for w in ("A", "B")), words.end_id]
+  weights = little.indifferent(model, favourites)
+  head = weights["language"]["head"]
+  rng = np.random.default_rng(0)
+  head[:, favourites] += rng.normal(0, noise, (len(head), 3)).astype("f")
   save_params(
-    little.indifferent(model, favourites),
+    weights,
     model.cfg,
     workdir / "models" / "policy",
     workdir / "models" / "words",

@@ -204,13 +204,16 @@ def adapters(how, mesh):
   return {} if how is None else placed.place(CFG, how, mesh)
 
 
+_kept_adapters = functools.cache(adapters)
+
+
 @functools.cache
 def _ready(mesh, block, name, how):
   """The first state, on the host, where it lies, and the compiled step."""
   config = OptimizerConfig(learning_rate=2e-4)
   tx = optax.chain(_keep_gradient(), make_optimizer(config, 2))
   whole = sharding.place(fresh_params(), logical_axes(CFG), mesh)
-  whole |= adapters(how, mesh)
+  whole |= _kept_adapters(how, mesh)
   state = create(whole, tx, (lora.PART,) if how else ALL)
   where = layout(state)
   step = Step(InternVL(CFG), ALGORITHMS[name], tx, where, block)
@@ -228,8 +231,7 @@ def update_twice(
   """
   mesh = mesh or one_device()
   fresh_params()  # outside of the mesh: shapes have no place
-  if how:
-    lora.abstract(CFG, how)
+  _kept_adapters(how, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     host, where, step = _ready(mesh, block, name, how)
     state = jax.device_put(host, where)
