@@ -2,7 +2,7 @@
 
   python benchmarks/round_trl.py TASK
 
-TASK is JSON with the fields of benchmarks.round.Task. For each line on standard
+TASK is JSON with the fields of benchmarks.round_task.Task. For each line on standard
 input one round is made, and its seconds are a JSON line on standard output.
 """
 
@@ -159,7 +159,7 @@ def problems(task: dict[str, Any]) -> Dataset:
 
 
 def even(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
-  """Rewards an even first id, as benchmarks.round.even does."""
+  """Rewards an even first id, as benchmarks.round_ours.even does."""
   return [float(ids[0] % 2 == 0) for ids in completion_ids]
 
 
