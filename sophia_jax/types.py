@@ -181,7 +181,7 @@ class FinishReason(enum.StrEnum):
   STOP = "stop"
   LENGTH = "length"
   ABSENT = "absent"
-  """There is no answer; the text says why in one word: none, cut, down."""
+  """No answer; the text says why in one word: none, cut, down."""
 
 
 @host

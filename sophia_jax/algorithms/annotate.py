@@ -6,24 +6,30 @@ outside the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from sophia_jax.algorithms import advantages
-from sophia_jax.algorithms.contract import Annotator, Score, Streams
+from sophia_jax.algorithms.contract import (
+  Annotator,
+  Hidden,
+  Score,
+  Streams,
+  View,
+)
 from sophia_jax.types import Batch
-
-View = Callable[[Batch], Batch]
-"""Shows the same tokens with other pixels."""
 
 Made = Mapping[str, np.ndarray]
 
 
 def logps(
-  stream: str, model: str = "policy", view: View | None = None
+  stream: str,
+  model: str = "policy",
+  view: View | None = None,
+  hidden: Hidden | None = None,
 ) -> Annotator:
   """Scores the sampled tokens with a model.
 
@@ -31,13 +37,16 @@ def logps(
     stream: name of the log-probabilities.
     model: "policy" at the start of the round, or "reference".
     view: what is shown to the model; None: the batch itself.
+    hidden: what is hidden in its images before they are resized.
   """
 
   def score(say: Score, batch: Batch) -> Streams:
-    out = say(model, view(batch) if view else batch, ("logps",))
+    out = say(model, batch, ("logps",), view)
     return {stream: _masked(out.logps, batch)}
 
-  return Annotator(streams=(stream,), models=(model,), score=score)
+  return Annotator(
+    streams=(stream,), models=(model,), score=score, hidden=hidden
+  )
 
 
 def old_logps() -> Annotator:

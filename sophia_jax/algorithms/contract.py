@@ -73,6 +73,15 @@ class Forward:
     default_factory=dict
   )
   """Outputs of the heads beside the vocabulary: "value" (C = 1), classes."""
+  views: Mapping[str, Float[Array, "B T"]] = flax.struct.field(
+    default_factory=dict
+  )
+  """log pi(target) under each of `Algorithm.views`, with its gradient."""
+
+
+View = Callable[[Batch, int], Batch]
+"""(batch, patch) -> the same tokens with other pixels; `patch` is the side of the
+encoder's patches, pixels."""
 
 
 class World(Protocol):
@@ -186,8 +195,33 @@ class Term(NamedTuple):
   normaliser: str = "count"
 
 
-Score = Callable[[str, Batch, tuple[str, ...]], Forward]
-"""(model, batch, outputs) -> its outputs; teacher-forced, without a gradient."""
+class Score(Protocol):
+  """A model's outputs, teacher-forced and without a gradient."""
+
+  def __call__(
+    self,
+    model: str,
+    batch: Batch,
+    names: tuple[str, ...],
+    view: View | None = None,
+  ) -> Forward:
+    """Returns outputs of a model.
+
+    Args:
+      model: a name of `Annotator.models`.
+      names: names of the outputs.
+      view: what is shown to it; None: the batch itself.
+    """
+    ...
+
+
+class Hidden(NamedTuple):
+  """Black squares in the images of sequences."""
+
+  share: float
+  """Probability that a square is black."""
+  patch: int
+  """Side of a square, pixels of the file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +239,9 @@ class Annotator:
   "reference" (those at the start of the stage), "critic"."""
   score: Callable[[Score, Batch], Streams] | None = None
   """Makes the streams of one microbatch [B, T], jitted."""
+  hidden: Hidden | None = None
+  """Black squares in what its models see, made before images are resized; reads
+  stream "draw". None: none."""
   across: (
     Callable[
       [Sequence[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
@@ -259,6 +296,9 @@ class Algorithm:
   """Numbers evaluated on the host before an update, as coefficients are; losses
   and metrics read each as a constant stream of its name."""
   outputs: tuple[str, ...] = ("logps",)
+  views: Mapping[str, View] = dataclasses.field(default_factory=dict)
+  """The views whose log-probabilities losses read with a gradient, by name: each
+  costs a pass forward and back."""
   critic: Algorithm | None = None
   """Terms, metrics and outputs of a critic with separate weights, which
   learns from the same batches; None: no such critic."""

@@ -26,7 +26,7 @@ KL = "actor/kl_loss"
 ENTROPY = "actor/entropy_loss"
 VALUE = "critic/vf_loss"
 _KNOWN = {"policy", "reasoner"}
-"""Authors that are no teachers."""
+"""The authors that are no teachers."""
 
 
 # -------------------------------------------------------------------- an update
@@ -80,6 +80,16 @@ def of_clipping(
   )
 
 
+def clipped_higher(ratio: Ratio, high: float) -> Term:
+  """Returns the share of tokens whose loss the upper bound decides."""
+
+  def clipped(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    rho, a = ratio(out.logps, batch), batch.streams["advantages"]
+    return (a > 0) & (rho > 1 + high)
+
+  return mean("actor/pg_clipfrac_higher", clipped)
+
+
 def capped(ratio: Ratio, high: float) -> Term:
   """Returns the share of tokens whose importance weight is cut to 1 + high."""
   return mean(
@@ -100,6 +110,24 @@ def entropy() -> Term:
     return out.entropy
 
   return mean("actor/entropy", value)
+
+
+def of_teachers(ratio: Ratio, weighted: Ratio) -> tuple[Term, ...]:
+  """Returns the metrics of the tokens that teachers wrote.
+
+  Args:
+    ratio: ratio of these tokens.
+    weighted: what multiplies their advantage.
+  """
+  values = {
+    "prob": lambda out, batch: jnp.exp(out.logps),
+    "ratio": lambda out, batch: ratio(out.logps, batch),
+    "weight": lambda out, batch: weighted(out.logps, batch),
+  }
+  return tuple(
+    mean(f"actor/teacher_{name}", value, "source")
+    for name, value in values.items()
+  )
 
 
 def of_returns() -> tuple[Term, ...]:

@@ -23,6 +23,11 @@ def nll(out: Forward, batch: Batch) -> Float[Array, "B T"]:
   return -out.logps
 
 
+def nll_of_view(view: str) -> Loss:
+  """Returns the negative log-likelihood under a view of `Algorithm.views`."""
+  return lambda out, batch: -out.views[view]
+
+
 # ------------------------------------------------------------- policy gradients
 def reinforce(out: Forward, batch: Batch) -> Float[Array, "B T"]:
   """Returns -A log pi; reads "advantages".
@@ -70,6 +75,19 @@ def surrogate(
   return loss
 
 
+def by_source(own: Loss, external: Loss) -> Loss:
+  """Returns the loss `own` on tokens of the policy, `external` on others.
+
+  Reads "source", which is above 0 on tokens that another model wrote.
+  """
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    others = batch.streams["source"] > 0
+    return jnp.where(others, external(out, batch), own(out, batch))
+
+  return loss
+
+
 def capped(ratio: Ratio, high: float) -> Loss:
   """Returns CISPO's loss (arXiv 2506.13585, Eq. 4): the weight is clipped, the
   gradient is not.
@@ -87,7 +105,7 @@ def capped(ratio: Ratio, high: float) -> Loss:
 
 
 # ----------------------------------------------------------------- regularisers
-def kl_to(stream: str, estimator: str = "k3") -> Loss:
+def kl_to(stream: str, estimator: str = "k3", most: float = math.inf) -> Loss:
   """Returns an estimate of KL(pi || other) on tokens that pi sampled.
 
   With d = log other - log pi, k2 = d^2 / 2 and k3 = exp(d) - d - 1 (Schulman
@@ -96,6 +114,7 @@ def kl_to(stream: str, estimator: str = "k3") -> Loss:
   Args:
     stream: the other's log-probabilities.
     estimator: a key of LOSS_ESTIMATORS.
+    most: bound of the estimate of a token, beyond which it has no gradient.
 
   Raises:
     SophiaError: the estimator is unknown, or k1, which is no loss.
@@ -108,7 +127,19 @@ def kl_to(stream: str, estimator: str = "k3") -> Loss:
   estimate = LOSS_ESTIMATORS[estimator]
 
   def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
-    return estimate(bounded(batch.streams[stream] - out.logps))
+    d = bounded(batch.streams[stream] - out.logps)
+    return jnp.minimum(estimate(d), most)
+
+  return loss
+
+
+def kl_to_view(view: str, most: float = math.inf) -> Loss:
+  """Returns `kl_to` a view of `Algorithm.views`, which has a gradient, too."""
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    del batch
+    d = bounded(out.views[view] - out.logps)
+    return jnp.minimum(LOSS_ESTIMATORS["k3"](d), most)
 
   return loss
 

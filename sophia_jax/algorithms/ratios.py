@@ -74,6 +74,21 @@ def mixture(uniform: float) -> Ratio:
   return ratio
 
 
+def focal(ratio: Ratio, gamma: float) -> Ratio:
+  """Returns the ratio times (1 - sg pi)^gamma: RL-PLUS's exploration advantage.
+
+  arXiv 2508.00222. Tokens that the policy hardly knows keep their weight, those
+  it is sure of lose it. In fp32; no gradient flows through the factor.
+  """
+
+  def weighted(logps: Float[Array, "B T"], batch: Batch) -> Float[Array, "B T"]:
+    # Rounding may put a log-probability above 0.
+    unsure = jnp.maximum(-jnp.expm1(stop(logps).astype(jnp.float32)), 0.0)
+    return unsure**gamma * ratio(logps, batch)
+
+  return weighted
+
+
 def by_source(own: Ratio, external: Ratio) -> Ratio:
   """Returns the ratio `own` on tokens of the policy, `external` on others.
 

@@ -16,7 +16,9 @@ from sophia_jax.algorithms import (
   gspo,
   mpo,
   openvlthinker,
+  papo,
   ppo,
+  rl_plus,
   rloo,
   screen,
   sft,
@@ -42,6 +44,9 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "chains": (chains.Config, chains.chains),
   "buckets": (buckets.Config, buckets.buckets),
   "screen": (screen.Config, screen.screen),
+  "rl_plus": (rl_plus.Config, rl_plus.rl_plus),
+  "papo": (papo.Config, papo.papo),
+  "papo_d": (papo.ConfigD, papo.papo_d),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from sophia_jax.data import hiding
 from sophia_jax.data.pixels import to_rgb
 from sophia_jax.data.resize import RESIZES, resizer
 from sophia_jax.files import mistaken
@@ -347,13 +348,20 @@ def load_tiles(
   exact = dataclasses.replace(
     config, min_tiles=min(config.min_tiles, most), max_tiles=most
   )
-  tiles = tile(open_image(path), exact)
+  tiles = tile(opened(path), exact)
   if len(tiles) != count:
     raise SophiaError(
       f"{path}: {len(tiles)} tiles where the prompt has {count}; the file or "
       "the image settings changed since the prompt was rendered: render it again"
     )
   return tiles
+
+
+def opened(path: str | io.BytesIO) -> Image.Image:
+  """Reads an image as `open_image` does, or one that `hiding.name` names."""
+  if isinstance(path, io.BytesIO):
+    return open_image(path)
+  return hiding.hidden(open_image(hiding.plain(path)), path)
 
 
 class TileCache:
@@ -371,7 +379,7 @@ class TileCache:
     ] = collections.OrderedDict()
 
   def __call__(self, path: str, count: int) -> UInt8[np.ndarray, "n S S 3"]:
-    stats = _regular(path)
+    stats = _regular(hiding.plain(path))
     key = (path, count, stats.st_mtime_ns, stats.st_size)
     with self._lock:
       if key in self._tiles:

@@ -1,8 +1,9 @@
 """The quickstart's files: images of scenes, problems, examples.
 
 problems.jsonl   problems for rollouts           (training scans)
-practice.jsonl   other problems, for rounds      (training scans)
 solutions.jsonl  worked solutions of those       (the same images)
+practice.jsonl   other problems, for rounds      (training scans)
+practice_solutions.jsonl  worked solutions of those, a teacher's answers
 heldout.jsonl    problems for evaluation         (held-out scans)
 scenes.jsonl     the digits of every problem     (for exact measures)
 warmup.jsonl     captions and reading questions  (training scans)
@@ -79,16 +80,22 @@ def write(
   )
 
 
-def write_practice(directory: Path, config: CorpusConfig, seed: int) -> None:
-  """Writes problems that no stage before has seen, and their images.
+def write_practice(
+  directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
+) -> None:
+  """Writes problems that no stage before has seen, their images and solutions.
 
   A policy that learnt worked answers to some problems knows those by heart:
   their rewards say little about problems that it has not seen.
   """
   train, _ = scenes.load_scans(seed, config.held_out_scans)
   rng = np.random.default_rng([seed, 7])
-  made = _problems(directory, "practice", rng, train, config.practice)
+  made = list(_problems(directory, "practice", rng, train, config.practice))
   write_jsonl(directory / "practice.jsonl", (posed.row for posed in made))
+  write_jsonl(
+    directory / "practice_solutions.jsonl",
+    _solutions(np.random.default_rng([seed, 8]), made, prompts),
+  )
 
 
 class Posed(NamedTuple):

@@ -21,8 +21,8 @@ from sophia_jax.types import (
 )
 
 NONE, CUT, DOWN = "none", "cut", "down"
-"""Why an answer is absent: there never was one, it ends too early, the server
-does not answer."""
+"""The reasons of absence: there never was an answer, it ends too early, the
+server does not answer."""
 REST_S = 60.0
 """Seconds that a server is left alone after it failed."""
 

@@ -35,7 +35,9 @@ def prepare(run: Run) -> None:
   if config.practice and not _done(run, "practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
-      corpus.write_practice(data, *_split(run, config))
+      sizes, seed = _split(run, config)
+      prompts = run.section(Prompts, "prompts")
+      corpus.write_practice(data, sizes, prompts, seed)
   if not _done(run, "vision"):
     with run.step("vision"):
       _see(run, config)

@@ -71,8 +71,8 @@ class TeacherConfig(EngineChoice):
   of responses, from a checkpoint, or in servers that are there already."""
 
   file: str = free("")
-  """Examples with its responses by the ids of problems, JSONL; "": it answers
-  live."""
+  """JSONL file of examples with its responses, by the ids of problems; "": it
+  answers live."""
   path: str = free("")
   """Checkpoint directory of a model that answers in this process."""
   absent: str = "skip"

@@ -40,7 +40,7 @@ from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
 _log = logging.getLogger("sophia_jax")
 
 Engines = Mapping[str, Mapping[str, Any]]
-"""Engines by role, then as Seat.engines."""
+"""The engines by role, then as Seat.engines."""
 SAMPLING = {
   "policy": "answering",
   "caption": "captioning",

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from sophia_jax.algorithms.contract import Annotator, Forward
+from sophia_jax.algorithms.contract import Annotator, Forward, Hidden, View
+from sophia_jax.data import hiding
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.rows import unpack
@@ -64,13 +65,17 @@ def annotate(
   _check(annotators, models)
   if not annotators or not sequences:
     return list(sequences)
-  loader = Loader(
-    sequences,
-    dataclasses.replace(packing, microbatches=1),
-    LoaderConfig(shuffle=False),
-    dataclasses.replace(reading, streams=tuple(sequences[0].streams)),
-  )
-  found = list(_scored(annotators, models, loader, mesh, block))
+  loaders = {
+    hidden: Loader(
+      _hiding(sequences, hidden),
+      dataclasses.replace(packing, microbatches=1),
+      LoaderConfig(shuffle=False),
+      dataclasses.replace(reading, streams=tuple(sequences[0].streams)),
+    )
+    for hidden in dict.fromkeys((None, *(a.hidden for a in annotators)))
+  }
+  loader = loaders[None]
+  found = list(_scored(annotators, models, loaders, mesh, block))
   segment_ids = [ids for ids, _ in found]
   streams: list[Arrays] = [each for _, each in found]
   for annotator in annotators:
@@ -100,24 +105,51 @@ def _check(
         )
 
 
+def _hiding(
+  sequences: Sequence[TokenSequence], hidden: Hidden | None
+) -> Sequence[TokenSequence]:
+  """Returns the sequences with names of images that are partly hidden.
+
+  An image has one such name in a round, so rows pack as they do without.
+  """
+  if hidden is None:
+    return sequences
+
+  def named(sequence: TokenSequence) -> TokenSequence:
+    draw = int(sequence.streams["draw"].max(initial=0))
+    images = (hiding.name(path, *hidden, draw) for path in sequence.images)
+    return dataclasses.replace(sequence, images=tuple(images))
+
+  return [named(sequence) for sequence in sequences]
+
+
 def _scored(
   annotators: Sequence[Annotator],
   models: Mapping[str, Scorer],
-  loader: Loader,
+  loaders: Mapping[Any, Loader],
   mesh: Mesh,
   block: int,
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
-  """Yields segment ids and all streams of every microbatch, on the host."""
+  """Yields segment ids and all streams of every microbatch, on the host.
+
+  Args:
+    loaders: loaders of the same rows, by `Annotator.hidden`.
+  """
   scoring = [a for a in annotators if a.score is not None]
   pending: collections.deque[Any] = collections.deque()
-  for batch in loader.after({}):
-    for micro in sharding.microbatches(batch, mesh):
+  for batches in zip(*(each.after({}) for each in loaders.values())):
+    parts = (sharding.microbatches(batch, mesh) for batch in batches)
+    for same in zip(*parts):
+      seen = dict(zip(loaders, same))
+      micro = seen[None]
       for annotator in scoring:
         modules = tuple(
           (name, models[name].module) for name in annotator.models
         )
         params = {name: models[name].params for name in annotator.models}
-        added = _score(annotator, modules, block, params, micro)
+        shown = seen[annotator.hidden]
+        shown = dataclasses.replace(shown, streams=micro.streams)
+        added = _score(annotator, modules, block, params, shown)
         streams = {**micro.streams, **added}
         micro = dataclasses.replace(micro, streams=streams)
       pending.append(_whole((micro.segment_ids, micro.streams)))
@@ -138,10 +170,15 @@ def _score(
   """Runs one annotator on a microbatch."""
   wanted = outputs.nonzero(micro, sorted(micro.streams))
 
-  def score(name: str, batch: Batch, names: tuple[str, ...]) -> Forward:
-    module = dict(modules)[name]
-    asked = outputs.only(batch, wanted)
-    return outputs.forward(module, params[name], asked, names, block)
+  def score(
+    model: str,
+    batch: Batch,
+    names: tuple[str, ...],
+    view: View | None = None,
+  ) -> Forward:
+    module = dict(modules)[model]
+    asked = outputs.viewed(module, outputs.only(batch, wanted), view)
+    return outputs.forward(module, params[model], asked, names, block)
 
   assert annotator.score is not None
   added = annotator.score(score, micro)

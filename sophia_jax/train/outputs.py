@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from sophia_jax.algorithms.contract import Forward
+from sophia_jax.algorithms.contract import Forward, View
 from sophia_jax.models import STATISTICS, lora
 from sophia_jax.train import sharding
 from sophia_jax.train.state import Params
@@ -82,6 +82,14 @@ def hidden_states(
   return apply(
     batch.tokens, batch.segment_ids, batch.positions, batch.tile_slots, embeds
   )
+
+
+def viewed(model: nn.Module, batch: Batch, view: View | None) -> Batch:
+  """Returns the batch as a view shows it; a text-only model sees no pixels."""
+  vision = model.cfg.vision if view else None
+  if view is None or vision is None or not len(batch.tiles):
+    return batch
+  return view(batch, vision.patch_size)
 
 
 def forward(

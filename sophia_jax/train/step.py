@@ -162,6 +162,7 @@ class Step:
       self._algorithm.outputs,
       self._block,
     )
+    out = self._with_views(out, {**params, **frozen}, asked)
     parts = {t.name: value(t, out, batch, counts) for t in terms}
     scaled = [scalars.coefficients[n] * part for n, part in parts.items()]
     loss = functools.reduce(jnp.add, scaled)
@@ -170,6 +171,19 @@ class Step:
     logp = jnp.sum(out.logps * learnt(batch, terms)) / counts["tokens"]
     metrics = {**parts, "loss": loss, "logp": logp, **work(batch)}
     return loss, (metrics, {t.name: maximum(t, out, batch) for t in largest})
+
+  def _with_views(self, out: Forward, params: Params, asked: Batch) -> Forward:
+    """Adds the log-probabilities under each view of the algorithm."""
+    views = {
+      name: outputs.response_logps(
+        self._model,
+        params,
+        outputs.viewed(self._model, asked, view),
+        self._block,
+      )
+      for name, view in self._algorithm.views.items()
+    }
+    return dataclasses.replace(out, views=views)
 
   def _apply(
     self, state: TrainState, sums: Sums, counts: Metrics

@@ -154,7 +154,7 @@ def annotated(algorithm, batches, models=MODELS):
   """All streams of a round, made one annotator after the other."""
   for a in algorithm.annotate:
     if a.score:
-      score = lambda model, batch, outputs: say(models[model], batch)
+      score = lambda model, batch, names, view=None: say(models[model], batch)
       made = [a.score(score, batch) for batch in batches]
     else:
       made = a.across(

@@ -16,10 +16,11 @@ MASK = np.asarray(BATCH.streams["mask"]) > 0
 def score(annotator, seen=None):
   """The streams of BATCH; `seen` collects (model, outputs)."""
 
-  def say(model, batch, outputs):
+  def say(model, batch, outputs, view=None):
     if seen is not None:
       seen.append((model, outputs))
-    return rows.say(rows.MODELS[model], batch)
+    shown = view(batch, 7) if view else batch
+    return rows.say(rows.MODELS[model], shown)
 
   return annotator.score(say, BATCH)
 
@@ -48,9 +49,9 @@ def test_values_are_of_the_head_or_of_the_critic():
 
 def test_a_view_is_shown_and_the_targets_stay():
   other = (np.asarray(BATCH.tokens) + 1) % rows.VOCAB
-  view = lambda batch: dataclasses.replace(batch, tokens=other)
+  view = lambda batch, patch: dataclasses.replace(batch, tokens=other)
   found = score(annotate.logps("view_logps", view=view))["view_logps"]
-  want = rows.say(rows.MODELS["policy"], view(BATCH)).logps
+  want = rows.say(rows.MODELS["policy"], view(BATCH, 7)).logps
   np.testing.assert_allclose(found, np.where(MASK, want, 0), rtol=1e-5)
   plain = score(annotate.logps("view_logps"))["view_logps"]
   assert np.abs(np.asarray(found) - np.asarray(plain)).max() > 0.1

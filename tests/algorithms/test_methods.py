@@ -37,9 +37,12 @@ SMALL = {
   "ppo": {"lam": 0.95},
   "dpo": {"n": 4, "pairs": 3},
   "mpo": {"n": 4, "pairs": 3},
+  "rl_plus": {"n": 4, "longest": 8, "think": False},
+  "papo": {"n": 4},
+  "papo_d": {"n": 4},
 }
-ELSEWHERE = ("openvlthinker", "chains", "buckets")
-"""GRPO with other rewards, and methods that write files: tests of their own."""
+ELSEWHERE = ("openvlthinker", "chains", "buckets", "screen")
+"""GRPO with other rewards, and methods that write files, which have other tests."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -302,7 +305,7 @@ def test_eight_devices_make_the_same_updates():
     check=False,
   )
   assert done.returncode == 0, done.stderr[-2000:]
-  assert done.stdout.split() == ["sft", "sophia", *ON_POLICY[0:9], "ok"]
+  assert done.stdout.split() == ["sft", "sophia", *SMALL, "ok"]
 
 
 # -------------------------------------------------------------------- a new one
@@ -353,6 +356,14 @@ def test_a_new_method_is_one_function_and_one_row(monkeypatch):
     ("ppo", {"critic": "none"}, "ppo.critic: 'none' is unknown"),
     ("ppo", {"kl_in": "loss", "kl_estimator": "k1"}, "kl_estimator: 'k1'"),
     ("dapo", {"buffer": 9, "longest": 8}, "dapo.buffer: 9 tokens are not"),
+    ("rl_plus", {"n": 1}, "rl_plus.n: 1 rollouts with 1 teachers leave"),
+    ("rl_plus", {"uniform": 0.0}, "rl_plus.uniform: 0.0 is out of range"),
+    ("rl_plus", {"gamma": -1.0}, "rl_plus.gamma: -1.0 is out of range"),
+    ("papo", {"hidden": 1.5}, "papo.hidden: 1.5 does not fit; use 0 to 1"),
+    ("papo", {"gamma": -0.1}, "papo.gamma: -0.1 does not fit; use 0 or more"),
+    ("papo", {"place": "imag"}, "papo.place: 'imag' does not fit; use tile or"),
+    ("papo", {"place": "image", "recompute": True}, "use tile with recompute"),
+    ("papo_d", {"n": 1}, "papo_d.n: a group of 1"),
   ],
 )
 def test_a_mistake_is_one_line_before_anything_is_sampled(

@@ -78,7 +78,7 @@ def test_scans_of_held_out_problems_are_in_no_other_file(
   seed, tmp_path, stamped, prompts
 ):
   corpus.write(tmp_path, CONFIG, prompts, seed)
-  corpus.write_practice(tmp_path, CONFIG, seed)
+  corpus.write_practice(tmp_path, CONFIG, prompts, seed)
   assert_held_out(stamped)
   assert not stamped["vision"]
 
@@ -143,11 +143,16 @@ def test_the_files_pass_the_check(written, name):
   assert problems.check(written / f"{name}.jsonl", examples=examples) == []
 
 
-def test_practice_asks_other_problems(written, tmp_path):
-  corpus.write_practice(tmp_path, CONFIG, seed=0)
+def test_practice_asks_other_problems(written, tmp_path, prompts):
+  corpus.write_practice(tmp_path, CONFIG, prompts, seed=0)
+  solved = rows(tmp_path / "practice_solutions.jsonl")
+  assert problems.check(tmp_path / "practice_solutions.jsonl", True) == []
   assert problems.check(tmp_path / "practice.jsonl") == []
   posed = lambda r: (r["question"], r["answer"])
   asked = rows(tmp_path / "practice.jsonl")
+  for problem, solution in zip(asked, solved, strict=True):
+    assert problem["id"] == solution["id"]
+    assert f"\\boxed{{{problem['answer']}}}" in solution["response"]
   assert len(asked) == CONFIG.practice
   known = rows(written / "problems.jsonl")
   assert [posed(r) for r in asked] != [posed(r) for r in known]
