@@ -16,6 +16,8 @@ ANSWER_TYPES = (
   "choice",
   "list",
   "string",
+  "box",
+  "open",
 )
 """Ways of comparing an answer with the gold answer."""
 

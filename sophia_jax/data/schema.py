@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sophia_jax.boxes import read_box
 from sophia_jax.config import nearest
 from sophia_jax.data.images import image_size, open_image
 from sophia_jax.types import ANSWER_TYPES, SophiaError, quoted
 
 _MOST = sys.float_info.max
+_TOLERANT = ("auto", "number", "list", "olympiad")
+"""Answer types that know a tolerance."""
 _IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 # C0 and C1 controls except tab and line ends, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -368,7 +371,14 @@ def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
   if len(choices) > 26:
     yield f"{len(choices)} choices; there are only 26 letters"
   kind = record.get("answer_type", "auto")
-  if record.get("tolerance") and kind in ("math", "choice", "string"):
+  if kind == "box":
+    for answer in (record["answer"], *record.get("accepted", [])):
+      if read_box(answer) is None:
+        yield (
+          f"answer {quoted(answer)} is no box; write [left, top, right, "
+          "bottom] with left < right and top < bottom"
+        )
+  if record.get("tolerance") and kind not in _TOLERANT:
     yield (
       f"tolerance with answer_type {kind!r}, which takes none; use 'olympiad', "
       "'number' or 'list'"

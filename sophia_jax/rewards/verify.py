@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from sophia_jax.boxes import matches, read_box
 from sophia_jax.rewards import openbmb_text, reading
 from sophia_jax.rewards.choices import compare_choice, letter_set, option_text
 from sophia_jax.rewards.notation import spell, squeeze
@@ -257,6 +258,19 @@ def _list(asked: Comparison) -> Status:
   return compare_list(asked.gold, asked.answer, asked.tolerance)
 
 
+def compare_box(gold: str, answer: str) -> Status:
+  """Compares boxes in an image: right where they overlap by half or more."""
+  wanted, found = (read_box(unwrap(text)) for text in (gold, answer))
+  if found is None:
+    return Status.UNPARSEABLE
+  right = wanted is not None and matches(wanted, found)
+  return Status.RIGHT if right else Status.WRONG
+
+
+def _box(asked: Comparison) -> Status:
+  return compare_box(asked.gold, asked.answer)
+
+
 def _string(asked: Comparison) -> Status:
   return compare_string(asked.gold, asked.answer)
 
@@ -312,5 +326,7 @@ COMPARERS: dict[str, Callable[[Comparison], Status | None]] = {
   "choice": _choice,
   "list": _list,
   "string": _string,
+  "box": _box,
+  "open": _string,
 }
 """Comparer of each answer type once `auto` is decided; None: ask a worker."""

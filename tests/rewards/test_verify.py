@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sophia_jax.boxes import overlap, read_box
 from sophia_jax.rewards.number import parse_number
 from sophia_jax.rewards.text import (
   MAX_CHARS,
@@ -19,6 +20,7 @@ from sophia_jax.rewards.verify import (
   Comparison,
   auto_type,
   compare,
+  compare_box,
   compare_cheap,
 )
 from sophia_jax.types import ANSWER_TYPES
@@ -331,3 +333,30 @@ def test_cheap_comparers_load_neither_sympy_nor_jax():
 def test_an_unknown_type_is_an_error():
   with pytest.raises(ValueError, match="answer_type 'essay'"):
     compare("essay", "a", "a")
+
+
+BOXES = st.tuples(*[st.integers(0, 30)] * 4).filter(
+  lambda b: b[0] < b[2] and b[1] < b[3]
+)
+
+
+@given(BOXES, BOXES)
+def test_boxes_overlap_as_counted_by_pixels(one, other):
+  cells = lambda b: {
+    (x, y) for x in range(b[0], b[2]) for y in range(b[1], b[3])
+  }
+  a, b = cells(one), cells(other)
+  want = len(a & b) / len(a | b)
+  boxes = [read_box(str(list(box))) for box in (one, other)]
+  assert overlap(*boxes) == pytest.approx(want)
+  assert overlap(*boxes[::-1]) == pytest.approx(want)
+  assert (compare_box(str(one), str(other)) == R) is (want >= 0.5)
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["[1, 2, 3]", "[3, 2, 1, 4]", "[1, 1, 1, 2]", "[nan, 0, 1, 1]", "", "[" * 99],
+)
+def test_what_is_no_box(text):
+  assert read_box(text) is None
+  assert compare_box("[0, 0, 1, 1]", text) == U
