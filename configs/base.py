@@ -16,7 +16,7 @@ from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs.policies import RuntimeConfig
+from sophia_jax.runs.policies import RuntimeConfig, ScorerConfig
 from sophia_jax.servers.supervise import ServeConfig
 from sophia_jax.train.sharding import MeshConfig
 from sophia_jax.train.trackers import LogConfig
@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
   c.reasoners = ConfigDict()
   # Models beside the policy that answer what it is asked, by name.
   c.teachers = ConfigDict()
+  c.scorer = defaults(ScorerConfig)  # scores open-ended answers
   c.client = defaults(ClientConfig)
   c.serve = defaults(ServeConfig)
   # Relative paths are inside the workdir, or inside the base.

@@ -23,6 +23,7 @@ from sophia_jax.algorithms import (
   screen,
   sft,
   sophia,
+  vlaa,
 )
 from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.config import nearest, section
@@ -41,6 +42,7 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "dpo": (dpo.Config, dpo.dpo),
   "mpo": (mpo.Config, mpo.mpo),
   "openvlthinker": (openvlthinker.Config, openvlthinker.openvlthinker),
+  "vlaa": (vlaa.Config, vlaa.vlaa),
   "chains": (chains.Config, chains.chains),
   "buckets": (buckets.Config, buckets.buckets),
   "screen": (screen.Config, screen.screen),

@@ -115,8 +115,10 @@ def by_type(beta: float) -> Reward:
   """
 
   def open_ended(rollout: Rollout) -> float:
-    pair = (selection.part(rollout, key) for key in (SCORE, REFERENCE))
-    return anchored(*pair, beta)
+    score, reference = (
+      selection.part(rollout, key) for key in (SCORE, REFERENCE)
+    )
+    return anchored(score, reference, beta)
 
   routes = {
     OVERLAP: lambda rollout: selection.part(rollout, OVERLAP),

@@ -1,9 +1,11 @@
-"""Data files from the command line: check, import, decontaminate, schema.
+"""Data files from the command line: check, import, decontaminate, hardest, schema.
 
   python -m sophia_jax.datasets check problems.jsonl
   python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
   python -m sophia_jax.datasets decontaminate TRAIN.jsonl --against B.jsonl \\
     --out CLEAN.jsonl --report DROPPED.jsonl
+  python -m sophia_jax.datasets hardest EXAMPLES.jsonl --scores A.jsonl \\
+    B.jsonl --keep 5000 --out HARD.jsonl
   python -m sophia_jax.datasets schema
 """
 
@@ -33,6 +35,10 @@ _DECONTAMINATE = (
   "example: python -m sophia_jax.datasets decontaminate train.jsonl --against "
   "mathvision.jsonl mathvista.jsonl --out clean.jsonl --report dropped.jsonl"
 )
+_HARDEST = (
+  "example: python -m sophia_jax.datasets hardest chains.jsonl --scores "
+  "small.jsonl large.jsonl --keep 5000 --out hard.jsonl"
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_check(commands)
   _add_import(commands)
   _add_decontaminate(commands)
+  _add_hardest(commands)
   _add_schema(commands)
   return parser
 
@@ -131,6 +138,26 @@ def _add_decontaminate(commands: Any) -> None:
   parser.set_defaults(run=_decontaminate)
 
 
+def _add_hardest(commands: Any) -> None:
+  parser = commands.add_parser(
+    "hardest",
+    help="keep the examples of the highest mean perplexity",
+    epilog=_HARDEST,
+  )
+  add: Callable[..., Any] = parser.add_argument
+  add("examples", type=Path, help="a JSONL file of examples")
+  add(
+    "--scores",
+    type=Path,
+    nargs="+",
+    required=True,
+    help="outputs of launch.score for it, one of each model",
+  )
+  add("--keep", type=int, required=True, help="examples that stay")
+  add("--out", type=Path, required=True, help="the file to write")
+  parser.set_defaults(run=_hardest)
+
+
 def _add_schema(commands: Any) -> None:
   parser = commands.add_parser(
     "schema",
@@ -209,6 +236,16 @@ def _decontaminate(args: argparse.Namespace) -> int:
     f"{args.out}: {kept} kept, {dropped.total()} dropped"
     f"{f' ({reasons})' if reasons else ''}; see {args.report}"
   )
+  return 0
+
+
+def _hardest(args: argparse.Namespace) -> int:
+  from sophia_jax.datasets.perplexity import hardest
+
+  if args.keep < 1:
+    raise SophiaError(f"--keep {args.keep}: keep 1 example or more")
+  kept, count = hardest(args.examples, args.scores, args.keep, args.out)
+  print(f"{args.out}: {kept} of {count} examples")
   return 0
 
 

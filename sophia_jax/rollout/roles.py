@@ -41,6 +41,16 @@ def reasoner(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def scorer(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks a reward model for the score of an answer."""
+  del words, prompts
+
+  def ask(problem: Problem, *, answer: str) -> Chat:
+    return Chat(text=answer, system=problem.text, images=problem.images)
+
+  return ask
+
+
 def teacher(words: Renderer, prompts: Prompts) -> Ask:
   """Asks another model what the policy is asked, images included."""
   del words  # its vocabulary is not the policy's
@@ -57,6 +67,7 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "policy": policy,
   "caption": caption,
   "reasoner": reasoner,
+  "scorer": scorer,
 }
 """Prompt of each role; `caption` is the policy in another role. Every other
 name is one of a teacher."""

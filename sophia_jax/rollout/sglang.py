@@ -105,7 +105,7 @@ class SGLangChat(Client):
   def job(self, request: Request) -> Job:
     if not isinstance(request.prompt, Chat):
       raise TypeError(f"{request.id}: asked by ids, which mean nothing to it")
-    images = [_data_url(path) for path in request.prompt.images]
+    images = [data_url(path) for path in request.prompt.images]
     return Job(
       request.id,
       "/v1/chat/completions",
@@ -128,7 +128,7 @@ def _read_chat(request: Request, answer: Any, where: str) -> Completion:
   )
 
 
-def _data_url(path: str) -> str:
+def data_url(path: str) -> str:
   """Returns an image file as the URL that chat servers take."""
   kind = mimetypes.guess_type(path)[0] or "image/png"
   return f"data:{kind};base64,{_encoded(path)}"

@@ -14,6 +14,7 @@ from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
+from sophia_jax.rollout.scorers import CommonWords, ScoreClient
 from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
 from sophia_jax.runs import policies
 from sophia_jax.runs.policies import (
@@ -21,6 +22,7 @@ from sophia_jax.runs.policies import (
   Model,
   ReasonerConfig,
   RuntimeConfig,
+  ScorerConfig,
 )
 from sophia_jax.runs.run import Run
 from sophia_jax.servers import supervise
@@ -93,6 +95,18 @@ def chat(run: Run, choice: EngineChoice) -> Iterator[SGLangChat]:
   """Opens servers that are there already, whose vocabulary is not ours."""
   urls = [url.strip() for url in choice.urls.split(",")]
   with SGLangChat(urls, _client(run)) as engine:
+    yield engine
+
+
+@contextlib.contextmanager
+def scorer(run: Run) -> Iterator[CommonWords | ScoreClient]:
+  """Opens the scorer of open-ended answers."""
+  choice = run.section(ScorerConfig, "scorer")
+  if choice.engine == "words":
+    yield CommonWords()
+    return
+  urls = [url.strip() for url in choice.urls.split(",")]
+  with ScoreClient(urls, _client(run)) as engine:
     yield engine
 
 

@@ -94,6 +94,25 @@ class TeacherConfig(EngineChoice):
 
 
 @dataclasses.dataclass(frozen=True)
+class ScorerConfig:
+  """The scorer of open-ended answers."""
+
+  engine: str = "words"
+  """Scorer: "words", shared with an accepted answer, or "http", a reward
+  model."""
+  urls: str = free("")
+  """Servers of the reward model, separated by commas."""
+  name: str = ""
+  """Name of the reward model; another name is asked again."""
+
+  def __post_init__(self) -> None:
+    if self.engine not in ("words", "http"):
+      raise ValueError(f"engine is {self.engine!r}; use words or http")
+    if bool(self.urls) != (self.engine == "http"):
+      raise ValueError('urls go with engine="http", and only with it')
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeConfig(EngineChoice):
   """How a model computes; its own config.json says what it is."""
 

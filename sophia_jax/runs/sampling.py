@@ -14,13 +14,14 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sophia_jax import files
-from sophia_jax.algorithms import registry
+from sophia_jax.algorithms import registry, routing
 from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.config import decisive
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.progress import Progress
@@ -54,6 +55,7 @@ PROMPTS = {
   "reasoner": ("reasoning",),
 }
 """Prompts that each role's answers depend on; a teacher's is slow thinking."""
+SCORER = routing.SCORER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +191,7 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
   Problems are part of every key of the store, by their content.
   """
   config, asked = run.config.to_dict(), stage.algorithm.roles
-  sections = (SAMPLING.get(role, TEACHING) for role in asked)
-  names = ("seed", *sections)
+  names = ("seed", *sections(asked).values())
   meta = {name: config[name] for name in names}
   meta["prompts"] = {
     name: config["prompts"][name]
@@ -198,6 +199,8 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
     for name in PROMPTS.get(role, ("slow_thinking",))
   }
   meta["policy"] = fingerprint(run.start(stage))
+  if SCORER in asked:
+    meta[SCORER] = decisive(run.section(policies.ScorerConfig, SCORER))
   if "reasoner" in asked:
     meta["reasoners"] = {
       name: fingerprint(run.path(values["path"]))
@@ -363,10 +366,14 @@ def preemptible(
 # ------------------------------------------------------------------- who is asked
 def samplings(run: Run, stage: Stage) -> dict[str, Sampling]:
   """Returns how the tokens of each role are drawn."""
-  sections = SAMPLING | dict.fromkeys(
-    roles.teachers(stage.algorithm.roles), TEACHING
-  )
-  return {role: run.section(Sampling, name) for role, name in sections.items()}
+  names = SAMPLING | sections(stage.algorithm.roles)
+  return {role: run.section(Sampling, name) for role, name in names.items()}
+
+
+def sections(asked: Iterable[str]) -> dict[str, str]:
+  """Returns the config section of the `Sampling` of each role that draws."""
+  draws = [role for role in asked if role != SCORER]
+  return {role: SAMPLING.get(role, TEACHING) for role in draws}
 
 
 def replayed(
@@ -399,6 +406,8 @@ def opened_others(run: Run, stage: Stage) -> Iterator[Engines]:
       role: {"": stack.enter_context(teachers.opened(run, role))}
       for role in roles.teachers(asked)
     }
+    if SCORER in asked:
+      found[SCORER] = {"": stack.enter_context(engines.scorer(run))}
     if "reasoner" in asked:
       found["reasoner"] = {
         name: stack.enter_context(engines.reasoner(run, name))

@@ -41,8 +41,8 @@ SMALL = {
   "papo": {"n": 4},
   "papo_d": {"n": 4},
 }
-ELSEWHERE = ("openvlthinker", "chains", "buckets", "screen")
-"""GRPO with other rewards, and methods that write files, which have other tests."""
+ELSEWHERE = ("openvlthinker", "vlaa", "chains", "buckets", "screen")
+"""GRPO with other rewards, and methods that write files: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -74,6 +74,7 @@ class Fake:
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/generate", self._generate)
     app.router.add_post("/v1/chat/completions", self._generate)
+    app.router.add_post("/score", self._generate)
     app.router.add_post("/abort_request", self._abort)
     for path in ("pause_generation", "continue_generation"):
       app.router.add_post(f"/{path}", self._weights)
@@ -128,6 +129,8 @@ class Fake:
       self.running -= 1
 
   def _good(self, body: dict) -> dict:
+    if "answer" in body:
+      return {"score": 0.5}
     if "messages" in body:
       return chatted(self.text)
     if "text" in body:
