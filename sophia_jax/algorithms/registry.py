@@ -23,6 +23,7 @@ from sophia_jax.algorithms import (
   screen,
   sft,
   sophia,
+  vision_ekipl,
   vlaa,
 )
 from sophia_jax.algorithms.contract import Algorithm
@@ -42,6 +43,7 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "dpo": (dpo.Config, dpo.dpo),
   "mpo": (mpo.Config, mpo.mpo),
   "openvlthinker": (openvlthinker.Config, openvlthinker.openvlthinker),
+  "vision_ekipl": (vision_ekipl.Config, vision_ekipl.vision_ekipl),
   "vlaa": (vlaa.Config, vlaa.vlaa),
   "chains": (chains.Config, chains.chains),
   "buckets": (buckets.Config, buckets.buckets),

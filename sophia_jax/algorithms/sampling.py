@@ -7,7 +7,8 @@ engine serves a role and how many problems are in flight is the world's matter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 from sophia_jax.algorithms import selection
 from sophia_jax.algorithms.contract import Sample, World
@@ -21,6 +22,9 @@ from sophia_jax.types import (
   Rollout,
   Turn,
 )
+
+Parts = Callable[[Problem, Rollout], Mapping[str, float]]
+"""(problem, graded rollout) -> further reward parts."""
 
 
 def attempts(n: int) -> Sample:
@@ -68,6 +72,20 @@ async def graded(
     verdict=grade.verdict,
     length=len(completion.token_ids) if own else world.length(completion),
   )
+
+
+def with_parts(sample: Sample, parts: Parts) -> Sample:
+  """Returns the recipe with further reward parts of every graded rollout."""
+
+  async def sampled(world: World, problem: Problem) -> Group:
+    group = await sample(world, problem)
+    made = (
+      dataclasses.replace(r, rewards={**r.rewards, **parts(problem, r)})
+      for r in group.rollouts
+    )
+    return dataclasses.replace(group, rollouts=tuple(made))
+
+  return sampled
 
 
 def described(k: int, n: int) -> Sample:

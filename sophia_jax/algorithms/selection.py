@@ -126,12 +126,23 @@ def shortest(n: int, depth: int = 1) -> Select:
   return rollouts(keep, depth)
 
 
-def best(n: int, key: str = "reward", depth: int = 1) -> Select:
+def best(
+  n: int, key: str = "reward", depth: int = 1, worst: bool = False
+) -> Select:
   """Keeps the n rollouts of the highest reward (Vision-EKIPL); ties go to the
-  lowest path."""
+  lowest path.
+
+  Args:
+    worst: whether the worst of all takes the place of the last where the n have
+      equal rewards, which would teach nothing.
+  """
 
   def keep(group: Group, rs: Rollouts) -> Iterable[Rollout]:
-    return sorted(rs, key=lambda r: (-part(r, key), r.path))[:n]
+    ranked = sorted(rs, key=lambda r: (-part(r, key), r.path))
+    kept = ranked[:n]
+    if worst and len({part(r, key) for r in kept}) == 1:
+      return [*kept[:-1], ranked[-1]]
+    return kept
 
   return rollouts(keep, depth)
 

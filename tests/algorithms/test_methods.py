@@ -41,7 +41,14 @@ SMALL = {
   "papo": {"n": 4},
   "papo_d": {"n": 4},
 }
-ELSEWHERE = ("openvlthinker", "vlaa", "chains", "buckets", "screen")
+ELSEWHERE = (
+  "openvlthinker",
+  "vision_ekipl",
+  "vlaa",
+  "chains",
+  "buckets",
+  "screen",
+)
 """GRPO with other rewards, and methods that write files: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
