@@ -1,8 +1,9 @@
 """OpenVLThinker in the world of handwritten digits: SFT and GRPO, three times.
 
 The base is the warmed-up policy. The first chains are the reasoner's, from
-captions; those of the later iterations are the policy's. Buckets come from the
-error rates of the quickstart's result, since the base answers nothing yet.
+captions; those of the later iterations are the policy's. GRPO practises on
+problems that no chain was written for, in buckets by the error rates of the
+quickstart's result, since the base answers nothing yet.
 
 Method:    docs/algorithms/openvlthinker.md (arXiv 2503.17352)
 Run:       python -m launch.run --config=configs/digits/openvlthinker.py \\
@@ -51,7 +52,8 @@ def iteration(i: int) -> dict[str, ConfigDict]:
 
 def get_config() -> ConfigDict:
   c = world.get_config()
-  c.stages.rate = stage("buckets", start="sophia")
+  data = world.ROUNDS["data"]
+  c.stages.rate = stage("buckets", start="sophia", data=data)
   for i in (1, 2, 3):
     c.stages.update(iteration(i))
   loop = (name for i in (1, 2, 3) for name in iteration(i))

@@ -45,7 +45,8 @@ def files(c: Config) -> Files:
   """Returns the writer of chains.jsonl, sft.jsonl and rl.jsonl.
 
   chains.jsonl has all kept chains, sft.jsonl those without a word of doubt,
-  rl.jsonl the problems that have a chain with one.
+  rl.jsonl the problems that have a chain with one. The one chain of a problem
+  has the problem's id, as the file of a teacher needs it.
   """
   depth = 2 if c.captions else 1
   short = (selection.shortest(c.keep_n, depth),) if c.keep_n else ()
@@ -65,7 +66,8 @@ def files(c: Config) -> Files:
     chains, plain = [], []
     doubted: dict[str, Problem] = {}
     for problem, name, text in kept(groups):
-      chains.append(_example(problem, name, text, words))
+      alone = problem.id if c.keep_n == 1 else name
+      chains.append(_example(problem, alone, text, words))
       if mentions(text, c.doubts):
         doubted[problem.id] = problem
       else:

@@ -51,6 +51,7 @@ def check(run: Run, stage: Stage) -> None:
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
     made = bool(run.config.get("prepare"))
+    made = made or run.writes(stage.name, config.file)
     if config.file and (run.path(config.file).is_file() or not made):
       traces = _traces(run, name, config)
       _refuse_strangers(run, stage, name, config, traces)

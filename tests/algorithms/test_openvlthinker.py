@@ -115,7 +115,7 @@ def made(table=TABLE, texts="{k}{n}", **config):
 
 def test_the_shortest_right_chain_is_kept_under_the_bare_problem():
   (example,) = made()["chains.jsonl"]
-  assert (example.id, example.response) == ("apples/0/1", "01")
+  assert (example.id, example.response) == ("apples", "01")
   assert example.question == PROBLEM.text and example.images == PROBLEM.images
   assert example.system is None
   ids = [e.id for e in made(keep_n=0)["chains.jsonl"]]
@@ -124,7 +124,7 @@ def test_the_shortest_right_chain_is_kept_under_the_bare_problem():
 
 def test_doubt_parts_sft_from_rl_and_thoughts_get_their_prompt():
   plain = made(texts="<think>{k}</think> {n}")
-  assert [e.id for e in plain["sft.jsonl"]] == ["apples/0/1"]
+  assert [e.response for e in plain["sft.jsonl"]] == ["<think>0</think> 1"]
   assert plain["sft.jsonl"][0].system == "Think slowly."
   assert not plain["rl.jsonl"]
   doubted = made(texts="Hmm, {k}{n}")
@@ -144,7 +144,7 @@ def test_the_policy_that_thinks_itself_is_asked_with_the_image():
     group(TABLE), rollouts=(said((0,), "6", "policy", 1, 1),)
   )
   found = chains.files(chains.Config(captions=0))([own], Letters())
-  assert [e.id for e in found["chains.jsonl"]] == ["apples/0"]
+  assert [e.response for e in found["chains.jsonl"]] == ["6"]
 
 
 # ------------------------------------------------------------------- the buckets

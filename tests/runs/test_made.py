@@ -1,14 +1,17 @@
-"""A run that makes its own data: buckets, chains, SFT on them, two rounds."""
+"""A run that makes its own data, and two rounds of each method that reads it."""
 
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
 
+from sophia_jax.config import defaults
 from sophia_jax.data.problems import load_examples, load_problems
 from sophia_jax.files import write_jsonl
 from sophia_jax.runs import made, pipeline
+from sophia_jax.runs.policies import TeacherConfig
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import stage
 from sophia_jax.train import metrics
@@ -18,7 +21,8 @@ from tests.launch import rounds, rounds_config
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-ORDER = ("rate", "chains", "sft", "grpo")
+ORDER = ("rate", "chains", "sft", "grpo", "vlaa", "ekipl")
+ROUNDS = {"rounds": 2, "groups": 2, "train": rounds_config.TRAIN}
 
 
 def config():
@@ -32,15 +36,15 @@ def config():
       data="chains/chains.jsonl",
       train={**rounds_config.TRAIN, "schedule": "constant"},
     ),
-    "grpo": stage(
-      "openvlthinker",
-      data="rate/hard.jsonl",
-      n=4,
-      rounds=2,
-      groups=2,
-      train=rounds_config.TRAIN,
+    "grpo": stage("openvlthinker", data="rate/hard.jsonl", n=4, **ROUNDS),
+    "vlaa": stage(
+      "vlaa", n=2, kl_horizon=8.0, data="data/open.jsonl", **ROUNDS
+    ),
+    "ekipl": stage(
+      "vision_ekipl", n=3, keep=2, data="data/problems.jsonl", **ROUNDS
     ),
   }
+  c.teachers = {"teacher": defaults(TeacherConfig, file="chains/chains.jsonl")}
   c.order = ORDER
   return c
 
@@ -55,6 +59,9 @@ def fresh(tmp_path_factory):
     row["source"] = ("sure", "never")[i % 2]
     row["answer"] = ("A", "B")[i % 2] if i < 8 else row["answer"]
   write_jsonl(path, lines)
+  # "A" has a word more in common with what is accepted than the reference has.
+  asked = {"answer_type": "open", "answer": "B", "accepted": ["A"]}
+  write_jsonl(path.with_name("open.jsonl"), [row | asked for row in lines[:4]])
   return workdir
 
 
@@ -79,12 +86,33 @@ def test_a_run_writes_its_data_and_learns_from_it(whole):
   assert chains and {e.response for e in chains} <= {"A", "B"}
   given = {p.id: p for p in load_problems(workdir / "data/problems.jsonl")}
   for example in chains:
-    problem = given[example.id.partition("/")[0]]
+    problem = given[example.id]
     assert example.images == problem.images
     assert example.question == problem.text
-  assert len(metrics.read(workdir / "metrics.jsonl")) == 2
+  assert len(metrics.read(workdir / "grpo" / "metrics.jsonl")) == 2
   record = json.loads((workdir / "chains" / made.RECORD).read_text())
   assert record["files"]["chains.jsonl"] == {"lines": len(chains), "unfit": 0}
+
+
+def test_open_answers_are_scored_and_the_kl_is_steered(whole):
+  first, second = metrics.read(whole / "vlaa" / "metrics.jsonl")
+  assert 0 < first["rewards/score/mean"] <= 1
+  assert first["rewards/reference/mean"] == 0 == first["rewards/unscored/mean"]
+  earned = first["rewards/score/mean"] * (1 - math.exp(-1))
+  assert 0 < first["critic/score/mean"] <= earned + 1e-6
+  assert first["kl_coefficient"] == pytest.approx(1e-3)
+  # Far below the target at first: 4 samples of a horizon of 8.
+  assert second["kl_coefficient"] == pytest.approx(1e-3 * (1 - 0.2 * 4 / 8))
+
+
+def test_stored_answers_join_the_pool(whole):
+  chains = load_examples(whole / "chains" / "chains.jsonl")
+  rows = metrics.read(whole / "metrics.jsonl")
+  assert len(rows) == 2 and len(chains) < 10
+  shares = [row.get("source/teacher/share", 0) for row in rows]
+  absent = [row.get("source/teacher/none", 0) for row in rows]
+  assert all(0 <= share <= 0.5 for share in shares)
+  assert sum(shares) + sum(absent) > 0
 
 
 def test_a_finished_run_makes_nothing_again(whole):
