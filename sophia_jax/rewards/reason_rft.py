@@ -96,7 +96,7 @@ _CREDITS: tuple[tuple[float, Callable[[Call], tuple[str, ...]]], ...] = (
   (0.5, lambda call: (call[0], call[2])),
   (0.25, lambda call: call[:1]),
 )
-"""What a match of these parts of a call is worth, the whole call first."""
+"""Worth of a match, and the parts of a call that must agree; best first."""
 
 
 def calls(text: str) -> list[Call]:

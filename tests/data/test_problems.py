@@ -163,6 +163,11 @@ def test_schemas_are_the_dataclasses():
       "none of the choices; give its letter, A to Z",
     ),
     ({**RIGHT, "choices": ["x"] * 27, "answer": "A"}, "only 26 letters"),
+    ({**RIGHT, "answer_type": "box"}, "answer '6' is no box; write .left, top"),
+    (
+      {**RIGHT, "answer_type": "box", "answer": "[1, 1, 0, 2]"},
+      "no box; .*left < right",
+    ),
     ({**RIGHT, "question": "a <img> b"}, "question has the image token <img>"),
     ({**RIGHT, "answer": "</img>"}, "answer has the image token </img>"),
     ({**RIGHT, "hint": "<IMG_CONTEXT>"}, "image token <IMG_CONTEXT>; write <i"),
