@@ -69,11 +69,17 @@ def rule_of(benchmark: Benchmark, upstream: bool) -> Rule:
 
 
 # ------------------------------------------------------------------------ stages
-def evaluate_once(run: Run, name: str, directory: Path) -> None:
-  """Evaluates a checkpoint on the held-out problems, unless that is done."""
-  if run.done(name):
+def evaluate_once(run: Run, name: str, directory: Path, step: str = "") -> None:
+  """Evaluates a checkpoint on the held-out problems, unless that is done.
+
+  Args:
+    step: name under which it is marked as done, where `name` is a stage's; "":
+      the same.
+  """
+  step = step or name
+  if run.done(step):
     return
-  with run.step(name):
+  with run.step(step):
     config = run.section(EvalConfig, "eval")
     exam = _held_out(run, name, config)
     ask(run, [exam], directory, config)

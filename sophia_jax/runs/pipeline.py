@@ -147,4 +147,5 @@ def _evaluate_after(run: Run, stage: Stage, last: Stage) -> None:
   if stage.name == last.name:
     evaluation.evaluate_once(run, "after", export)
   elif run.start(last) != export:
-    evaluation.evaluate_once(run, stage.name, export)
+    step = f"{stage.name}/eval"
+    evaluation.evaluate_once(run, stage.name, export, step)

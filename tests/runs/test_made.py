@@ -115,6 +115,14 @@ def test_stored_answers_join_the_pool(whole):
   assert sum(shares) + sum(absent) > 0
 
 
+def test_a_stage_in_between_is_evaluated(whole):
+  run = Run(config(), str(whole))
+  (sft,) = (s for s in run.stages() if s.name == "sft")
+  pipeline._evaluate_after(run, sft, run.last())
+  assert run.done("sft/eval")
+  assert (whole / "evals" / "sft.json").exists()
+
+
 def test_a_finished_run_makes_nothing_again(whole):
   path = whole / "chains" / "chains.jsonl"
   before = path.stat().st_mtime_ns
