@@ -42,12 +42,8 @@ SMALL = {
   "papo_d": {"n": 4},
 }
 ELSEWHERE = (
-  "openvlthinker",
-  "vision_ekipl",
-  "vlaa",
-  "chains",
-  "buckets",
-  "screen",
+  *("openvlthinker", "vision_ekipl", "vlaa"),
+  *("chains", "buckets", "screen"),
 )
 """GRPO with other rewards, and methods that write files: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
