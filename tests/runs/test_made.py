@@ -38,7 +38,11 @@ def config():
     ),
     "grpo": stage("openvlthinker", data="rate/hard.jsonl", n=4, **ROUNDS),
     "vlaa": stage(
-      "vlaa", n=2, kl_horizon=8.0, data="data/open.jsonl", **ROUNDS
+      "vlaa",
+      n=6,
+      kl_horizon=48.0,
+      data="data/open.jsonl",
+      **{**ROUNDS, "groups": 4},
     ),
     "ekipl": stage(
       "vision_ekipl", n=3, keep=2, data="data/problems.jsonl", **ROUNDS
@@ -101,8 +105,8 @@ def test_open_answers_are_scored_and_the_kl_is_steered(whole):
   earned = first["rewards/score/mean"] * (1 - math.exp(-1))
   assert 0 < first["critic/score/mean"] <= earned + 1e-6
   assert first["kl_coefficient"] == pytest.approx(1e-3)
-  # Far below the target at first: 4 samples of a horizon of 8.
-  assert second["kl_coefficient"] == pytest.approx(1e-3 * (1 - 0.2 * 4 / 8))
+  # Far below the target at first: 24 samples of a horizon of 48.
+  assert second["kl_coefficient"] == pytest.approx(1e-3 * (1 - 0.2 * 24 / 48))
 
 
 def test_stored_answers_join_the_pool(whole):
