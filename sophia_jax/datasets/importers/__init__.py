@@ -66,7 +66,7 @@ def find_importer(name: str) -> Importer:
   module = IMPORTERS.get(ALIASES.get(key, key))
   if module is None:
     hint = nearest(name, [*IMPORTERS, *ALIASES])
-    known = ", ".join([*IMPORTERS, *ALIASES])
+    known = ", ".join(sorted([*IMPORTERS, *ALIASES]))
     if known not in hint:
       hint = f"{hint} Known: {known}"
     raise SophiaError(f"--from={name}: no such data set; {hint}")

@@ -296,7 +296,7 @@ def test_the_command(put, tmp_path):
   ("options", "message"),
   [
     (["--from=mathvison"], "did you mean 'mathvision'? Known: amc_aime, "),
-    (["--from=?"], "no such data set; known: amc_aime, columns"),
+    (["--from=?"], "no such data set; known: amc_aime, chat, columns"),
     (["--from=columns", "--columns=q"], "is no KEY=COLUMN"),
     (["--from=columns", "--columns=anwser=a"], "did you mean 'answer'?"),
     (["--from=math", "--as=examples"], "no such file or folder"),
