@@ -70,8 +70,8 @@ def test_every_package_has_its_row():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_keep_to_the_table(module):
   package = package_of(module)
-  if package == "sophia_jax":  # its __init__ holds a docstring
-    assert not imported(MODULES[module])
+  if package == "sophia_jax":  # its __init__ says what transformers may print
+    assert imported(MODULES[module]) <= {"os"}
     return
   allowed = table()[package] | {package}
   for name in imported(MODULES[module]):

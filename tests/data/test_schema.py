@@ -16,6 +16,7 @@ FOLDER = Path(sophia_jax.data.__file__).parent
 KINDS = {
   "string": str,
   "number": (int, float),
+  "integer": int,
   "array": list,
   "object": dict,
   "null": type(None),
@@ -35,8 +36,8 @@ VALUES = st.recursive(
 
 def holds(schema, value):
   """Whether a value is valid, by the keywords that our schemas use."""
-  if "anyOf" in schema and not any(holds(s, value) for s in schema["anyOf"]):
-    return False
+  if "anyOf" in schema:
+    return any(holds(s, value) for s in schema["anyOf"])
   if "enum" in schema and value not in schema["enum"]:
     return False
   if "type" in schema:
