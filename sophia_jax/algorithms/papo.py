@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +37,8 @@ MOST = 10.0
 """Bound of a token's estimate of the perception KL, as in the code."""
 PLACES = ("tile", "image")
 STREAM, VIEW = "view_logps", "hidden"
-_FORM = re.compile(r"\s*<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
+FORM = ("</think>", "\\boxed{", "}")
+"""Parts of an answer in its form, in this order, after <think>."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,19 @@ def formed(share: float) -> Reward:
   """Returns the accuracy, with a share of the reward for an answer's form."""
 
   def reward(rollout: Rollout, moment: Moment) -> float:
-    form = _FORM.fullmatch(rollout.completion.text) is not None
+    form = has_form(rollout.completion.text)
     return (1 - share) * selection.part(rollout, "accuracy") + share * form
 
   return reward
+
+
+def has_form(text: str) -> bool:
+  """Returns whether a text is thoughts in tags and then a boxed answer.
+
+  Takes time linear in the text, whatever a model wrote.
+  """
+  text = text.lstrip()
+  place = 0 if text.startswith("<think>") else -1
+  for part in FORM:
+    place = text.find(part, place) if place >= 0 else -1
+  return place >= 0

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sophia_jax.algorithms import credit, papo
 from sophia_jax.algorithms.contract import Forward, Moment
@@ -173,3 +176,16 @@ def test_the_form_of_an_answer_is_a_share_of_the_reward(text, share, want):
   turn = dataclasses.replace(rollout.turns[0], completion=said)
   rollout = dataclasses.replace(rollout, turns=(turn,))
   assert papo.formed(share)(rollout, rows.START) == pytest.approx(want)
+
+
+PARTS = ["<think>", "</think>", "\\boxed{", "}", "6", " ", "\n"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join))
+def test_the_form_is_that_of_the_expression(text):
+  form = r"\s*<think>.*</think>.*\\boxed\{.*\}.*"
+  assert papo.has_form(text) == bool(re.fullmatch(form, text, re.DOTALL))
+
+
+def test_a_hostile_text_has_no_form_at_once():
+  assert not papo.has_form("<think>" + "</think>\\boxed{" * 100_000)
