@@ -214,7 +214,7 @@ def _remedy(long: dict[str, Long]) -> str:
 
 # --------------------------------------------------------------------- warnings
 def warn(run: Run, cfg: InternVLConfig, directory: Path, asked: str) -> None:
-  """Warns of answers that the model or its prompt does not provide for.
+  """Logs a warning of answers that the model or its prompt does not provide for.
 
   Args:
     asked: config section with the `max_new_tokens` of the policy's answers.

@@ -18,7 +18,7 @@ _APART = frozenset({"log", "mesh", "client", "serve", "engine", "reward"})
 
 
 class Update(NamedTuple):
-  """What one update was made with, and what came of it."""
+  """Settings and result of one update."""
 
   name: str
   settings: Mapping[str, Any]
