@@ -201,6 +201,7 @@ def test_graded_again_without_a_model(evaluate, flags, undisturbed, tmp_path):
   path = workdir / "evals" / "InternVL3-8B-mathvision.responses.jsonl"
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   for row in rows:
+    del row["crc"]  # of the line as it was
     if row["id"] == "mathvision/1":
       row |= {"response": "It must be (A).", "finish": "stop"}
   official.jsonl(path, rows)
