@@ -158,7 +158,8 @@ def _looking(plain: Algorithm, c: Config) -> Algorithm:
     unlikely = lambda out, batch: -batch.streams[STREAM]
     # A constant is not learnt.
     seen = ()
-  metric = diagnostics.mean("actor/view_nll", unlikely, "shown")
+  # With the normaliser of the loss, whose part it is where it is learnt.
+  metric = Term("actor/view_nll", unlikely, weights="shown")
   return dataclasses.replace(
     plain,
     annotate=(*plain.annotate, *(() if c.recompute else (_scored(c, view),))),

@@ -97,7 +97,7 @@ def test_a_source_of_no_amount_is_not_even_read(run):
 def test_nothing_selected_says_what_was_sampled(run):
   run.config.stages.sophia.alpha = 1.0
   with pytest.raises(
-    SophiaError, match=r"no trajectory is selected \(1 right\)"
+    SophiaError, match=r"no trajectory is selected \(1 right, 0 wrong"
   ):
     learnt(run)
 

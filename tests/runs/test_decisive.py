@@ -19,7 +19,8 @@ DECIDE = {
   TrainConfig: [
     *("learning_rate", "schedule", "final_fraction", "warmup_steps"),
     *("weight_decay", "b1", "b2", "clip_norm"),
-    *("trained", "epochs", "rows", "length", "tiles", "microbatches"),
+    *("trained", "lora_rank", "lora_alpha", "lora_targets"),
+    *("epochs", "rows", "length", "tiles", "microbatches"),
   ],
 }
 

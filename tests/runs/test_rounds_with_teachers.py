@@ -7,7 +7,7 @@ import pytest
 
 from sophia_jax.config import defaults
 from sophia_jax.files import write_jsonl
-from sophia_jax.runs import pipeline, teachers
+from sophia_jax.runs import preflight, teachers
 from sophia_jax.runs import rounds as driver
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.policies import TeacherConfig
@@ -53,7 +53,7 @@ def prepared(workdir, **teacher):
 
 
 def learnt(run):
-  pipeline.check(run)
+  preflight.check(run)
   run.begin()
   driver.learn(run, stages.read(run.config, "rl_plus"))
   return metrics.read(run.workdir / "metrics.jsonl")
@@ -83,7 +83,7 @@ def test_two_rounds_with_stored_answers(workdir):
   responses(workdir, {**texts, "p0": "B"})
   again = prepared(workdir, file="data/responses.jsonl")
   with pytest.raises(SophiaError, match=r"begun with teachers\.teacher"):
-    pipeline.check(again)
+    preflight.check(again)
 
 
 def asked(run):
@@ -141,7 +141,7 @@ def test_a_bad_file_of_responses_is_one_line(workdir, lines, message):
   path.write_text("\n".join(lines) + "\n", encoding="utf-8")
   run = prepared(workdir, file="data/responses.jsonl")
   with pytest.raises(SophiaError) as error:
-    pipeline.check(run)
+    preflight.check(run)
   assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -161,6 +161,6 @@ def test_a_bad_file_of_responses_is_one_line(workdir, lines, message):
 )
 def test_a_mistake_in_the_config_is_found_first(workdir, teacher, message):
   with pytest.raises(SophiaError) as error:
-    pipeline.check(prepared(workdir, **teacher))
+    preflight.check(prepared(workdir, **teacher))
   assert message in str(error.value) and "\n" not in str(error.value)
   assert not (workdir / "config.json").exists()
