@@ -189,6 +189,10 @@ def write_processor(
   side = cfg.vision.image_size
   if format is Format.INTERNVL_CHAT:
     write_json(work / PREPROCESSOR, _clip(side))
+    settings = _settings(work)
+    # transformers would look for the files of a processor that is not there.
+    if settings.pop("processor_class", None):
+      write_json(work / TOKENIZER_CONFIG, settings)
     return
   write_json(work / PREPROCESSOR, _got_ocr2(side, tiling))
   processor = {

@@ -7,9 +7,14 @@ Weights are read only where they are needed.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from sophia_jax.checkpoints import Format, read_config
+from sophia_jax.checkpoints.config import CONFIG
+from sophia_jax.checkpoints.directories import open_values, write_directory
+from sophia_jax.checkpoints.staging import replacing
 from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
@@ -30,6 +35,8 @@ from sophia_jax.servers.backends.base import Role
 from sophia_jax.train import sharding
 from sophia_jax.types import Sampling
 
+SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
+"""Checkpoint format that each backend takes a policy in."""
 PolicyEngine = EmbeddedEngine | SGLangEngine
 """Generates in a vocabulary that is ours."""
 ReasonerEngine = EmbeddedEngine | SGLangChat
@@ -58,6 +65,7 @@ def policy(
   tokens = max_new_tokens
   if cfg.vision:
     tokens += cfg.tokens_per_tile * (image.max_tiles + image.thumbnail)
+  directory = directory if choice.urls else _servable(run, directory)
   with (
     _urls(run, choice, "policy", directory) as urls,
     SGLangEngine(urls, _client(run), words) as engine,
@@ -120,6 +128,30 @@ def embedded(run: Run, model: Model) -> EmbeddedEngine:
     run.section(EngineConfig, "engine"),
     TileCache(model.image),
   )
+
+
+def backend(run: Run) -> str:
+  """Returns the backend of the servers that a run starts on this machine."""
+  platform, _ = supervise.find_platform()
+  chosen = supervise.serve_config(run.config).backend
+  return chosen or supervise.default_backend(platform)
+
+
+def _servable(run: Run, directory: Path) -> Path:
+  """Returns a policy's checkpoint as our own server reads it.
+
+  SGLang reads the original format alone, and stages export transformers': it
+  gets a copy, W/servers/policy.
+  """
+  kind = json.loads((directory / CONFIG).read_text("utf-8")).get("model_type")
+  if SERVED[backend(run)] is Format.HF or kind != "internvl":
+    return directory
+  cfg = read_config(directory)
+  copy = run.workdir / "servers" / "policy"
+  with replacing(copy) as work:
+    values = open_values(directory, cfg, None)
+    write_directory(values, cfg, work, directory, Format.INTERNVL_CHAT)
+  return copy
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from sophia_jax.checkpoints import Format, save_params
+from sophia_jax.checkpoints import save_params
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
@@ -31,9 +31,6 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
 from sophia_jax.train import sharding
 from sophia_jax.types import Group, Problem, Request, Sampling
-
-SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
-"""Checkpoint format that each backend takes new weights in."""
 
 
 class Policy(NamedTuple):
@@ -214,15 +211,13 @@ def _served(
 def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
   """Writes weights as the policy's servers read them."""
   serve = supervise.serve_config(run.config)
-  platform, _ = supervise.find_platform()
-  backend = serve.backend or supervise.default_backend(platform)
   save_params(
     params,
     model.module.cfg,
     directory,
     model.directory,
     dtype=serve.dtype or run.config.policy.dtype,
-    format=SERVED[backend],
+    format=engines.SERVED[engines.backend(run)],
   )
 
 

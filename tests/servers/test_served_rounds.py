@@ -21,7 +21,11 @@ EXTRA = {
   "sglang_jax": tiny_config.get_config().serve.extra,
   "sglang": ("--chunked-prefill-size", str(tiny_config.CHUNK)),
 }
-FORMATS = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
+MODELS = {
+  "sglang_jax": {"head_dim": 32, "format": Format.HF},
+  # SGLang's Qwen2 has heads of width / heads.
+  "sglang": {"head_dim": 8, "format": Format.INTERNVL_CHAT},
+}
 
 
 def versions(workdir, number):
@@ -35,7 +39,7 @@ def versions(workdir, number):
 
 @pytest.mark.parametrize("backend", ["sglang_jax", "sglang"])
 def test_rounds_sample_with_the_weights_of_their_update(backend, tmp_path):
-  workdir = rounds.ready(tmp_path / "W", head_dim=32, format=FORMATS[backend])
+  workdir = rounds.ready(tmp_path / "W", **MODELS[backend])
   done = subprocess.run(
     [
       *(sys.executable, "-m", "launch.run", CONFIG, f"--workdir={workdir}"),
