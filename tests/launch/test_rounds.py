@@ -44,14 +44,19 @@ def weights(workdir):
 
 
 def answers(workdir, rounds=3):
-  """How often each answer of each round was written."""
+  """How often each answer of each round was written.
+
+  Without log-probabilities: a row is rounded in another way beside other rows,
+  and a run that was killed asks for fewer together.
+  """
   found = collections.Counter()
   for number in range(rounds):
     store = Store(round_directory(workdir, number), read_only=True)
     for segment in store.path.glob("*.jsonl"):
       for line in segment.read_bytes().splitlines():
         record = json.loads(line)["record"]
-        if "token_ids" in str(record):
+        if "token_ids" in record:
+          del record["logps"]
           found[number, json.dumps(record, sort_keys=True)] += 1
   return found
 
