@@ -98,7 +98,7 @@ def get_config() -> ConfigDict:
     caption="Describe the image.",
     reasoning="Visual information: {caption}\n{question}",
   )
-  c.captioning.max_new_tokens = 32
+  c.captioning.max_new_tokens = 30
   c.reasoning.max_new_tokens = c.answering.max_new_tokens = 128
   c.engine = defaults(
     EngineConfig, slots=256, length=192, prefill_rows=64, chunk=8
