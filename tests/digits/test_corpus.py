@@ -13,10 +13,14 @@ from sklearn.datasets import load_digits
 from configs import quickstart
 from sophia_jax.config import section
 from sophia_jax.data import problems
-from sophia_jax.digits import corpus, language, scenes
+from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.digits import corpus, language, scenes, tokenizer
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import digits as preparation
+from sophia_jax.runs import lengths
 from sophia_jax.runs.run import Run
+from sophia_jax.types import Chat
 
 CONFIG = corpus.CorpusConfig(
   problems=40, heldout=40, practice=40, warmup_scenes=40, reasoner_examples=60
@@ -249,3 +253,21 @@ def test_dense_labels_name_the_contents_of_each_cell():
   assert labels.shape == (scenes.GRID**2, 3)
   assert labels[:, 0].min() >= 0 and labels[:, 0].max() <= 10
   assert len(np.unique(labels[:, 1:], axis=0)) == 1, "one ink, one paper"
+
+
+def test_every_problem_fits_the_quickstarts_engine(written, prompts, tmp_path):
+  """With the longest caption and the longest answer: none is left out."""
+  config = quickstart.get_config()
+  (tmp_path / "data").symlink_to(written)
+  texts = preparation._texts(Run(config, tmp_path))
+  tokenizer.save(tokenizer.build(texts, vision=False), tmp_path)
+  words = Renderer(str(tmp_path), ImageConfig(), 0, None)
+  ask = lengths.Ask(
+    what="captioning.max_new_tokens + reasoning.max_new_tokens",
+    words=words,
+    prompt=lambda p: Chat(text=prompts.reason(p.text, "")),
+    answer=config.captioning.max_new_tokens + config.reasoning.max_new_tokens,
+  )
+  asked = problems.load_problems(written / "problems.jsonl")
+  assert lengths.too_long(asked, [ask], config.engine.length) == {}
+  assert len(lengths.too_long(asked, [ask], config.engine.length - 2)) == 8
