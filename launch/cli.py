@@ -197,10 +197,13 @@ def given() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
-def run_of_flags() -> Run:
-  """Opens the run that the flags name."""
-  name = flags.FLAGS.name if "name" in flags.FLAGS else ""
-  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given(), name or "")
+def run_of_flags(name: str = "") -> Run:
+  """Opens the run that the flags name.
+
+  Args:
+    name: the update, for commands whose --name is an update's.
+  """
+  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given(), name)
 
 
 def _set_up() -> None:

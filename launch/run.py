@@ -27,7 +27,7 @@ def main() -> None:
   meeting.check_single(
     "use launch.sample --shard=I/N, launch.train on all hosts, launch.evaluate"
   )
-  run = cli.run_of_flags()
+  run = cli.run_of_flags(flags.FLAGS.name)
   result = pipeline.run_all(run, flags.FLAGS.stage)
   for line in _lines(result):
     print(line)

@@ -22,7 +22,7 @@ EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
-  run = cli.run_of_flags()
+  run = cli.run_of_flags(flags.FLAGS.name)
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
   preflight.check(run, stage.name)

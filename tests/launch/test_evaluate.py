@@ -234,6 +234,20 @@ def test_graded_again_without_a_model(evaluate, flags, undisturbed, tmp_path):
   assert segment(workdir).count(b"\n") == PROBLEMS * SAMPLES
 
 
+def test_the_files_have_the_given_name(evaluate, flags, tmp_path):
+  """--name is of an evaluation here; of an update, which has a place, elsewhere."""
+  done = evaluate(tmp_path, *flags, "--limit=1", "--samples=1", "--name=x")
+  assert done.returncode == 0, done.stderr
+  assert {path.name for path in (tmp_path / "evals").iterdir()} == {
+    "data",
+    "x-mathvision.html",
+    "x-mathvision.json",
+    "x-mathvision.responses.jsonl",
+    "x-mathvision.settings.json",
+  }
+  assert not (tmp_path / "updates").exists()
+
+
 def test_the_real_mathvision(evaluate, tmp_path):
   if not MATHVISION.is_dir():
     pytest.skip("shared/data/mathvision is not here")
