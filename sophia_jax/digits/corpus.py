@@ -44,6 +44,11 @@ class CorpusConfig:
   """Scenes of the warm-up, each with a caption and a plain question."""
   reasoner_examples: int = 12000
   """Examples that the reasoner is taught with."""
+  unclear: float = 0.0
+  """Fraction of the scenes with a digit that is too faint to be told; where one is,
+  true captions say so and the reasoner's examples guess."""
+  options: bool = False
+  """Every question has four options, so that a guess is right one time in four."""
 
 
 def write(
@@ -53,10 +58,10 @@ def write(
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
   make = lambda number: np.random.default_rng([seed, number])
   training = list(
-    _problems(directory, "train", make(2), train, config.problems)
+    _problems(directory, "train", make(2), train, config.problems, config)
   )
   heldout = list(
-    _problems(directory, "heldout", make(3), held_out, config.heldout)
+    _problems(directory, "heldout", make(3), held_out, config.heldout, config)
   )
   write_jsonl(directory / "problems.jsonl", (posed.row for posed in training))
   write_jsonl(directory / "heldout.jsonl", (posed.row for posed in heldout))
@@ -66,17 +71,17 @@ def write(
   write_jsonl(
     directory / "scenes.jsonl",
     (
-      {"id": posed.row["id"], "digits": posed.digits}
+      {"id": posed.row["id"], "digits": posed.seen}
       for posed in training + heldout
     ),
   )
   write_jsonl(
     directory / "warmup.jsonl",
-    _warmup(directory, make(4), train, config.warmup_scenes, prompts),
+    _warmup(directory, make(4), train, config, prompts),
   )
   write_jsonl(
     directory / "reasoner.jsonl",
-    _reasoner(make(5), config.reasoner_examples, prompts),
+    _reasoner(make(5), config, prompts),
   )
 
 
@@ -90,7 +95,9 @@ def write_practice(
   """
   train, _ = scenes.load_scans(seed, config.held_out_scans)
   rng = np.random.default_rng([seed, 7])
-  made = list(_problems(directory, "practice", rng, train, config.practice))
+  made = list(
+    _problems(directory, "practice", rng, train, config.practice, config)
+  )
   write_jsonl(directory / "practice.jsonl", (posed.row for posed in made))
   write_jsonl(
     directory / "practice_solutions.jsonl",
@@ -104,6 +111,8 @@ class Posed(NamedTuple):
   row: dict[str, Any]
   question: language.Question
   digits: language.Digits
+  seen: language.Seen
+  """The digits; None: unclear."""
 
 
 def _save(
@@ -126,12 +135,15 @@ def _problems(
   rng: np.random.Generator,
   scans: scenes.Scans,
   n: int,
+  config: CorpusConfig,
 ) -> Iterator[Posed]:
   kinds = list(language.KINDS)
   for i in range(n):
     kind = kinds[i % len(kinds)]
-    scene = scenes.sample_scene(rng, scans)
-    question = language.KINDS[kind](rng, scene.digits)
+    scene = scenes.sample_scene(rng, scans, config.unclear)
+    question = language.ask(rng, kind, scene.digits)
+    if config.options:
+      question = language.with_options(rng, kind, question, scene.digits)
     row = {
       "id": f"{name}-{i}",
       "images": [_save(directory, f"{name}-{i}", rng, scans, scene)],
@@ -142,13 +154,13 @@ def _problems(
     }
     if question.choices:
       row["choices"] = list(question.choices)
-    yield Posed(row, question, scene.digits)
+    yield Posed(row, question, scene.digits, scene.seen)
 
 
 def _solutions(
   rng: np.random.Generator, problems: list[Posed], prompts: Prompts
 ) -> Iterator[dict[str, Any]]:
-  for row, question, digits in problems:
+  for row, question, digits, _ in problems:
     yield {
       "id": row["id"],
       "images": row["images"],
@@ -167,13 +179,13 @@ def _warmup(
   directory: Path,
   rng: np.random.Generator,
   scans: scenes.Scans,
-  n: int,
+  config: CorpusConfig,
   prompts: Prompts,
 ) -> Iterator[dict[str, Any]]:
-  for i in range(n):
-    scene = scenes.sample_scene(rng, scans)
+  for i in range(config.warmup_scenes):
+    scene = scenes.sample_scene(rng, scans, config.unclear)
     images = [_save(directory, f"warmup-{i}", rng, scans, scene)]
-    seen = (scene.digits, scene.ink, scene.paper)
+    seen = (scene.seen, scene.ink, scene.paper)
     question, answer = language.reading(rng, *seen)
     for part, ask, say, system in (
       ("caption", prompts.caption, language.caption(*seen), None),
@@ -184,23 +196,33 @@ def _warmup(
 
 
 def _reasoner(
-  rng: np.random.Generator, n: int, prompts: Prompts
+  rng: np.random.Generator, config: CorpusConfig, prompts: Prompts
 ) -> Iterator[dict[str, Any]]:
   kinds = list(language.KINDS)
-  for i in range(n):
+  for i in range(config.reasoner_examples):
     if rng.random() < DRILLS:
       row = {"id": f"drill-{i}", "images": [], "question": "Practise."}
       yield row | {"response": language.drill(rng)}
       continue
     digits = tuple(rng.integers(0, 10, rng.integers(2, 4)).tolist())
     kind = kinds[int(rng.integers(len(kinds)))]
-    question = language.KINDS[kind](rng, digits)
+    question = language.ask(rng, kind, digits)
     ink = str(rng.choice(list(scenes.INKS)))
     paper = str(rng.choice(list(scenes.PAPERS)))
-    seen = language.caption(digits, ink, paper)
+    if config.options:
+      question = language.with_options(rng, kind, question, digits)
+    seen: language.Seen = digits
+    if config.unclear and rng.random() < config.unclear:
+      at = int(rng.integers(len(digits)))
+      seen = (*digits[:at], None, *digits[at + 1 :])
+      digits = (*digits[:at], int(rng.integers(10)), *digits[at + 1 :])
+      question = language.solved(
+        rng, kind, question.text, question.choices, digits
+      )
+    caption = language.caption(seen, ink, paper)
     yield {
       "id": f"worked-{i}",
       "images": [],
-      "question": prompts.reason(_with_options(question), seen),
-      "response": language.worked(rng, question, digits),
+      "question": prompts.reason(_with_options(question), caption),
+      "response": language.worked(rng, question, digits, seen),
     }

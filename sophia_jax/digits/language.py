@@ -7,27 +7,37 @@ is for the text-only reasoner alone.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 Digits = tuple[int, ...]
+Seen = tuple[int | None, ...]
+"""Digits as an image shows them; None: unclear."""
+
+UNCLEAR = "unclear"
 
 PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
 """Names of the digits' positions, by the number of digits."""
 
 
-def caption(digits: Digits, ink: str, paper: str) -> str:
+def name(digit: int | None) -> str:
+  return UNCLEAR if digit is None else str(digit)
+
+
+def caption(seen: Seen, ink: str, paper: str) -> str:
   """Describes all contents of a scene.
 
-  Example: "red ink on white paper: left 3, middle 8, right 1."
+  Example: "red ink on white paper: left 3, middle unclear, right 1."
   """
-  seen = ", ".join(f"{p} {d}" for p, d in zip(PLACES[len(digits)], digits))
-  return f"{ink} ink on {paper} paper: {seen}."
+  places = PLACES[len(seen)]
+  shown = ", ".join(f"{p} {name(d)}" for p, d in zip(places, seen))
+  return f"{ink} ink on {paper} paper: {shown}."
 
 
 def reading(
-  rng: np.random.Generator, digits: Digits, ink: str, paper: str
+  rng: np.random.Generator, digits: Seen, ink: str, paper: str
 ) -> tuple[str, str]:
   """Returns a question that needs no reasoning, and its answer.
 
@@ -36,8 +46,8 @@ def reading(
   """
   place = PLACES[len(digits)][i := int(rng.integers(len(digits)))]
   return (
-    (f"Which digit is on the {place}?", rf"\boxed{{{digits[i]}}}"),
-    (f"Which digit is on the {place}?", rf"\boxed{{{digits[i]}}}"),
+    (f"Which digit is on the {place}?", rf"\boxed{{{name(digits[i])}}}"),
+    (f"Which digit is on the {place}?", rf"\boxed{{{name(digits[i])}}}"),
     ("How many digits are there?", rf"\boxed{{{len(digits)}}}"),
     ("What colour is the ink?", rf"\boxed{{{ink}}}"),
     ("What colour is the paper?", rf"\boxed{{{paper}}}"),
@@ -68,7 +78,7 @@ def _extremes(digits: Digits) -> tuple[str, str]:
   return f"The largest is {max(digits)}.", f"The smallest is {min(digits)}."
 
 
-def _sum(rng: np.random.Generator, digits: Digits) -> Question:
+def _sum(digits: Digits, bound: int) -> Question:
   high, low = max(digits), min(digits)
   return Question(
     "What is the largest digit plus the smallest digit?",
@@ -79,7 +89,7 @@ def _sum(rng: np.random.Generator, digits: Digits) -> Question:
   )
 
 
-def _difference(rng: np.random.Generator, digits: Digits) -> Question:
+def _difference(digits: Digits, bound: int) -> Question:
   high, low = max(digits), min(digits)
   return Question(
     "What is the largest digit minus the smallest digit?",
@@ -90,7 +100,7 @@ def _difference(rng: np.random.Generator, digits: Digits) -> Question:
   )
 
 
-def _comparison(rng: np.random.Generator, digits: Digits) -> Question:
+def _comparison(digits: Digits, bound: int) -> Question:
   left, right = digits[0], digits[-1]
   letter = "A" if left > right else "B" if right > left else "C"
   relation = {"A": "larger than", "B": "smaller than", "C": "equal to"}[letter]
@@ -109,7 +119,7 @@ def _comparison(rng: np.random.Generator, digits: Digits) -> Question:
   )
 
 
-def _ordering(rng: np.random.Generator, digits: Digits) -> Question:
+def _ordering(digits: Digits, bound: int) -> Question:
   up = sorted(digits)
   return Question(
     "List the digits from the smallest to the largest.",
@@ -126,8 +136,7 @@ def _ordering(rng: np.random.Generator, digits: Digits) -> Question:
   )
 
 
-def _counting(rng: np.random.Generator, digits: Digits) -> Question:
-  bound = int(rng.integers(2, 8))
+def _counting(digits: Digits, bound: int) -> Question:
   say = lambda d: f"{d} is {'larger' if d > bound else 'not larger'}."
   count = sum(d > bound for d in digits)
   return Question(
@@ -139,24 +148,94 @@ def _counting(rng: np.random.Generator, digits: Digits) -> Question:
   )
 
 
-KINDS: dict[str, Callable[[np.random.Generator, Digits], Question]] = {
+KINDS: dict[str, Callable[[Digits, int], Question]] = {
   "sum": _sum,
   "difference": _difference,
   "comparison": _comparison,
   "ordering": _ordering,
   "counting": _counting,
 }
+"""Each kind's question about digits; a bound is what "counting" compares with."""
+
+
+def ask(rng: np.random.Generator, kind: str, digits: Digits) -> Question:
+  """Asks a question of a kind about digits."""
+  bound = int(rng.integers(2, 8)) if kind == "counting" else 0
+  return KINDS[kind](digits, bound)
+
+
+def ask_again(kind: str, text: str, digits: Digits) -> Question:
+  """Asks the question of a text about other digits."""
+  bound = re.search(r"larger than (\d+)\?", text)
+  return KINDS[kind](digits, int(bound[1]) if bound else 0)
+
+
+# -------------------------------------------------------------------- options
+def with_options(
+  rng: np.random.Generator, kind: str, question: Question, digits: Digits
+) -> Question:
+  """Gives a question four options; the wrong ones are answers for other digits."""
+  if question.choices:
+    return dataclasses.replace(
+      question, choices=(*question.choices, "it cannot be told")
+    )
+  wrong: dict[str, None] = {}
+  n = len(digits) + (kind == "counting")  # two digits have three counts only
+  while len(wrong) < 3:
+    other = tuple(rng.integers(0, 10, n).tolist())
+    answer = ask_again(kind, question.text, other).answer
+    if answer != question.answer:
+      wrong[answer] = None
+  options = [question.answer, *wrong]
+  choices = tuple(options[i] for i in rng.permutation(4))
+  return solved(rng, kind, question.text, choices, digits)
+
+
+def solved(
+  rng: np.random.Generator,
+  kind: str,
+  text: str,
+  choices: tuple[str, ...],
+  digits: Digits,
+) -> Question:
+  """Answers a question from digits; guesses where none of its options fits."""
+  question = ask_again(kind, text, digits)
+  if question.choices or not choices:
+    return dataclasses.replace(question, choices=choices)
+  if question.answer in choices:
+    at = choices.index(question.answer)
+  else:
+    at = int(rng.integers(len(choices)))
+  return dataclasses.replace(
+    question,
+    answer=chr(65 + at),
+    answer_type="choice",
+    choices=choices,
+    steps=(*question.steps, f"So it is {chr(65 + at)}."),
+  )
 
 
 # ----------------------------------------------------------- worked reasoning
-def worked(rng: np.random.Generator, question: Question, digits: Digits) -> str:
+def worked(
+  rng: np.random.Generator,
+  question: Question,
+  digits: Digits,
+  seen: Seen | None = None,
+) -> str:
   """Returns a slow-thinking solution in one of several manners.
 
   Some are terse, some doubt and check, some correct a slip, some are longer than
   needed. All end in the boxed answer.
+
+  Args:
+    digits: what the solution reckons with.
+    seen: what it says is shown, where a digit is unclear and taken for one.
   """
-  shown = ", ".join(map(str, digits))
-  lines = [f"The image shows {shown}."]
+  seen = seen or digits
+  lines = [f"The image shows {', '.join(map(name, seen))}."]
+  if None in seen:
+    taken = digits[seen.index(None)]
+    lines.append(f"I take the unclear digit for {taken}.")
   if rng.random() < 0.3:
     lines.insert(0, "Let me look at the image carefully.")
   lines += _with_slip(rng, question.steps)

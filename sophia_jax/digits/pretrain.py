@@ -21,7 +21,8 @@ from sophia_jax.digits import scenes
 from sophia_jax.models.internvl import InternVL
 
 CLASSES = (11, len(scenes.INKS), len(scenes.PAPERS))
-"""Classes of a token's three labels: no digit or a digit, ink, paper."""
+"""Classes of a token's three labels: no digit or a digit, ink, paper. An unclear
+digit is one class more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,15 @@ class VisionConfig:
   """Weight decay of AdamW."""
 
 
-def _batches(seed: int, scans: scenes.Scans, config: VisionConfig) -> Iterator:
+def _batches(
+  seed: int, scans: scenes.Scans, config: VisionConfig, unclear: float
+) -> Iterator:
   rng = np.random.default_rng([seed, 6])
   for _ in range(config.steps):
-    pairs = [scenes.sample_dense(rng, scans) for _ in range(config.images)]
+    pairs = [
+      scenes.sample_dense(rng, scans, unclear=unclear)
+      for _ in range(config.images)
+    ]
     yield tuple(map(np.stack, zip(*pairs)))
 
 
@@ -51,17 +57,22 @@ def pretrain_vision(
   scans: scenes.Scans,
   config: VisionConfig,
   seed: int,
+  unclear: float = 0.0,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
   """Trains vision encoder and projector to name the contents of each token.
 
   Linear heads read each image token after the projector and are discarded.
+
+  Args:
+    unclear: share of the digits that are unclear, and are to be called so.
 
   Returns:
     The parameters with "vision" and "projector" replaced, and the loss and
     accuracy (on non-empty cells) of every 20th step.
   """
   width = model.cfg.decoder.width
-  head = jax.random.normal(jax.random.key(seed), (width, sum(CLASSES))) * 0.02
+  classes = (CLASSES[0] + (unclear > 0), *CLASSES[1:])
+  head = jax.random.normal(jax.random.key(seed), (width, sum(classes))) * 0.02
   live = {"vision": params["vision"], "projector": params["projector"]}
   tx = optax.adamw(
     optax.cosine_onecycle_schedule(config.steps, config.learning_rate, 0.1),
@@ -72,8 +83,8 @@ def pretrain_vision(
     live, head = trained
     tokens = model.apply({"params": live}, tiles, method="encode")
     loss = 0.0
-    heads = jnp.split(tokens @ head, np.cumsum(CLASSES)[:-1], axis=-1)
-    for logits, names in zip(heads, labels.reshape(-1, len(CLASSES)).T):
+    heads = jnp.split(tokens @ head, np.cumsum(classes)[:-1], axis=-1)
+    for logits, names in zip(heads, labels.reshape(-1, len(classes)).T):
       loss += optax.softmax_cross_entropy_with_integer_labels(
         logits, names
       ).mean()
@@ -93,7 +104,7 @@ def pretrain_vision(
   trained = (live, head)
   opt_state = tx.init(trained)
   history = []
-  for i, (tiles, labels) in enumerate(_batches(seed, scans, config)):
+  for i, (tiles, labels) in enumerate(_batches(seed, scans, config, unclear)):
     trained, opt_state, loss, right = step(trained, opt_state, tiles, labels)
     if i % 20 == 0 or i == config.steps - 1:
       history.append({"step": i, "loss": float(loss), "accuracy": float(right)})

@@ -8,6 +8,7 @@ problem.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +20,8 @@ GRID = 3
 """Cells along a side."""
 SIDE = CELL * GRID
 """Side of a scene, pixels."""
+STAIN = 2
+"""Side of what an unclear digit is blurred to, pixels."""
 
 INKS = {
   "black": (25, 25, 25),
@@ -74,20 +77,48 @@ class Scene:
   """Column and row of each digit."""
   ink: str
   paper: str
+  unclear: int | None = None
+  """Index of the digit that is too faint to be told; None: all are clear."""
+
+  @property
+  def seen(self) -> tuple[int | None, ...]:
+    """Digits from left to right; None: unclear."""
+    return tuple(
+      None if i == self.unclear else d for i, d in enumerate(self.digits)
+    )
 
 
-def sample_scene(rng: np.random.Generator, scans: Scans) -> Scene:
-  """Draws a scene of two or three scans."""
+def sample_scene(
+  rng: np.random.Generator, scans: Scans, unclear: float = 0.0
+) -> Scene:
+  """Draws a scene of two or three scans.
+
+  Args:
+    unclear: probability that one of its digits is unclear.
+  """
   n = int(rng.integers(2, GRID + 1))
   columns = np.sort(rng.choice(GRID, n, replace=False))
   picks = rng.integers(len(scans), size=n)
-  return Scene(
+  scene = Scene(
     digits=tuple(int(d) for d in scans.labels[picks]),
     scans=tuple(int(i) for i in picks),
     cells=tuple((int(c), int(rng.integers(GRID))) for c in columns),
     ink=str(rng.choice(list(INKS))),
     paper=str(rng.choice(list(PAPERS))),
   )
+  if unclear and rng.random() < unclear:
+    return dataclasses.replace(scene, unclear=int(rng.integers(n)))
+  return scene
+
+
+def _blur(
+  cell: Float[np.ndarray, "CELL CELL"],
+) -> Float[np.ndarray, "CELL CELL"]:
+  """Returns a cell of which only a faint stain is left."""
+  image = Image.fromarray((cell * 255).astype(np.uint8))
+  small = image.resize((STAIN, STAIN), Image.Resampling.BOX)
+  large = small.resize((CELL, CELL), Image.Resampling.BILINEAR)
+  return np.asarray(large) / 255.0
 
 
 def _stamp(
@@ -110,12 +141,20 @@ def draw(
   placed: dict[tuple[int, int], int],
   ink: str,
   paper: str,
+  unclear: Container[tuple[int, int]] = (),
 ) -> UInt8[np.ndarray, "SIDE SIDE 3"]:
-  """Draws scan `placed[column, row]` into each cell, ink on paper."""
+  """Draws scan `placed[column, row]` into each cell, ink on paper.
+
+  Args:
+    unclear: cells whose scan is blurred until it cannot be told.
+  """
   density = np.zeros((SIDE, SIDE))
   for (column, row), index in placed.items():
     y, x = row * CELL, column * CELL
-    density[y : y + CELL, x : x + CELL] = _stamp(rng, scans.pixels[index])
+    cell = _stamp(rng, scans.pixels[index])
+    density[y : y + CELL, x : x + CELL] = (
+      _blur(cell) if (column, row) in unclear else cell
+    )
   jitter = rng.uniform(-15, 15, (2, 3))
   fore = np.asarray(INKS[ink]) + jitter[0]
   back = np.asarray(PAPERS[paper]) + jitter[1]
@@ -129,27 +168,40 @@ def draw_scene(
 ) -> UInt8[np.ndarray, "SIDE SIDE 3"]:
   """Draws a scene."""
   placed = dict(zip(scene.cells, scene.scans))
-  return draw(rng, scans, placed, scene.ink, scene.paper)
+  unclear = [scene.cells[scene.unclear]] if scene.unclear is not None else []
+  return draw(rng, scans, placed, scene.ink, scene.paper, unclear)
 
 
 def sample_dense(
-  rng: np.random.Generator, scans: Scans, fill: float = 0.6
+  rng: np.random.Generator,
+  scans: Scans,
+  fill: float = 0.6,
+  unclear: float = 0.0,
 ) -> tuple[UInt8[np.ndarray, "SIDE SIDE 3"], Int[np.ndarray, "cells 3"]]:
   """Draws scans into a random part of all cells, and returns the labels.
 
+  Args:
+    fill: probability that a cell is not empty.
+    unclear: probability that its digit is unclear.
+
   Returns:
-    Pixels, and for each cell in row-major order: 0 (empty) or 1 + its digit,
-    the index of the ink, the index of the paper.
+    Pixels, and for each cell in row-major order: 0 (empty), 1 + its digit or 11
+    (unclear), the index of the ink, the index of the paper.
   """
   labels = np.zeros((GRID, GRID, 3), np.int32)
   placed = {}
+  blurred = set()
   for column in range(GRID):
     for row in range(GRID):
       if rng.random() < fill:
         index = int(rng.integers(len(scans)))
         placed[column, row] = index
         labels[row, column, 0] = 1 + scans.labels[index]
+        if unclear and rng.random() < unclear:
+          blurred.add((column, row))
+          labels[row, column, 0] = 11
   ink, paper = int(rng.integers(len(INKS))), int(rng.integers(len(PAPERS)))
   labels[..., 1:] = ink, paper
-  pixels = draw(rng, scans, placed, list(INKS)[ink], list(PAPERS)[paper])
+  names = list(INKS)[ink], list(PAPERS)[paper]
+  pixels = draw(rng, scans, placed, *names, blurred)
   return pixels, labels.reshape(-1, 3)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.digits import corpus, pretrain, scenes, tokenizer
+from sophia_jax.digits import corpus, measures, pretrain, scenes, tokenizer
 from sophia_jax.files import write_text
 from sophia_jax.models import (
   DecoderConfig,
@@ -60,6 +61,30 @@ def _done(run: Run, step: str) -> bool:
   return run.done(step) or (run.base is not None and run.base.done(step))
 
 
+def readings(
+  run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+  """Measures what held-out answers say about their images (`digits.measures`).
+
+  Args:
+    responses: {"before": rows of an evaluation, ...}.
+
+  Returns:
+    {"before": measures, ...}; {} in a run of other problems.
+  """
+  scenes = run.path("data/scenes.jsonl")
+  if not run.config.get("prepare") or not scenes.exists():
+    return {}
+  problems = {p.id: p for p in run.problems(run.config.data.heldout)}
+  with open(scenes, encoding="utf-8") as f:
+    rows = map(json.loads, f)
+    seen = {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
+  return {
+    name: measures.measure(each, problems, seen)
+    for name, each in responses.items()
+  }
+
+
 def _texts(run: Run) -> Iterator[str]:
   """Yields the texts that tokenizers are trained on: every word that is used."""
   for name in ("warmup", "reasoner"):
@@ -98,6 +123,7 @@ def _see(run: Run, config: corpus.CorpusConfig) -> None:
     scans,
     run.section(pretrain.VisionConfig, "prepare.vision"),
     run.seed,
+    config.unclear,
   )
   metrics = run.workdir / "vision" / "metrics.jsonl"
   metrics.parent.mkdir(exist_ok=True)

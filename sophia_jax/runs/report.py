@@ -12,7 +12,7 @@ from typing import Any
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals import report as page
-from sophia_jax.runs import sampler, sampling
+from sophia_jax.runs import digits, sampler, sampling
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -53,6 +53,9 @@ def report(run: Run) -> dict[str, Any]:
       "after": after["pass_at_1"],
     },
     "by_source": {"before": before["by_source"], "after": after["by_source"]},
+    "reading": digits.readings(
+      run, {"before": before["responses"], "after": after["responses"]}
+    ),
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
     "training_data": {

@@ -20,7 +20,7 @@ papers = st.sampled_from(sorted(scenes.PAPERS))
 
 
 def ask(kind, seed, seen):
-  return language.KINDS[kind](np.random.default_rng(seed), seen)
+  return language.ask(np.random.default_rng(seed), kind, seen)
 
 
 def answer_to(text, seen):

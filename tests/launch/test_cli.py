@@ -146,6 +146,8 @@ def test_the_report_has_the_keys_that_scripts_read(killed):
     assert rate.keys() == {"value", "low", "high", "n"}
     assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
     assert rate["n"] == 5
+    table = report["reading"][when]["table"]
+    assert sum(sum(row.values()) for row in table.values()) == 5
   counts = report["counts"]
   assert counts.keys() == {
     "problems",
