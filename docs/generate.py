@@ -385,6 +385,9 @@ COMMANDS = (
   "sophia_jax.datasets import",
   "sophia_jax.datasets decontaminate",
   "sophia_jax.datasets schema",
+  "sophia_jax.evidence",
+  "sophia_jax.evidence run",
+  "sophia_jax.evidence table",
 )
 
 

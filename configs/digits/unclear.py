@@ -1,4 +1,4 @@
-"""The quickstart in a world where some digits are too faint to be told.
+"""The quickstart in a world where some digits are too faint to read.
 
 A share of the scenes has such a digit. True captions call it unclear, the
 reasoner guesses it, each time another one, and every question has four options:

@@ -45,7 +45,7 @@ class CorpusConfig:
   reasoner_examples: int = 12000
   """Examples that the reasoner is taught with."""
   unclear: float = 0.0
-  """Fraction of the scenes with a digit that is too faint to be told; where one is,
+  """Fraction of the scenes with a digit that is too faint to read; where one is,
   true captions say so and the reasoner's examples guess."""
   options: bool = False
   """Every question has four options, so that a guess is right one time in four."""

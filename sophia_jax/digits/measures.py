@@ -22,7 +22,7 @@ _TAKEN = re.compile(r"I take the unclear digit for (\d)\.")
 
 
 class Reading(NamedTuple):
-  """What an answer states that the image shows.
+  """The contents of an image as an answer states them.
 
   Example: Reading(seen=(3, None), digits=(3, 7))
   """
@@ -47,7 +47,7 @@ def stated(response: str) -> Reading | None:
 
 
 def follows(problem: Problem, reading: Reading, answer: str | None) -> bool:
-  """Whether an answer is right about the digits that it was reckoned with."""
+  """Returns whether an answer is right about the digits that it reckons with."""
   if answer is None or len(reading.digits) != len(reading.seen):
     return False
   if len(reading.digits) not in language.PLACES:

@@ -78,7 +78,7 @@ class Scene:
   ink: str
   paper: str
   unclear: int | None = None
-  """Index of the digit that is too faint to be told; None: all are clear."""
+  """Index of the digit that is too faint to read; None: all are clear."""
 
   @property
   def seen(self) -> tuple[int | None, ...]:
@@ -146,7 +146,7 @@ def draw(
   """Draws scan `placed[column, row]` into each cell, ink on paper.
 
   Args:
-    unclear: cells whose scan is blurred until it cannot be told.
+    unclear: cells whose scan is blurred beyond recognition.
   """
   density = np.zeros((SIDE, SIDE))
   for (column, row), index in placed.items():

@@ -331,7 +331,7 @@ def _loader(
     packing(run, stage, model),
     LoaderConfig(
       epochs=stage.train.epochs,
-      seed=run.seed,
+      seed=run.seed + (stage.train.order << 32),
       prefetch=prefetched(stage, model),
     ),
     reading(stage, model, mesh),

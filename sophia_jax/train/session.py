@@ -61,6 +61,9 @@ class TrainConfig(OptimizerConfig):
   """Directory of adapters in PEFT's format to start from; "": fresh ones."""
   epochs: int = 1
   """Passes over the data."""
+  order: int = 0
+  """Seed of the order of the sequences, beside the run's own seed: two updates
+  from the same samples that differ in nothing else show the noise."""
   rows: int = 8
   """Rows of a microbatch, over all devices."""
   length: int = 4096

@@ -1,0 +1,91 @@
+"""Experiments from the command line.
+
+python -m sophia_jax.evidence run unclear --seeds=0,1,2 --workdir=runs/evidence
+python -m sophia_jax.evidence table unclear
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sophia_jax.evidence import experiment, runner, tables
+from sophia_jax.types import SophiaError
+
+EXPERIMENTS = Path("configs/evidence")
+RESULTS = Path("docs/results/evidence")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m sophia_jax.evidence",
+    description="Runs an experiment over seeds, or prints its tables.",
+    epilog="example: python -m sophia_jax.evidence run unclear --seeds=0,1",
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  for name, text in (
+    ("run", "run the units whose results are missing; resumes after a kill"),
+    ("table", "print the tables of the stored results"),
+  ):
+    command = commands.add_parser(name, help=text, description=text)
+    command.add_argument(
+      "experiment", help=f"a name in {EXPERIMENTS}, or a TOML file"
+    )
+    command.add_argument(
+      "--results", type=Path, help=f"results; {RESULTS}/NAME.jsonl if absent"
+    )
+    if name == "run":
+      command.add_argument("--seeds", default="", help="0,1,2; all if absent")
+      command.add_argument(
+        "--workdir", type=Path, default=Path("runs/evidence"), help="the runs"
+      )
+  return parser
+
+
+def _find(name: str) -> Path:
+  path = Path(name)
+  if path.suffix == ".toml":
+    return path
+  found = EXPERIMENTS / f"{name}.toml"
+  if not found.exists():
+    known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.toml")))
+    raise SophiaError(
+      f"{name}: no such experiment; there are {known or 'none'}"
+    )
+  return found
+
+
+def _seeds(text: str, count: int) -> list[int]:
+  if not text:
+    return list(range(count))
+  seeds = text.split(",")
+  if not all(s.isascii() and s.isdigit() and len(s) < 7 for s in seeds):
+    raise SophiaError(f"--seeds={text[:80]}: numbers with commas, as 0,1,2")
+  return sorted({int(s) for s in seeds})
+
+
+def main(argv: list[str] | None = None) -> int:
+  options = _parser().parse_args(argv)
+  try:
+    what = experiment.read(_find(options.experiment))
+    results = options.results or RESULTS / f"{what.name}.jsonl"
+    if options.command == "run":
+      seeds = _seeds(options.seeds, what.seeds)
+      runner.run(what, seeds, options.workdir.absolute(), results, _say)
+    print("\n".join(tables.lines(what, runner.read(what, results))).rstrip())
+  except SophiaError as e:
+    print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("interrupted; the same command resumes", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

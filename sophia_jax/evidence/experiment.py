@@ -1,0 +1,170 @@
+"""An experiment: a TOML file that says what is compared before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.config import nearest
+from sophia_jax.types import SophiaError
+
+KINDS = ("above", "same", "order")
+"""Kinds of hypotheses: one arm is better than another, two differ by less than the
+smallest effect of interest, several are in an order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One variant: a further update of the base's samples, or a separate run."""
+
+  name: str
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """Keys of the config and their values: {"stages.sophia.random": true}."""
+  config: str = ""
+  """A config that starts from the base's result; "": an update of the base's own
+  samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+  """A relation between arms that the claim predicts."""
+
+  kind: str
+  arms: tuple[str, ...]
+  """Arms, the highest measure first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Contents of an experiment's file."""
+
+  name: str
+  digest: str
+  """Identity of the file's content."""
+  title: str
+  claim: str
+  """The claim that is tested, and its source."""
+  config: str
+  """Config of the base, which a seed's arms share."""
+  primary: str
+  """Path of the primary measure in report.json."""
+  smallest: float
+  """Smallest effect of interest, in the units of the primary measure."""
+  arms: tuple[Arm, ...]
+  hypotheses: tuple[Hypothesis, ...]
+  seeds: int
+  """Number of base seeds, from 0."""
+  repeats: int = 1
+  """Updates of each arm and seed that differ in the order of sequences alone."""
+  stage: str = ""
+  """The stage whose order of sequences the repeats change; its `train.order`."""
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """Keys of the config that all arms share."""
+  shown: tuple[str, ...] = ()
+  """Paths of further measures in report.json that tables show."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """One run: an arm of a seed."""
+
+  seed: int
+  arm: Arm
+  repeat: int
+
+  @property
+  def name(self) -> str:
+    """The name of its update or workdir."""
+    return f"{self.arm.name}-{self.repeat}"
+
+  @property
+  def key(self) -> tuple[int, str, int]:
+    return self.seed, self.arm.name, self.repeat
+
+
+def units(experiment: Experiment, seeds: tuple[int, ...]) -> Iterator[Unit]:
+  """Yields the units, a seed's base first."""
+  for seed in seeds:
+    for repeat in range(experiment.repeats):
+      for arm in experiment.arms:
+        yield Unit(seed, arm, repeat)
+
+
+def read(path: Path) -> Experiment:
+  """Reads the file of an experiment.
+
+  Raises:
+    SophiaError: there is none, or it is none; names the file and the key.
+  """
+  try:
+    text = path.read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+  except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    raise SophiaError(f"{path}: {e}") from e
+  arms = tuple(
+    _made(Arm, path, f"arms.{name}", {"name": name, **_table(path, name, arm)})
+    for name, arm in _table(path, "arms", values.pop("arms", None)).items()
+  )
+  given = values.pop("hypotheses", [])
+  hypotheses = tuple(
+    _made(Hypothesis, path, "hypotheses", _table(path, "hypotheses", each))
+    for each in (given if isinstance(given, list) else [given])
+  )
+  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+  found = {"arms": arms, "hypotheses": hypotheses}
+  found |= {"name": path.stem, "digest": digest}
+  experiment: Experiment = _made(Experiment, path, "", {**values, **found})
+  _check(path, experiment)
+  return experiment
+
+
+def _table(path: Path, key: str, value: Any) -> dict[str, Any]:
+  if not isinstance(value, dict):
+    raise SophiaError(f"{path}: {key}: needs a table [{key}]")
+  return value
+
+
+def _made(kind: type, path: Path, where: str, values: dict[str, Any]) -> Any:
+  """Makes a dataclass of a table."""
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  for key in values:
+    if key not in fields:
+      at = f"{where}.{key}".lstrip(".")
+      raise SophiaError(f"{path}: {at}: no such key; {nearest(key, fields)}")
+  for key, field in fields.items():
+    needed = (
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    )
+    if needed and key not in values:
+      raise SophiaError(f"{path}: {where}: {key} is missing")
+  return kind(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+  )
+
+
+def _check(path: Path, experiment: Experiment) -> None:
+  names = [arm.name for arm in experiment.arms]
+  for hypothesis in experiment.hypotheses:
+    if hypothesis.kind not in KINDS:
+      raise SophiaError(
+        f"{path}: hypotheses.kind={hypothesis.kind!r}: one of {', '.join(KINDS)}"
+      )
+    for name in hypothesis.arms:
+      if name not in names:
+        raise SophiaError(
+          f"{path}: hypotheses.arms: no arm {name!r}; {nearest(name, names)}"
+        )
+    least = 3 if hypothesis.kind == "order" else 2
+    if len(hypothesis.arms) < least:
+      raise SophiaError(
+        f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
+      )
+  if not experiment.arms or experiment.arms[0].config:
+    raise SophiaError(f"{path}: arms: the first is the base, without a config")
+  if experiment.repeats > 1 and not experiment.stage:
+    raise SophiaError(f"{path}: repeats={experiment.repeats} needs a stage")

@@ -1,0 +1,166 @@
+"""Runs the units of an experiment by the command line, and keeps their results.
+
+A unit that ended is a line of the results; one that was killed resumes in its
+workdir. The base of a seed is run once, its arms are updates of its samples or runs
+that start from its result.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sophia_jax.evidence.experiment import Experiment, Unit, units
+from sophia_jax.files import JsonLines, Line, read_jsonl
+from sophia_jax.types import SophiaError
+
+LINE = (
+  ("experiment", "seed", "arm", "repeat", "measures"),
+  "result",
+  "restore the file, or give another --results",
+)
+"""Keys of a line of results, its name, and the advice where it is damaged."""
+
+
+def run(
+  experiment: Experiment,
+  seeds: Sequence[int],
+  workdir: Path,
+  results: Path,
+  say: Callable[[str], None],
+) -> None:
+  """Runs the units whose results are missing, one after the other.
+
+  Args:
+    workdir: directory of the runs.
+    results: file of results, to which lines are appended.
+
+  Raises:
+    SophiaError: a unit ended with an error, another process writes the results,
+      or they are of another experiment.
+  """
+  results.parent.mkdir(parents=True, exist_ok=True)
+  todo = list(units(experiment, tuple(seeds)))
+  with JsonLines(results, *LINE) as lines:
+    known = {_key(row) for row in _checked(experiment, lines, results)}
+    for number, unit in enumerate(todo, 1):
+      if unit.key in known:
+        continue
+      say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
+      began = time.monotonic()
+      report = _run(experiment, unit, workdir)
+      row = {
+        "experiment": experiment.digest,
+        "seed": unit.seed,
+        "arm": unit.arm.name,
+        "repeat": unit.repeat,
+        "measures": dict(numbers(report)),
+        "versions": report["versions"],
+        "seconds": round(time.monotonic() - began, 1),
+      }
+      lines.append(row)
+
+
+def read(experiment: Experiment, results: Path) -> list[dict[str, Any]]:
+  """Returns the results of an experiment.
+
+  Raises:
+    SophiaError: there are none, a line is damaged, or they are of another
+      experiment.
+  """
+  if not results.exists():
+    raise SophiaError(
+      f"{results}: no such results; run the experiment first: "
+      f"python -m sophia_jax.evidence run {experiment.name}"
+    )
+  return _checked(experiment, read_jsonl(results, *LINE), results)
+
+
+def _checked(
+  experiment: Experiment, lines: Iterable[Line], results: Path
+) -> list[dict[str, Any]]:
+  rows = []
+  for line in lines:
+    if line.values["experiment"] != experiment.digest:
+      raise SophiaError(
+        f"{results}:{line.number}: of another version of {experiment.name}; what "
+        "is compared is said before a run: give the changed file another name"
+      )
+    rows.append(line.values)
+  return rows
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+  """Yields ("pass_at_1.after.value", 0.535), ... of a report's numbers."""
+  if isinstance(value, Mapping):
+    for key, inner in value.items():
+      if path or key in ("pass_at_1", "reading", "by_source", "counts"):
+        yield from numbers(inner, f"{path}.{key}".lstrip("."))
+  elif isinstance(value, int | float) and not isinstance(value, bool):
+    yield path, value
+
+
+def _key(row: Mapping[str, Any]) -> tuple[int, str, int]:
+  return row["seed"], row["arm"], row["repeat"]
+
+
+def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
+  """Runs a unit and returns its report."""
+  base = workdir / experiment.name / str(unit.seed)
+  place, command = _command(experiment, unit, base)
+  log = base / "logs" / f"{unit.name}.log"
+  log.parent.mkdir(parents=True, exist_ok=True)
+  # The unit ends with this process, however that ends.
+  watched = [sys.executable, "-m", "sophia_jax.hosts.watch", *command]
+  with (
+    open(log, "w", encoding="utf-8") as f,
+    subprocess.Popen(
+      watched, stdin=subprocess.PIPE, stdout=f, stderr=subprocess.STDOUT
+    ) as running,
+  ):
+    code = running.wait()
+  if code:
+    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = said[-1][:300] if said else "nothing was printed"
+    raise SophiaError(f"{log}: exit code {code}: {last}")
+  return json.loads((place / "report.json").read_text(encoding="utf-8"))
+
+
+def _command(
+  experiment: Experiment, unit: Unit, base: Path
+) -> tuple[Path, list[str]]:
+  """Returns where a unit's report will be, and its command line."""
+  arm = unit.arm
+  settings = {**experiment.settings, **arm.settings, "seed": unit.seed}
+  if unit.repeat:
+    settings[f"stages.{experiment.stage}.train.order"] = unit.repeat
+  first = unit.arm is experiment.arms[0] and not unit.repeat
+  where: list[str]
+  if arm.config:
+    place = base / unit.name
+    where = [f"--workdir={place}", f"--config.base={base / 'base'}"]
+  else:
+    place = base / "base"
+    where = [f"--workdir={place}"]
+    if not first:
+      where.append(f"--name={unit.name}")
+      place = place / "updates" / unit.name
+  return place, [
+    sys.executable,
+    "-m",
+    "launch.run",
+    f"--config={arm.config or experiment.config}",
+    *where,
+    *(f"--config.{key}={_said(value)}" for key, value in settings.items()),
+  ]
+
+
+def _said(value: Any) -> str:
+  if isinstance(value, bool):
+    return str(value).lower()
+  return str(tuple(value)) if isinstance(value, list) else str(value)
