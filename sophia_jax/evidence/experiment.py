@@ -115,8 +115,12 @@ def read(path: Path) -> Experiment:
     for each in (given if isinstance(given, list) else [given])
   )
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-  found = {"arms": arms, "hypotheses": hypotheses}
-  found |= {"name": path.stem, "digest": digest}
+  found: dict[str, Any] = {
+    "name": path.stem,
+    "digest": digest,
+    "arms": arms,
+    "hypotheses": hypotheses,
+  }
   experiment: Experiment = _made(Experiment, path, "", {**values, **found})
   _check(path, experiment)
   return experiment
