@@ -385,6 +385,7 @@ COMMANDS = (
   "sophia_jax.datasets import",
   "sophia_jax.datasets decontaminate",
   "sophia_jax.datasets schema",
+  "sophia_jax.envs",
 )
 
 
