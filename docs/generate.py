@@ -388,6 +388,7 @@ COMMANDS = (
   "sophia_jax.evidence",
   "sophia_jax.evidence run",
   "sophia_jax.evidence table",
+  "sophia_jax.envs",
 )
 
 

@@ -39,6 +39,7 @@ PLACEHOLDER = "<image>"
 
 # Slots of a template: private-use characters, which no template alters.
 _SYSTEM, _QUESTION = "\ue000system\ue001", "\ue000question\ue001"
+_ANSWER = "\ue000answer\ue001"
 _SYSTEM_TURN = f"<|im_start|>system\n{_SYSTEM}<|im_end|>\n"
 _QUESTION_TURN = (
   f"<|im_start|>user\n{_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
@@ -94,8 +95,10 @@ class Renderer:
     self.vocab_size = len(vocabulary)
     """Number of ids; a model's embedding may have more rows."""
     own = not vocabulary.has_images and getattr(loaded, "chat_template", None)
+    between = f"<|im_end|>\n{_QUESTION_TURN}"
     if own:
       bare, with_system = _own_template(loaded, tokenizer_dir)
+      between = _next_turn(loaded)
       bos: list[Piece] = []
     elif vocabulary.has_turns:
       bare, with_system = _QUESTION_TURN, _SYSTEM_TURN + _QUESTION_TURN
@@ -109,6 +112,8 @@ class Renderer:
     self._empty_is_bare = not own
     self._bare = bos + _parse(bare, vocabulary)
     self._with_system = bos + _parse(with_system, vocabulary)
+    self._between = _parse(between, vocabulary) if between else []
+    self._where = tokenizer_dir
 
   # ------------------------------------------------------------------- prompts
   def prompt(
@@ -152,6 +157,54 @@ class Renderer:
       roles[token_ids == self.image_id] = Role.IMAGE
     return Prompt(
       token_ids=token_ids, roles=roles, images=tuple(images), tiles=tiles
+    )
+
+  def extend(
+    self,
+    prompt: Prompt,
+    answer: Sequence[int],
+    text: str,
+    images: Sequence[str] = (),
+  ) -> Prompt:
+    """Returns the prompt of the turn after an answer.
+
+    It begins with the ids of prompt and answer, unchanged. A cut answer gets the
+    end of its turn, as part of the prompt.
+
+    Args:
+      prompt: what was answered.
+      answer: the ids that were sampled.
+      text: the user's next turn.
+      images: paths of its images, shown before the text.
+
+    Raises:
+      SophiaError: as for `prompt`, or the template knows no second turn.
+    """
+    ids = np.asarray(answer, np.int32)
+    if not self._between:
+      raise SophiaError(
+        f"{self._where}: its chat template does not show a second turn after "
+        "the first; give a tokenizer with a plain chat template"
+      )
+    first, *pieces = self._between
+    if isinstance(first, str) or first[0] != self.end_id:
+      pieces = self._between
+    if not len(ids) or ids[-1] != self.end_id:
+      pieces = [np.array([self.end_id], np.int32), *pieces]
+    config = self.image.share(len(prompt.images) + len(images))
+    tiles = tuple(count_tiles(path, config) for path in images)
+    user = self._user_turn(text, images, tiles)
+    at = [isinstance(p, str) and p == _QUESTION for p in pieces].index(True)
+    added = self._join([*pieces[:at], *user, *pieces[at + 1 :]])
+    roles = np.full(len(added), Role.PROMPT, np.int8)
+    if images:
+      roles[added == self.image_id] = Role.IMAGE
+    response = np.full(len(ids), Role.RESPONSE, np.int8)
+    return Prompt(
+      token_ids=np.concatenate([prompt.token_ids, ids, added], dtype=np.int32),
+      roles=np.concatenate([prompt.roles, response, roles]),
+      images=(*prompt.images, *images),
+      tiles=(*prompt.tiles, *tiles),
     )
 
   def _user_turn(
@@ -315,3 +368,18 @@ def _own_template(loaded: Any, where: str) -> tuple[str, str]:
         )
     out.append(text)
   return out[0], out[1]
+
+
+def _next_turn(loaded: Any) -> str:
+  """Returns what the tokenizer's template puts between an answer and the next
+  one, with a slot for the question; "" where an answer changes what is before."""
+  messages = [
+    {"role": "user", "content": _SYSTEM},
+    {"role": "assistant", "content": _ANSWER},
+    {"role": "user", "content": _QUESTION},
+  ]
+  text = loaded.apply_chat_template(
+    messages, tokenize=False, add_generation_prompt=True
+  )
+  _, found, after = text.partition(_ANSWER)
+  return after if found and after.count(_QUESTION) == 1 else ""
