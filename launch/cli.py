@@ -15,6 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from launch import xla_flags
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting
 from sophia_jax.runs import saved
@@ -64,6 +65,7 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
 
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
+    xla_flags.apply()
     sys.exit(_exit_code(lambda: meeting.run(work)))
 
   app.run(main, flags_parser=parse)

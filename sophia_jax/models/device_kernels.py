@@ -1,9 +1,8 @@
-"""Attention kernels of accelerators, run on each device's part of the mesh.
+"""Attention kernels of TPUs, and how a kernel runs on a device's part of the mesh.
 
-  splash   jax's splash attention; TPU
+  splash   jax's splash attention
   tokamax  tokamax's version of that kernel, which skips tiles of scores
-           between different segments; TPU, Python 3.12
-  pallas   jax's fused attention in Triton; NVIDIA GPU
+           between different segments; Python 3.12
 
 On a CPU they are interpreted: slow, with the same numbers.
 """
@@ -245,44 +244,22 @@ class ContextSplit:
     return jnp.concatenate(parts, axis=1)
 
 
-def pallas(
-  q: Q, k: KV, v: KV, segment_ids: Segments, layout: Layout = ROWS
+# ------------------------------------------------------------------------- mesh
+def on_each(
+  local: Callable[..., Q],
+  layout: Layout,
+  q: Q,
+  k: KV,
+  v: KV,
+  segment_ids: Segments,
 ) -> Q:
-  """Runs jax.experimental.pallas.ops.gpu.attention.
-
-  Key and value heads are repeated: the kernel has as many as query heads.
-  """
-  from jax.experimental.pallas.ops.gpu import attention
-
-  def local(q, k, v, ids):
-    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    sizes = attention.BlockSizes(
-      block_q=64,
-      block_k=64,
-      block_q_dkv=64,
-      block_kv_dkv=64,
-      block_q_dq=64,
-      block_kv_dq=64,
-    )
-    return attention.mha(
-      q,
-      k,
-      v,
-      ids,
-      sm_scale=q.shape[-1] ** -0.5,
-      causal=layout.causal,
-      block_sizes=sizes,
-      interpret=platform() == "cpu",
-    )
-
-  args = q, k, v, segment_ids
-  mesh = current_mesh()
+  """Runs a kernel on each device's part of the mesh, if there is one."""
+  args, mesh = (q, k, v, segment_ids), current_mesh()
   if mesh is None:
     return local(*args)
   return _per_device(local, mesh, layout)((), args)
 
 
-# ------------------------------------------------------------------------- mesh
 def _per_device(
   local: Callable[..., Q], mesh: Any, layout: Layout
 ) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Q]:

@@ -10,7 +10,8 @@ query heads that share one are a separate axis. Implementations of `attend`:
 
   xla        all scores of a row at once; any device, any shape
   blockwise  skips what causality and segments exclude; fast on a CPU
-  splash, tokamax, pallas: models/device_kernels.py; TPU, TPU, NVIDIA GPU
+  splash, tokamax: models/device_kernels.py; TPU
+  cudnn, pallas, tokamax_mosaic, tokamax_triton: models/gpu_kernels.py; NVIDIA GPU
 
 All compute the same function of (q, k, v, segment_ids). "auto" selects by the
 platform that the program is traced for. An implementation that does not support
@@ -30,7 +31,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from sophia_jax.models import cudnn
 from sophia_jax.models import device_kernels as device
+from sophia_jax.models import gpu_kernels as gpu
 from sophia_jax.models.device_kernels import (
   KV,
   LANES,
@@ -44,10 +47,15 @@ MASKED = -1e30
 QUERIES = 256
 """Queries of a tile whose scores exist at the same time, without a kernel."""
 
-BY_PLATFORM = {"cpu": "blockwise", "tpu": "splash", "gpu": "pallas"}
-FALLBACK = {"tokamax": "splash"}
+BY_PLATFORM = {"cpu": "blockwise", "tpu": "splash", "gpu": "cudnn"}
+FALLBACK = {
+  "tokamax": "splash",
+  "tokamax_mosaic": "cudnn",
+  "tokamax_triton": "cudnn",
+}
 """Replacement of an implementation that does not fit, if not "xla"."""
 SPLASH = ("splash", "tokamax")
+ON_GPU = ("cudnn", "pallas", "tokamax_mosaic", "tokamax_triton")
 
 _log = logging.getLogger(__name__)
 
@@ -68,30 +76,46 @@ def attend(
     raise ValueError(
       f"attention {name!r}: known: auto, {', '.join(IMPLEMENTATIONS)}"
     )
+  asked, obstacles = name, []
   while obstacle := _obstacle(name, q, k):
-    other = FALLBACK.get(name, "xla")
-    _log_once(f"attention: {other} instead of {name}: {obstacle}")
-    name = other
+    if obstacle not in obstacles:
+      obstacles.append(obstacle)
+    name = _replacement(name)
+  if obstacles:
+    why = "; ".join(obstacles)
+    _log_once(f"attention: {name} instead of {asked}: {why}")
   out = IMPLEMENTATIONS[name](q, k, v, segment_ids)
-  # splash names its residuals itself; named twice they would be kept twice.
-  return out if name in SPLASH else checkpoint_name(out, RESIDUALS)
+  # They name their residuals themselves; named twice they would be kept twice.
+  named = name in (*SPLASH, "cudnn")
+  return out if named else checkpoint_name(out, RESIDUALS)
+
+
+def _replacement(name: str) -> str:
+  # Triton is interpreted on a CPU, for tests: nobody wants to train with that.
+  if name == "cudnn" and device.platform() == "gpu":
+    return "pallas"
+  return FALLBACK.get(name, "xla")
 
 
 def _obstacle(name: str, q: Q, k: KV) -> str:
   """Returns why an implementation cannot compute this shape; "" if it can."""
   _, t, n, h = q.shape
   m, sharded = k.shape[2], device.shards("act_length")
-  kernel = name in (*SPLASH, "pallas")
-  if name == "tokamax" and importlib.util.find_spec("tokamax") is None:
+  kernel = name in (*SPLASH, *ON_GPU)
+  if name.startswith("tokamax") and not _installed("tokamax"):
     return "it is not installed"
-  if name in ("blockwise", "pallas") and sharded > 1:
+  if name in ("tokamax_mosaic", "tokamax_triton") and not _has_gpu():
+    return "it is made for the GPU of this process, and there is none"
+  if name == "cudnn" and (why := cudnn.obstacle(q.dtype, h, packed=True)):
+    return why
+  if name in ("blockwise", *ON_GPU) and sharded > 1:
     return "rows are sharded over the context axis"
   if kernel and device.current_mesh() is None and jax.device_count() > 1:
     return "there are several devices and no mesh is set"
   least = LANES * device.ContextSplit.of("act_length").pieces
   if kernel and t % least:
     return f"{t} tokens are no multiple of {least}"
-  if name == "pallas" and h not in (64, 128):
+  if name in ON_GPU and h not in (64, 128):
     return f"a head width of {h} is neither 64 nor 128"
   if name in SPLASH and h % 64:
     return f"a head width of {h} is no multiple of 64"
@@ -99,6 +123,15 @@ def _obstacle(name: str, q: Q, k: KV) -> str:
   if name != "xla" and (n % heads or m % heads):
     return f"{n} and {m} heads do not divide among {heads} devices"
   return ""
+
+
+@functools.cache
+def _installed(name: str) -> bool:
+  return importlib.util.find_spec(name) is not None
+
+
+def _has_gpu() -> bool:
+  return jax.default_backend() == "gpu"
 
 
 @functools.cache
@@ -227,20 +260,27 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
   "blockwise": blockwise,
   "splash": device.splash,
   "tokamax": device.tokamax,
-  "pallas": device.pallas,
+  "cudnn": gpu.cudnn,
+  "pallas": gpu.pallas,
+  "tokamax_mosaic": gpu.tokamax_mosaic,
+  "tokamax_triton": gpu.tokamax_triton,
 }
 
 
 def attend_all(q: Q, k: Q, v: Q) -> Q:
   """Attends from every token of a tile to every other.
 
-  For kernels tokens are padded to whole lanes; the padding is a separate
-  segment.
+  cuDNN takes any number of tokens. For other kernels they are padded to whole
+  lanes; the padding is a separate segment.
   """
   name, h = BY_PLATFORM.get(device.platform(), "xla"), q.shape[-1]
+  b, t = q.shape[:2]
+  if name == "cudnn" and cudnn.obstacle(q.dtype, h, packed=False):
+    name = "pallas"
+  if name == "cudnn":
+    return gpu.cudnn(q, k, v, jnp.ones((b, t), jnp.int32), TILES)
   if name not in ("splash", "pallas") or h not in (64, 128):
     return full(q, k, v)
-  b, t = q.shape[:2]
   padding = ((0, 0), (0, -t % LANES), (0, 0), (0, 0))
   q, k, v = (jnp.pad(x, padding) for x in (q, k, v))
   ids = jnp.broadcast_to(jnp.arange(q.shape[1]) < t, (b, q.shape[1]))
