@@ -53,8 +53,8 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "host",
     "127.0.0.1",
-    "Address to listen on. Any other than this machine's own shows images and "
-    "texts to whoever can reach it.",
+    "Address to listen on; with any other than this machine's own, images and "
+    "texts are shown to everybody who can reach it.",
   )
   flags.DEFINE_integer("port", 8000, "Port; 0: any that is free.")
   flags.DEFINE_string(

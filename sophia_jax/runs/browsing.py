@@ -34,7 +34,7 @@ class Workdir:
   def __init__(self, path: str, letter: str):
     self.path, self.letter = Path(path).absolute(), letter
     self.notes: list[str] = []
-    """What could not be read, and what it costs."""
+    """Sentences that say what could not be read, and what it costs."""
     self._stages: dict[str, Stage] = {}
     self._run: Run | None = None
     if not self.path.is_dir():

@@ -42,7 +42,7 @@ Path = tuple[int, ...]
 
 
 class Credit(NamedTuple):
-  """What the method makes of a rollout."""
+  """Reward, advantage and selection of a rollout by its method."""
 
   reward: float | None
   """Mix of its reward parts."""
@@ -258,7 +258,7 @@ def why(
 
 
 class Credits:
-  """What methods make of the rollouts of a catalogue, remembered.
+  """Credits of the rollouts of a catalogue, remembered.
 
   A selection rule may concern all groups of a round, so those are read
   together; a store that is sampled once is judged group by group.

@@ -1,4 +1,4 @@
-"""What a list of rollouts needs to know of a million of them: numpy columns.
+"""A million rollouts as numpy columns: all that lists and filters need.
 
 Segments are read once, and then only where they have grown, so a live run is
 followed. Texts, tokens and log-probabilities stay on the disk.
@@ -49,7 +49,7 @@ class Place:
   data: Path | None = None
   """File of its problems; None: not known."""
   facts: tuple[tuple[str, str], ...] = ()
-  """What the method selects by, as names and values: ("alpha", "0.7")."""
+  """Settings that the method selects by: ("alpha", "0.7")."""
   rounds: bool = False
   """Whether it is one of several, and the selection sees a whole round."""
 

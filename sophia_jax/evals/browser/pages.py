@@ -19,7 +19,7 @@ from PIL import Image
 from sophia_jax.data.images import load_tiles, open_image, tile
 from sophia_jax.evals.browser import views
 from sophia_jax.evals.browser.index import FINISHES, STATUSES, Table
-from sophia_jax.evals.browser.query import PER_PAGE, SORTS, Found, Query
+from sophia_jax.evals.browser.query import PER_PAGE, SOLVED, SORTS, Found, Query
 from sophia_jax.evals.browser.session import Session
 from sophia_jax.evals.browser.views import GroupView
 from sophia_jax.evals.report import clean, environment
@@ -224,14 +224,13 @@ class Pages:
     order = np.argsort(change if values.get("sort") == "lost" else -change)
     page = max(1, _whole(values.get("page", "")) or 1)
     shown = order[PER_PAGE * (page - 1) : PER_PAGE * page]
-    solved = np.array([[table.mean[g] >= 0.5 for g in p] for p in pairs])
-    solved = solved.reshape(-1, 2)
+    solved = [[bool(table.mean[g] >= SOLVED) for g in p] for p in pairs]
     return self._render(
       "compare",
       rows=[tuple(_row(table, g) for g in pairs[i]) for i in shown],
       count=len(pairs),
-      gained=int((~solved[:, 0] & solved[:, 1]).sum()),
-      lost=int((solved[:, 0] & ~solved[:, 1]).sum()),
+      gained=solved.count([False, True]),
+      lost=solved.count([True, False]),
       means=[
         float(np.mean([table.mean[p[i]] for p in pairs])) if pairs else math.nan
         for i in (0, 1)
@@ -384,7 +383,7 @@ def _group_url(table: Table, g: int, query: Query, at: int) -> str:
   return url("/group", **key) + (f"&{rest}" if rest else "")
 
 
-def url(path: str, **values: object) -> str:
+def url(path: str, /, **values: object) -> str:
   """Returns a path with values that may be hostile."""
   query = urllib.parse.urlencode(values, errors="replace")
   return f"{path}?{query}" if query else path

@@ -37,6 +37,7 @@ SORTS = {
   "random": "at random",
 }
 RANGES = ("round", "length", "reward")
+SELECTED = "selected"
 NOT_GRADED, UNKNOWN = "not graded", "not known"
 SOLVED = 0.5
 """Mean accuracy from which a problem counts as solved."""
@@ -44,7 +45,7 @@ SOLVED = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Query:
-  """What is looked for; `parse` reads it and `url` writes it."""
+  """A search among the rollouts; `parse` reads it and `url` writes it."""
 
   chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
   """Values of filters by name."""
@@ -177,19 +178,20 @@ def filters(
   if selected is not None:
     found.append(
       Filter(
-        name="selected",
+        name=SELECTED,
         title="selection",
-        codes=np.where(selected < 0, 2, 1 - selected),
-        labels=("selected", "not selected", UNKNOWN),
+        codes=np.where(
+          table.status < 0, 2, np.where(selected < 0, 3, 1 - selected)
+        ),
+        labels=(SELECTED, "not selected", NOT_GRADED, UNKNOWN),
       )
     )
   found += _labels(table, problems)
-  return {f.name: f for f in found if _differs(f)}
+  return {f.name: f for f in found if f.name == SELECTED or _differs(f)}
 
 
 def _differs(found: Filter) -> bool:
-  used = np.count_nonzero(np.bincount(found.codes)) if len(found.codes) else 0
-  return used > 1
+  return len(found.codes) > 0 and bool(np.ptp(found.codes) > 0)
 
 
 def _of_groups(
@@ -305,7 +307,7 @@ class Found:
   matching: Int64[np.ndarray, "G"]
   """Number of those rollouts in each of `groups`."""
   counts: dict[str, list[Count]]
-  """By filter, under the other filters."""
+  """Counts by filter, under the other filters."""
 
 
 def find(

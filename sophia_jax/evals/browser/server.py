@@ -15,7 +15,7 @@ from sophia_jax.evals.browser.pages import NotFound, Pages, Values
 from sophia_jax.types import SophiaError
 
 POLICY = (
-  "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; "
+  "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
   "script-src 'self'; connect-src 'self'; form-action 'self'; "
   "base-uri 'none'; frame-ancestors 'none'"
 )

@@ -1,4 +1,4 @@
-"""What the pages are made from: workdirs, their index, problems, selections."""
+"""The state behind the pages: workdirs, their index, problems, selections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from sophia_jax.evals.browser import query as queries
 from sophia_jax.evals.browser import search
 from sophia_jax.evals.browser.groups import Credits
 from sophia_jax.evals.browser.index import Catalogue, Place, Table
-from sophia_jax.evals.browser.query import Filter, Found, Query
+from sophia_jax.evals.browser.query import SELECTED, Filter, Found, Query
 from sophia_jax.types import Problem, SophiaError
 
 REFRESH_S = 2.0
 """Seconds between two looks at the stores."""
 DECIDED = 2000
 """Groups between two looks of the filters at their selection."""
-SELECTED = "selected"
+DECIDE_ROWS = 100_000
+"""Most rollouts whose selection is found out without being asked for."""
 _log = logging.getLogger(__name__)
 
 
@@ -84,9 +85,15 @@ class Session:
     self._stopped.set()
 
   def _follow(self) -> None:
+    decided = -1
     while not self._stopped.is_set():
       try:
         self.refresh()
+        table = self.catalogue.table()
+        news = table.generation != decided
+        if news and self.catalogue.ready and table.rows <= DECIDE_ROWS:
+          self.decide_all(table)
+          decided = table.generation
       except (SophiaError, OSError) as e:
         _log.warning("%s", e)
       self._stopped.wait(REFRESH_S)
@@ -103,7 +110,7 @@ class Session:
 
   @property
   def notes(self) -> list[str]:
-    """What could not be read."""
+    """Sentences that say what could not be read."""
     of_sources = [note for s in self.sources.values() for note in s.notes]
     return [*of_sources, *self._unread.values()]
 
@@ -149,9 +156,8 @@ class Session:
     )
     with self._lock:
       if self._filters[0] != key:
-        chosen = self.credits.selected(table) if self._deciding else None
-        if chosen is None and any(p.algorithm for p in table.places):
-          chosen = np.full(table.rows, -1, np.int32)
+        methods = any(p.algorithm for p in table.places)
+        chosen = self.credits.selected(table) if methods else None
         known = functools.partial(self.known, table)
         made = queries.filters(table, known, chosen)
         self._filters = key, made
@@ -211,7 +217,7 @@ class Session:
 
   # ------------------------------------------------------------------- selections
   def decide(self, table: Table) -> None:
-    """Has the selection of every group found out, in a thread."""
+    """Finds out the selection of every group, in a thread."""
     with self._lock:
       if self._deciding is not None and self._deciding.is_alive():
         return
@@ -222,13 +228,20 @@ class Session:
     self._deciding.join(1.0)
 
   def _decide(self, table: Table) -> None:
+    try:
+      self.decide_all(table)
+    except SophiaError as e:
+      _log.warning("%s", e)
+
+  def decide_all(self, table: Table) -> None:
+    """Finds out which rollouts of every group are selected.
+
+    Raises:
+      SophiaError: a segment has changed since it was indexed.
+    """
     for g in range(table.groups):
       if self._stopped.is_set():
         return
-      try:
-        self.credits.decide(table, g)
-      except SophiaError as e:
-        _log.warning("%s", e)
-        return
+      self.credits.decide(table, g)
       if g % DECIDED == DECIDED - 1 or g == table.groups - 1:
         self._decided += 1

@@ -1,4 +1,4 @@
-"""What a page shows of a group, of tokens, of a workdir's metrics: plain values.
+"""Groups, tokens and metrics as a page shows them: plain values.
 
 Nothing here is HTML; the templates escape every value.
 """
