@@ -13,7 +13,7 @@ BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing
 
 .PHONY: setup setup-dev quickstart quickstart-grpo test test-latest \
   test-commands test-slow \
-  test-servers check format docs reference clean
+  test-servers test-browser check format docs reference clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -65,7 +65,7 @@ quickstart-grpo: .venv/.runtime
 # files with processes come first (conftest.py). ARGS=-n0: all in one process.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder -m "not slow and not servers and not latest" \
+	  --no-loadscope-reorder -m "not slow and not servers and not latest and not browser" \
 	  $(ARGS)
 
 # libtpu compiles for a TPU that is not there; its lock is for one that is.
@@ -97,6 +97,17 @@ test-slow: .venv/.dev
 # Makes the servers' own environments on first use; SGLang-JAX needs Python 3.12.
 test-servers: .venv/.dev
 	$(BIN)/python -m pytest -m "servers and not slow" $(ARGS)
+
+# The pages of launch.browse in Chromium, which the system brings: on Debian
+# `apt-get install chromium`.
+test-browser: .venv/.browser
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { echo "make test-browser: no Chromium; apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/evals/browser $(ARGS)
+
+.venv/.browser: requirements-browser.txt .venv/.dev
+	$(BIN)/python -m pip install --quiet -r requirements-browser.txt
+	touch $@
 
 check: .venv/.dev docs
 	$(BIN)/ruff check .

@@ -20,6 +20,9 @@ from typing import Any
 from sophia_jax.data.images import image_digest
 from sophia_jax.data.schema import (
   check_records,
+  numbered_lines,
+  parse_record,
+  record_errors,
 )
 from sophia_jax.types import ANSWER_TYPES, Example, Problem, SophiaError
 
@@ -30,6 +33,7 @@ __all__ = [
   "load_examples",
   "load_problems",
   "problem_digest",
+  "well_formed",
 ]
 
 Error = tuple[int, str]
@@ -79,6 +83,24 @@ def load_examples(
   Args and errors as for `load_problems`.
   """
   return [Example(**record) for record in _load(path, True, decode)]
+
+
+def well_formed(path: str | os.PathLike[str]) -> Iterator[Problem]:
+  """Yields the problems of a file whose fields are as they should be.
+
+  For a look at data that a run has accepted: images are not opened.
+
+  Raises:
+    SophiaError: the file cannot be opened.
+  """
+  folder = Path(path).parent
+  for _, line in numbered_lines(Path(path)):
+    record, errors = parse_record(line)
+    if record is None or errors or record_errors(record):
+      continue
+    images = record.get("images", ())
+    record["images"] = [os.path.abspath(folder / image) for image in images]
+    yield Problem(**_plain(record))
 
 
 def check(

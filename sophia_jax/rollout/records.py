@@ -41,6 +41,13 @@ _KEY = re.compile(
   rb'(?:"turn":\d+,"role":"[^"\\]*(?:\\.[^"\\]*)*"'
   rb'|"of":"[0-9a-f]*"(?=,"status":"([a-z_]+)"))))[,}]'
 )
+_OUTLINE = re.compile(
+  rb'\{"id":' + _STRING + rb',"digest":' + _STRING + rb',"path":\[([\d,]*)\],'
+  rb'(?:"turn":(\d+),"role":' + _STRING + rb',"length":(\d+),'
+  rb'"request":' + _STRING + rb',"finish":"([a-z]+)","text":"'
+  rb'|"of":"([0-9a-f]*)","status":"([a-z_]+)")'
+)
+_VERSIONS, _REWARDS = b',"versions":', b',"rewards":'
 _quoted = json.encoder.encode_basestring_ascii
 _log = logging.getLogger(__name__)
 
@@ -91,6 +98,27 @@ class Finished:
 
 
 Record = Answer | Graded | Finished
+
+
+class Outline(NamedTuple):
+  """An answer or a grade without its texts and tokens, as bytes of its line."""
+
+  problem: tuple[bytes, bytes]
+  """Id and digest of the problem, as JSON writes them without quotes."""
+  path: bytes
+  """Place in the problem's tree: b"0,3"."""
+  turn: int
+  role: bytes
+  """b"" for a grade."""
+  length: int
+  """Tokens of the answer in the policy's vocabulary; 0 for a grade."""
+  detail: bytes
+  """Finish reason of an answer, status of a grade."""
+  tail: bytes
+  """JSON of an answer's versions or of a grade's rewards; b"": none."""
+  text: tuple[int, int]
+  """First byte and end of an answer's text in the line, as JSON writes it
+  without quotes; (0, 0) for a grade."""
 
 
 class Head(NamedTuple):
@@ -194,6 +222,33 @@ def _text(quoted: bytes) -> str:
   if b"\\" in quoted:
     return json.loads(b'"%s"' % quoted)
   return quoted.decode()
+
+
+def outline(line: bytes) -> Outline | None:
+  """Returns what a list of rollouts shows of an answer or a grade.
+
+  None for the mark of a complete group, and for a line that is damaged or cut
+  short. It parses neither texts nor tokens.
+  """
+  data = _payload(line)
+  match = None if data is None else _OUTLINE.match(data)
+  if data is None or match is None:
+    return None
+  name, digest, path, turn, role, length, _, finish, _, status = match.groups()
+  if role is None:
+    # Quotes inside texts are escaped, so this is no part of one.
+    rewards = data[data.rfind(_REWARDS) + len(_REWARDS) : -1]
+    return Outline((name, digest), path, 0, b"", 0, status, rewards, (0, 0))
+  start = match.end()
+  found = data.rfind(_VERSIONS, start)
+  tail = b"" if found < 0 else data[found + len(_VERSIONS) : -1]
+  end = data.find(b'","', start)
+  end = len(data) - 2 if end < 0 else end
+  text = _PAYLOAD + start, _PAYLOAD + end
+  size = int(length)
+  return Outline(
+    (name, digest), path, int(turn), role, size, finish, tail, text
+  )
 
 
 def decode(line: bytes) -> Record | None:

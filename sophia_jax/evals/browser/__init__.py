@@ -1,0 +1,1 @@
+"""The rollouts of a workdir as pages: an index, filters, views, a server."""

@@ -1,0 +1,409 @@
+"""Filters over the rollouts: from a URL to groups, with a count beside each value.
+
+All state of a page is in its URL. A choice that the rollouts do not have finds
+none; a number that is none is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int64
+
+from sophia_jax.evals.browser.index import (
+  ACCURACY,
+  FINISHES,
+  STATUSES,
+  Table,
+)
+from sophia_jax.types import Problem, SophiaError
+
+PER_PAGE = 25
+"""Groups on a page."""
+MAX_VALUES = 60
+"""Most values of a filter."""
+MAX_TAGS = 4
+"""Most keys of tags that have a filter."""
+SORTS = {
+  "order": "in the order of the data",
+  "worst": "worst first",
+  "best": "best first",
+  "mixed": "most mixed first",
+  "longest": "longest first",
+  "random": "at random",
+}
+RANGES = ("round", "length", "reward")
+SELECTED = "selected"
+NOT_GRADED, UNKNOWN = "not graded", "not known"
+SOLVED = 0.5
+"""Mean accuracy from which a problem counts as solved."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Query:
+  """A search among the rollouts; `parse` reads it and `url` writes it."""
+
+  chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  """Values of filters by name."""
+  bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  """Bounds of ranges: {"length_min": 10.0}."""
+  text: str = ""
+  """Text in the answers; a regular expression where `regex`."""
+  regex: bool = False
+  question: str = ""
+  """Text in the question or the id of the problem."""
+  sort: str = "order"
+  seed: int = 0
+  """Seed of the random order."""
+  page: int = 1
+
+  def url(self, path: str = "", **changes: object) -> str:
+    """Returns a path with this query; `changes` replaces parts of it.
+
+    Example: query.url("/", page=2)
+    """
+    other = dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+    values: list[tuple[str, object]] = [*other.chosen.items()]
+    values += ((k, f"{v:g}") for k, v in other.bounds.items())
+    for name, default in (
+      ("text", ""),
+      ("question", ""),
+      ("sort", "order"),
+      ("seed", 0),
+      ("page", 1),
+    ):
+      if getattr(other, name) != default:
+        values.append((name, getattr(other, name)))
+    if other.regex:
+      values.append(("regex", 1))
+    query = urllib.parse.urlencode(values, errors="replace")
+    return f"{path}?{query}" if query else path or "?"
+
+  def without(self, name: str) -> Query:
+    """Returns the query without one filter."""
+    left = {k: v for k, v in self.chosen.items() if k != name}
+    return dataclasses.replace(self, chosen=left, page=1)
+
+
+def parse(values: Mapping[str, str], filters: Sequence[str]) -> Query:
+  """Reads a query from the values of a URL; empty ones are absent.
+
+  Args:
+    filters: names of the filters that there are.
+
+  Raises:
+    SophiaError: a number or an order that is none.
+  """
+  known = {name for r in RANGES for name in (f"{r}_min", f"{r}_max")}
+  bounds = {k: _number(k, values[k]) for k in sorted(known) if values.get(k)}
+  sort = values.get("sort") or "order"
+  if sort not in SORTS:
+    raise SophiaError(f"sort={sort[:40]!r}: use one of {', '.join(SORTS)}")
+  return Query(
+    chosen={f: values[f] for f in filters if values.get(f)},
+    bounds=bounds,
+    text=values.get("text", ""),
+    regex=bool(values.get("regex")),
+    question=values.get("question", ""),
+    sort=sort,
+    seed=int(_number("seed", values.get("seed") or "0")) & 0xFFFFFFFF,
+    page=max(1, int(_number("page", values.get("page") or "1"))),
+  )
+
+
+def _number(name: str, text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not abs(value) < 1e15:
+    raise SophiaError(f"{name}={text[:40]!r}: not a number")
+  return value
+
+
+# ---------------------------------------------------------------------- filters
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filter:
+  """A value of every rollout, as an index into its labels."""
+
+  name: str
+  title: str
+  codes: Int[np.ndarray, "N"]
+  labels: tuple[str, ...]
+
+
+def filters(
+  table: Table,
+  problems: Callable[[int], Problem | None],
+  selected: Int[np.ndarray, "N"] | None = None,
+) -> dict[str, Filter]:
+  """Returns the filters in which rollouts differ, by name.
+
+  Args:
+    problems: (group) -> its problem, where its file is known.
+    selected: 0 or 1 of each rollout, -1 where it is not known; None: no filter.
+  """
+  places, group = table.places, table.group
+  found = [
+    _of_groups("workdir", table, [p.workdir for p in places], table.place),
+    _of_groups("stage", table, [p.stage for p in places], table.place),
+    Filter(
+      name="role", title="author", codes=table.role, labels=table.roles or ("",)
+    ),
+    Filter(
+      name="status",
+      title="verdict",
+      codes=np.where(table.status < 0, len(STATUSES), table.status),
+      labels=(*STATUSES, NOT_GRADED),
+    ),
+    Filter(name="finish", title="end", codes=table.finish, labels=FINISHES),
+    Filter(
+      name="group",
+      title="group",
+      codes=_kinds(table)[group],
+      labels=("mixed", "all right", "all wrong", "all equal", NOT_GRADED),
+    ),
+    Filter(
+      name="change",
+      title="change",
+      codes=changes(table)[group],
+      labels=CHANGES,
+    ),
+    *_versions(table),
+  ]
+  if selected is not None:
+    found.append(
+      Filter(
+        name=SELECTED,
+        title="selection",
+        codes=np.where(
+          table.status < 0, 2, np.where(selected < 0, 3, 1 - selected)
+        ),
+        labels=(SELECTED, "not selected", NOT_GRADED, UNKNOWN),
+      )
+    )
+  found += _labels(table, problems)
+  return {f.name: f for f in found if f.name == SELECTED or _differs(f)}
+
+
+def _differs(found: Filter) -> bool:
+  return len(found.codes) > 0 and bool(np.ptp(found.codes) > 0)
+
+
+def _of_groups(
+  name: str, table: Table, labels: Sequence[str], index: np.ndarray
+) -> Filter:
+  """Returns the filter of a label of each group's place."""
+  known = sorted(set(labels)) or [""]
+  codes = np.array([known.index(label) for label in labels] or [0], np.int32)
+  return Filter(
+    name=name, title=name, codes=codes[index][table.group], labels=tuple(known)
+  )
+
+
+def _kinds(table: Table) -> Int[np.ndarray, "G"]:
+  """Returns whether each group is mixed, all right, all wrong or not graded."""
+  kind = np.full(table.groups, 4, np.int32)
+  there = table.graded > 0
+  kind[there] = 3
+  kind[there & (table.low == 1)] = 1
+  kind[there & (table.high == 0)] = 2
+  kind[there & (table.low < table.high)] = 0
+  return kind
+
+
+CHANGES = ("newly solved", "newly lost", "still solved", "still lost", "first")
+
+
+def changes(table: Table) -> Int[np.ndarray, "G"]:
+  """Returns how each group differs from the same problem's sampled before, in
+  the same stage of the same workdir; an index into CHANGES."""
+  keys = [f"{p.workdir} {p.stage}" for p in table.places]
+  known = sorted(set(keys))
+  series = np.array([known.index(key) for key in keys] or [0])[table.place]
+  rounds = np.array([p.round for p in table.places] or [0])[table.place]
+  order = np.lexsort((rounds, table.problem, series))
+  graded = order[table.graded[order] > 0]
+  solved = table.mean[graded] >= SOLVED
+  kind = np.where(solved, 2, 3)
+  before = np.zeros(len(graded), bool)
+  same = (series[graded][1:] == series[graded][:-1]) & (
+    table.problem[graded][1:] == table.problem[graded][:-1]
+  )
+  before[1:] = same
+  was = np.append(False, solved[:-1]) if len(graded) else solved
+  kind = np.where(before & solved & ~was, 0, kind)
+  kind = np.where(before & ~solved & was, 1, kind)
+  found = np.full(table.groups, 4, np.int32)
+  found[graded] = np.where(before, kind, 4)
+  return found
+
+
+def _versions(table: Table) -> Iterator[Filter]:
+  """Yields the filters of the policy's version and of its age in rounds."""
+  rounds = np.array([p.round for p in table.places] or [0])[table.place]
+  age = np.where(table.version, rounds[table.group] + 1 - table.version, -1)
+  for name, title, values in (
+    ("version", "policy version", table.version),
+    ("age", "rounds old", age),
+  ):
+    known, codes = np.unique(values, return_inverse=True)
+    if 1 < len(known) <= MAX_VALUES:
+      none = 0 if name == "version" else -1
+      labels = (UNKNOWN if v == none else str(v) for v in known)
+      yield Filter(name=name, title=title, codes=codes, labels=tuple(labels))
+
+
+def _labels(
+  table: Table, problems: Callable[[int], Problem | None]
+) -> Iterator[Filter]:
+  """Yields the filters of the problems' source, difficulty and tags."""
+  found = [problems(g) for g in range(table.groups)]
+  tags = sorted({key for p in found if p for key in p.tags})[:MAX_TAGS]
+  columns = {
+    "source": [p.source if p else "" for p in found],
+    "difficulty": [p.difficulty if p else "" for p in found],
+    **{
+      f"tag.{tag}": [p.tags.get(tag, "") if p else "" for p in found]
+      for tag in tags
+    },
+  }
+  for name, values in columns.items():
+    known = sorted(set(values))
+    if len(known) > MAX_VALUES:
+      continue
+    number = {value: i for i, value in enumerate(known)}
+    codes = np.array([number[v] for v in values] or [0], np.int32)
+    yield Filter(
+      name=name,
+      title=name.removeprefix("tag."),
+      codes=codes[table.group],
+      labels=tuple(value or UNKNOWN for value in known),
+    )
+
+
+# ----------------------------------------------------------------------- search
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count:
+  """A value of a filter, with the rollouts that it would leave."""
+
+  label: str
+  count: int
+  chosen: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """Answer to a query."""
+
+  rows: Int64[np.ndarray, "N"]
+  """Rollouts, sorted by group."""
+  groups: Int64[np.ndarray, "G"]
+  """Groups that have some, in the query's order."""
+  matching: Int64[np.ndarray, "G"]
+  """Number of those rollouts in each of `groups`."""
+  counts: dict[str, list[Count]]
+  """Counts by filter, under the other filters."""
+
+
+def find(
+  table: Table,
+  query: Query,
+  known: Mapping[str, Filter],
+  texts: Bool[np.ndarray, "N"] | None = None,
+  questions: Bool[np.ndarray, "G"] | None = None,
+) -> Found:
+  """Returns the rollouts that pass every filter, and counts for all values.
+
+  Args:
+    known: `filters` of the table.
+    texts: rollouts whose answer has the query's text; None: no such query.
+    questions: groups whose problem has the query's question; None: as before.
+  """
+  everything = _ranges(table, query)
+  if texts is not None:
+    everything &= texts
+  if questions is not None:
+    everything &= questions[table.group]
+  passed = {
+    name: _passes(known[name], value)
+    for name, value in query.chosen.items()
+    if name in known
+  }
+  mask = everything.copy()
+  for passes in passed.values():
+    mask &= passes
+  counts = {}
+  for name, each in known.items():
+    others = mask
+    if name in passed:
+      others = everything.copy()
+      for other, passes in passed.items():
+        if other != name:
+          others &= passes
+    counts[name] = _counted(each, others, query.chosen.get(name, ""))
+  rows = np.flatnonzero(mask)
+  matching = np.bincount(table.group[rows], minlength=table.groups)
+  groups = np.flatnonzero(matching)
+  groups = groups[_order(table, groups, query)]
+  return Found(
+    rows=rows, groups=groups, matching=matching[groups], counts=counts
+  )
+
+
+def _passes(each: Filter, value: str) -> Bool[np.ndarray, "N"]:
+  if value not in each.labels:
+    return np.zeros(len(each.codes), bool)
+  return each.codes == each.labels.index(value)
+
+
+def _counted(
+  each: Filter, mask: Bool[np.ndarray, "N"], chosen: str
+) -> list[Count]:
+  counts = np.bincount(each.codes[mask], minlength=len(each.labels))
+  return [
+    Count(label=label, count=int(count), chosen=label == chosen)
+    for label, count in zip(each.labels, counts)
+    if count or label == chosen
+  ]
+
+
+def _ranges(table: Table, query: Query) -> Bool[np.ndarray, "N"]:
+  mask = np.ones(table.rows, bool)
+  for name, bound in query.bounds.items():
+    which, _, side = name.rpartition("_")
+    values = _values(table, which)
+    mask &= values >= bound if side == "min" else values <= bound
+  return mask
+
+
+def _values(table: Table, name: str) -> Float[np.ndarray, "N"]:
+  """Returns the numbers of a range, by rollout."""
+  if name == "length":
+    return table.length
+  if name == "reward":
+    return table.rewards[ACCURACY]
+  rounds = np.array([p.round for p in table.places] or [0])
+  return rounds[table.place][table.group]
+
+
+def _order(
+  table: Table, groups: Int64[np.ndarray, "G"], query: Query
+) -> Int64[np.ndarray, "G"]:
+  """Returns the order of groups; those without grades come last."""
+  mean = table.mean[groups]
+  keys = {
+    "order": lambda: groups,
+    "worst": lambda: mean,
+    "best": lambda: -mean,
+    "mixed": lambda: np.abs(mean - 0.5),
+    "longest": lambda: -table.longest[groups],
+    "random": lambda: np.random.default_rng(query.seed).random(table.groups)[
+      groups
+    ],
+  }
+  return np.argsort(keys[query.sort](), kind="stable")

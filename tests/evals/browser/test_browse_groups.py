@@ -1,0 +1,126 @@
+"""A group's selection and advantages are those that a run learns from."""
+
+import pytest
+
+from sophia_jax.algorithms import credit
+from sophia_jax.algorithms.contract import Moment
+from sophia_jax.evals.browser import groups as trees
+from sophia_jax.evals.browser import views
+from sophia_jax.rollout.records import Graded
+from tests.evals.browser import browsed
+
+
+@pytest.fixture(scope="module")
+def sophia(tmp_path_factory):
+  return browsed.pages(browsed.sophia_run(tmp_path_factory.mktemp("s"))).session
+
+
+@pytest.fixture(scope="module")
+def grpo(tmp_path_factory):
+  return browsed.pages(browsed.grpo_run(tmp_path_factory.mktemp("g"))).session
+
+
+def test_what_is_selected_is_what_the_method_selects(sophia):
+  table = sophia.catalogue.table()
+  whys = set()
+  for g in range(table.groups):
+    view = views.group(sophia, table, g)
+    place = view.place
+    group, complete = trees.read(
+      list(sophia.catalogue.records(table, g)), view.problem, place.algorithm
+    )
+    assert complete and view.complete
+    scored = credit.rewarded([group], place.algorithm.reward, Moment())
+    kept = place.algorithm.select(scored, Moment())
+    chosen = {r.path for k in kept for r in k.rollouts if r.verdict}
+    cards = list(view.cards)
+    assert {c.rollout.path for c in cards if c.selected} == chosen
+    assert all(c.why for c in cards)
+    assert all((c.advantage == 1.0) == bool(c.selected) for c in cards)
+    whys |= {c.why for c in cards}
+  assert whys == {
+    "selected",
+    "not right",
+    "right, and not among the 1 kept",
+    "R(c) = 0.33, not above 0.7",
+    "R(c) = 0.67, not above 0.7",
+  }
+
+
+def test_the_best_come_first(sophia):
+  table = sophia.catalogue.table()
+  for g in range(table.groups):
+    view = views.group(sophia, table, g)
+    captions = [branch.caption.value for branch in view.branches]
+    assert captions == sorted(captions, reverse=True)
+    for branch in view.branches:
+      values = [card.value for card in branch.cards]
+      assert values == sorted(values, reverse=True)
+      assert branch.caption.value == pytest.approx(sum(values) / 3)
+
+
+def test_advantages_are_the_methods(grpo):
+  table = grpo.catalogue.table()
+  seen = set()
+  for g in range(table.groups):
+    view = views.group(grpo, table, g)
+    method = view.place.algorithm
+    rewards = [c.value for c in view.cards]
+    seen.add(sum(rewards))
+    mean = sum(rewards) / 4
+    std = (sum((r - mean) ** 2 for r in rewards) / 3) ** 0.5
+    for card in view.cards:
+      expected = (card.value - mean) / (std + 1e-6)
+      assert card.advantage == pytest.approx(expected, abs=1e-5)
+      assert card.age == 0
+    assert method.credit is not None
+  assert len(seen) > 2
+
+
+def test_a_group_in_the_making_shows_what_is_there(grpo):
+  table = grpo.catalogue.table()
+  records = list(grpo.catalogue.records(table, 1))
+  place = table.places[table.place[1]]
+  problem = grpo.problem(table, 1)
+  lost = [r for r in records if not (isinstance(r, Graded) and r.path == (2,))]
+  group, complete = trees.read(lost, problem, place.algorithm)
+  assert not complete
+  assert [r.path for r in group.rollouts] == [(0,), (1,), (2,), (3,)]
+  assert [r.verdict is None for r in group.rollouts] == [
+    False,
+    False,
+    True,
+    False,
+  ]
+  whole, complete = trees.read(records, problem, place.algorithm)
+  assert complete and len(whole.rollouts) == 4
+  unknown, complete = trees.read(records, problem, None)
+  assert not complete and len(unknown.rollouts) == 4
+
+
+def test_records_of_another_method_are_shown_without_a_selection(grpo, sophia):
+  table = grpo.catalogue.table()
+  records = list(grpo.catalogue.records(table, 1))
+  other = sophia.catalogue.table().places[0].algorithm
+  group, complete = trees.read(records, grpo.problem(table, 1), other)
+  assert (len(group.rollouts), complete) == (4, False)
+
+
+def test_tokens_carry_what_the_store_keeps(grpo):
+  view = views.group(grpo, grpo.catalogue.table(), 0)
+  card = next(view.cards)
+  (turn,) = views.tokens(grpo, view, card)
+  assert [t.id for t in turn] == [5, 6, 7]
+  assert [t.logp for t in turn] == [-0.01, -1.0, -5.0]
+  assert [t.level for t in turn] == [0, 2, 4]
+  assert [t.version for t in turn] == [1, 1, 1]
+  assert [t.id for t in views.least_likely(turn)] == [7, 6, 5]
+  assert [t.text for t in turn] == ["[5]", "[6]", "[7]"]
+
+
+def test_a_difference_is_by_words():
+  pieces = views.difference("so the answer is 6", "so an answer is 7 <b>")
+  assert ("gone", "the") in pieces and ("new", "an") in pieces
+  assert ("new", "7 <b>") in pieces
+  old = " ".join(text for kind, text in pieces if kind != "new")
+  assert old == "so the answer is 6"

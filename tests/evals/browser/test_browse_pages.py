@@ -1,0 +1,215 @@
+"""The pages: what they show, that hostile texts are only text, golden files."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sophia_jax.evals.browser.pages import NotFound
+from sophia_jax.types import SophiaError
+from tests.evals.browser import browsed
+
+GOLDEN = Path(__file__).parent / "golden"
+TAGS = """
+html head meta title style script link body nav a span b main h1 h2 h3 p form label
+input select option button div section ul li article dl dt dd details summary
+textarea img footer kbd table tr th td code figure svg line text path circle ins del
+ol i
+"""
+"""All tags that pages have."""
+VOID = ("img", "input", "meta", "link", "br", "path", "circle", "line")
+
+
+class Page(html.parser.HTMLParser):
+  """Tags, attributes and visible text, read the way a browser does."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.attributes, self.words, self.open = [], [], [], []
+    self.feed(text)
+    self.text = " ".join("".join(self.words).split())
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    if tag not in VOID:
+      assert self.open.pop() == tag
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+
+  def handle_data(self, data):
+    self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("browse")
+  sophia = browsed.sophia_run(folder / "sophia", 9)
+  return browsed.pages(sophia, browsed.grpo_run(folder / "grpo"))
+
+
+def key(pages, g=0):
+  table = pages.session.catalogue.table()
+  name, digest = table.names[table.problem[g]]
+  return {"in": table.places[table.place[g]].name, "id": name, "digest": digest}
+
+
+def every(pages):
+  """Yields the path and the values of pages of every kind."""
+  table = pages.session.catalogue.table()
+  yield "/", {}
+  yield "/", {"text": browsed.HOSTILE[0], "question": browsed.HOSTILE[2]}
+  yield "/", {"tag.subject": "'\"><i>x", "sort": "random", "seed": "4"}
+  yield "/compare", {"sort": "lost"}
+  yield "/curves", {}
+  for g in range(table.groups):
+    yield "/group", key(pages, g) | {"at": "1", "status": "right"}
+    path = "0.1" if table.places[table.place[g]].stage == "sophia" else "1"
+    yield "/tokens", key(pages, g) | {"path": path}
+    yield "/problem", {"id": key(pages, g)["id"]}
+
+
+def test_no_text_becomes_a_tag_or_a_handler(pages):
+  allowed = set(TAGS.split())
+  for path, values in every(pages):
+    page = Page(pages.html[path](values))
+    assert set(page.tags) <= allowed, (path, values)
+    assert page.tags.count("script") == page.tags.count("title") == 1
+    assert not page.open, (path, values)
+    for name, value in page.attributes:
+      assert not name.startswith("on"), (path, name)
+      if name in ("src", "href", "action"):
+        assert re.match(r"(/|\?|$|data:,$)", value), value
+
+
+@pytest.mark.parametrize("n", range(len(browsed.HOSTILE)))
+def test_hostile_texts_are_shown_as_they_are(pages, n):
+  page = Page(pages.html["/group"](key(pages, n)))
+  shown = browsed.HOSTILE[n]
+  for lost in ("\ud800", "\u202e", "\x00"):
+    shown = shown.replace(lost, "\ufffd")
+  text = page.text
+  assert text.count(" ".join(shown.split())) >= 8
+  assert "caption 0" in text and "thought 1.2" in text
+
+
+def test_a_page_says_what_is_known_of_a_rollout(pages):
+  text = Page(pages.html["/group"](key(pages, 3))).text
+  for word in (
+    "R(c) = 1",
+    "R(c) = 0.333",
+    "right, and not among the 1 kept",
+    "R(c) = 0.33, not above 0.7",
+    "found '6', as the gold answer has it",
+    "12 tokens, ended by itself",
+    "1 tile, as the model sees",
+    "alpha 0.7",
+    "Samples it again",
+  ):
+    assert word in text, word
+  table = pages.session.catalogue.table()
+  last = Page(pages.html["/group"](key(pages, table.groups - 3))).text
+  for word in ("advantage", "version 2", "cut off", "round 1"):
+    assert word in last, word
+
+
+def test_a_request_samples_it_again(pages):
+  page = pages.html["/group"](key(pages, 0))
+  requests = re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.S)
+  plain = [json.loads(html.unescape(text)) for text in requests]
+  names = {request["user"] for request in plain}
+  assert len(names) == len(plain) == 8
+  caption = next(r for r in plain if r["user"] == "p-0/0")
+  assert caption["messages"][-1]["content"][0]["image_url"]["url"].startswith(
+    "file:///"
+  )
+  thought = next(r for r in plain if r["user"] == "p-0/0/1")
+  assert browsed.HOSTILE[0] in thought["messages"][0]["content"]
+  assert len({r["seed"] for r in plain}) == 8
+
+
+def test_a_problem_over_rounds_and_in_both_workdirs(pages):
+  text = Page(pages.html["/problem"]({"id": "p-1"})).text
+  for word in ("sophia, workdir a", "round 0, workdir b", "round 1, workdir b"):
+    assert word in text, word
+  assert "Both workdirs" in text
+  compared = Page(pages.html["/compare"]({})).text
+  assert "4 problems" in compared and "+0.333" in compared
+
+
+def test_neighbours_follow_the_list(pages):
+  found = pages.html["/"]({"sort": "worst", "workdir": "a"})
+  links = re.findall(r'class="card item" href="([^"]*)"', found)
+  assert len(links) == 9
+  second = dict(
+    pair.split("=", 1) for pair in html.unescape(links[1])[7:].split("&")
+  )
+  values = {"sort": "worst", "workdir": "a", "at": "1"}
+  page = pages.html["/group"](key(pages, int(second["id"][2:])) | values)
+  near = dict(re.findall(r'rel="(prev|next)" href="([^"]*)"', page))
+  assert near == {"prev": links[0], "next": links[2]}
+
+
+def test_the_filtered_set_as_lines(pages):
+  lines = [json.loads(x) for x in pages.export({"status": "truncated"})]
+  assert [(x["id"], x["path"], x["round"]) for x in lines] == [("p-0", [0], 0)]
+  everything = [json.loads(x) for x in pages.export({})]
+  table = pages.session.catalogue.table()
+  assert len(everything) == table.rows
+  right = [x for x in everything if x["status"] == "right"]
+  assert all(x["rewards"]["accuracy"] == 1 for x in right)
+  assert any("\ud800" in x["responses"][0] for x in everything)
+
+
+def test_images_and_tiles(pages):
+  whole = pages.image(key(pages) | {"n": "0"})
+  assert whole.startswith(b"\x89PNG")
+  assert pages.image(key(pages) | {"tile": "0"}) != whole
+  for values in ({"n": "5"}, {"n": "0", "tile": "99"}, {"id": "../../etc"}):
+    with pytest.raises(NotFound):
+      pages.image(key(pages) | values)
+
+
+def test_one_file_without_a_network(pages):
+  page = pages.offline("p-2")
+  read = Page(page)
+  assert "script" not in read.tags and "link" not in read.tags
+  links = [v for k, v in read.attributes if k in ("src", "href")]
+  assert links and all(v.startswith("data:image/png;base64,") for v in links)
+  assert "caption 1" in read.text and "answer 3" in read.text
+  with pytest.raises(NotFound, match="no store"):
+    pages.offline("absent")
+
+
+def test_refusals(pages):
+  with pytest.raises(NotFound):
+    pages.html["/group"]({"in": "a/../x", "id": "p-0", "digest": ""})
+  with pytest.raises(NotFound):
+    pages.html["/tokens"](key(pages) | {"path": "9.9"})
+  with pytest.raises(SophiaError, match="not understood"):
+    pages.html["/"]({"text": "(", "regex": "1"})
+  assert "&lt;x&gt;" in pages.refused("<x>")
+
+
+@pytest.mark.parametrize("name", ["groups", "group"])
+def test_golden(pages, name):
+  """A file of golden/ that is removed is written again, to be looked at."""
+  values = {"workdir": "a"} if name == "groups" else key(pages, 3)
+  page = pages.html["/" if name == "groups" else "/group"](values)
+  main = page[page.index("<main>") : page.index("</main>")] + "</main>\n"
+  root = str(pages.session.sources["a"].path)
+  main = re.sub(r"\n\s*\n+", "\n", main.replace(root, "W"))
+  digests = re.compile(r"digest=[0-9a-f]{16}")
+  main = digests.sub("digest=D", main)
+  file = GOLDEN / f"{name}.html"
+  if not file.exists():
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(main, encoding="utf-8")
+  assert main == file.read_text(encoding="utf-8")
