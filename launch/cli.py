@@ -15,9 +15,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from launch import xla_flags
 from sophia_jax.config import nearest
-from sophia_jax.hosts import meeting
+from sophia_jax.hosts import meeting, xla_flags
 from sophia_jax.runs import saved
 from sophia_jax.runs.run import CONFIG, UPDATES, Run
 from sophia_jax.train.session import Preempted

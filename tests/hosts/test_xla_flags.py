@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxlib
 import pytest
 
-from launch import xla_flags
+from sophia_jax.hosts import xla_flags
 
 LIBRARY = Path(jaxlib.__file__).with_name("libjax_common.so")
 ROOT = Path(__file__).parents[2]
