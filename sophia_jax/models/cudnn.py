@@ -44,7 +44,7 @@ class Stretches(NamedTuple):
   starts: Int[Array, "S"]
   """First token, counted from the first row's first."""
   lengths: Int[Array, "S"]
-  count: Int[Array, ""]
+  found: Int[Array, ""]
   """Segments there are; more than S: not all of them are listed."""
 
 
@@ -177,7 +177,7 @@ def _fitting(
   """Runs the kernel, or what replaces it where there are too many segments."""
   if places is None:
     return kernel(*args)
-  fits = places.count <= len(places.starts)
+  fits = places.found <= len(places.starts)
   return jax.lax.cond(fits, kernel, instead, *args)
 
 

@@ -211,7 +211,7 @@ def test_stretches_are_the_segments(rows, most):
   wanted = [  # padding is a segment, too
     n for row in rows for n in [*row, 24 - sum(row)] if n
   ]
-  assert found.count == len(wanted)
+  assert found.found == len(wanted)
   if len(wanted) > most:
     return
   unused = most - len(wanted)
