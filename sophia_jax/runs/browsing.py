@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.evals.browser.index import Place
+from sophia_jax.evals.browser.table import Place
 from sophia_jax.rollout.store import HEADER
 from sophia_jax.runs import saved
 from sophia_jax.runs import stage as stages

@@ -16,7 +16,8 @@ import numpy as np
 
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Algorithm, Moment
-from sophia_jax.evals.browser.index import Catalogue, Place, Table
+from sophia_jax.evals.browser.index import Catalogue
+from sophia_jax.evals.browser.table import Place, Table
 from sophia_jax.rollout.records import Answer, Graded, Record, identity
 from sophia_jax.types import (
   Completion,

@@ -18,9 +18,9 @@ from PIL import Image
 
 from sophia_jax.data.images import load_tiles, open_image, tile
 from sophia_jax.evals.browser import views
-from sophia_jax.evals.browser.index import FINISHES, STATUSES, Table
 from sophia_jax.evals.browser.query import PER_PAGE, SOLVED, SORTS, Found, Query
 from sophia_jax.evals.browser.session import Session
+from sophia_jax.evals.browser.table import FINISHES, STATUSES, Table
 from sophia_jax.evals.browser.views import GroupView
 from sophia_jax.evals.report import clean, environment
 from sophia_jax.types import Problem, SophiaError

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
-from sophia_jax.evals.browser.index import (
+from sophia_jax.evals.browser.table import (
   ACCURACY,
   FINISHES,
   STATUSES,

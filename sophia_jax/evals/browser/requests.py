@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.evals.browser.index import Place
+from sophia_jax.evals.browser.table import Place
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import HEADER
 from sophia_jax.rollout.world import request_name, seed_of

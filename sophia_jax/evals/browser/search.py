@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64
 
-from sophia_jax.evals.browser.index import Catalogue, Table
+from sophia_jax.evals.browser.index import Catalogue
+from sophia_jax.evals.browser.table import Table
 from sophia_jax.types import SophiaError
 
 CHUNK = 5_000

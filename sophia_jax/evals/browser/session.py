@@ -17,8 +17,9 @@ from sophia_jax.data.problems import well_formed
 from sophia_jax.evals.browser import query as queries
 from sophia_jax.evals.browser import search
 from sophia_jax.evals.browser.groups import Credits
-from sophia_jax.evals.browser.index import Catalogue, Place, Table
+from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.query import SELECTED, Filter, Found, Query
+from sophia_jax.evals.browser.table import Place, Table
 from sophia_jax.types import Problem, SophiaError
 
 REFRESH_S = 2.0

@@ -19,8 +19,8 @@ from sophia_jax.evals import charts
 from sophia_jax.evals.browser import groups as trees
 from sophia_jax.evals.browser import requests
 from sophia_jax.evals.browser.groups import Credit
-from sophia_jax.evals.browser.index import Place, Table
 from sophia_jax.evals.browser.session import Session, Source
+from sophia_jax.evals.browser.table import Place, Table
 from sophia_jax.types import Group, Problem, Rollout, Status
 
 MAX_TOKENS = 4000

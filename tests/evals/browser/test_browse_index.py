@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sophia_jax.evals.browser import search
-from sophia_jax.evals.browser.index import FINISHES, STATUSES, Catalogue, Place
+from sophia_jax.evals.browser.index import Catalogue
+from sophia_jax.evals.browser.table import FINISHES, STATUSES, Place
 from sophia_jax.rollout.records import Answer, Graded, encode, outline
 from sophia_jax.rollout.store import Store
 from sophia_jax.types import (
