@@ -8,6 +8,7 @@ Example:
   python -m launch.browse --workdir=runs/quickstart
   python -m launch.browse --workdir=W --against=W2 --port=8001
   python -m launch.browse --workdir=W --page=train-17 --out=train-17.html
+  python -m launch.browse --workdir=W --export=inspect --out=logs
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from sophia_jax.evals.browser import inspect_logs
 from sophia_jax.evals.browser.pages import Pages
 from sophia_jax.evals.browser.server import Server
 from sophia_jax.evals.browser.session import Session
@@ -30,10 +32,9 @@ def main() -> None:
     [Workdir(path, letter) for path, letter in zip(given, "ab") if path]
   )
   pages = Pages(session)
-  if flags.FLAGS.page:
+  if flags.FLAGS.page or flags.FLAGS.export:
     session.refresh()
-    write_text(Path(flags.FLAGS.out), pages.offline(flags.FLAGS.page))
-    print(f"page: {flags.FLAGS.out}")
+    _write(session, pages)
     return
   server = Server(pages, flags.FLAGS.host, flags.FLAGS.port)
   session.start()
@@ -47,6 +48,18 @@ def main() -> None:
     server.server_close()
 
 
+def _write(session: Session, pages: Pages) -> None:
+  """Writes the page of a problem, or logs of all stores."""
+  name = flags.FLAGS.page
+  out = Path(flags.FLAGS.out or ("page.html" if name else "inspect-logs"))
+  if name:
+    write_text(out, pages.offline(name))
+    print(f"page: {out}")
+  if flags.FLAGS.export:
+    written = inspect_logs.write(session, out)
+    print(f"{len(written)} logs in {out}; inspect view --log-dir={out}")
+
+
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Workdir of a run; only read.")
   flags.DEFINE_string("against", "", "Second workdir, to compare with.")
@@ -58,7 +71,19 @@ if __name__ == "__main__":
   )
   flags.DEFINE_integer("port", 8000, "Port; 0: any that is free.")
   flags.DEFINE_string(
-    "page", "", "Id of a problem: write its page as one file, and end."
+    "page", None, "Id of a problem: write its page as one file, and end."
   )
-  flags.DEFINE_string("out", "page.html", "File of that page.")
+  flags.DEFINE_enum(
+    "export",
+    None,
+    ["inspect"],
+    "Write every store as a log of inspect-ai, and end.",
+  )
+  flags.mark_flags_as_mutual_exclusive(["page", "export"])
+  flags.DEFINE_string(
+    "out",
+    None,
+    "File of the page, page.html if absent; directory of the logs, "
+    "inspect-logs if absent.",
+  )
   cli.start(main, EXAMPLE, ("workdir",))
