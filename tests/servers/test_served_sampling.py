@@ -140,10 +140,14 @@ def scene(tmp_path_factory, policy, reasoner):
     yield scene
 
 
+def empty(workdir):
+  shutil.rmtree(workdir / "trajectories", ignore_errors=True)
+  (workdir / "stages.json").unlink(missing_ok=True)
+
+
 @pytest.fixture(autouse=True)
 def nothing_sampled(scene):
-  shutil.rmtree(scene.workdir / "trajectories", ignore_errors=True)
-  (scene.workdir / "stages.json").unlink(missing_ok=True)
+  empty(scene.workdir)
 
 
 def assert_all_is_there_once(scene):
@@ -161,7 +165,8 @@ def assert_all_is_there_once(scene):
   )
 
 
-def test_everybody_is_killed_in_the_middle(scene):
+def killed_in_the_middle(scene):
+  """Kills policy, reasoner and sampler while answers are missing."""
   sampler = scene.sampler(give_up_s=LIMIT_S)
   scene.until(sampler, TEXTS // 6)
   scene.kill("policy")
@@ -172,8 +177,16 @@ def test_everybody_is_killed_in_the_middle(scene):
   scene.until(sampler, TEXTS // 2)
   sampler.kill()
   sampler.communicate()
-  before = len(scene.texts())
-  assert before < TEXTS
+  return len(scene.texts()) < TEXTS
+
+
+def test_everybody_is_killed_in_the_middle(scene):
+  # A sampler may end before the kill, where this process had to wait for a core.
+  for _ in range(5):
+    if killed_in_the_middle(scene):
+      break
+    empty(scene.workdir)
+  assert 0 < len(scene.texts()) < TEXTS
   second = scene.sampler()
   _, err = second.communicate(timeout=LIMIT_S)
   assert second.returncode == 0, err
@@ -199,13 +212,22 @@ def test_a_stuck_server_is_waited_for(scene):
   assert_all_is_there_once(scene)
 
 
-def test_or_the_run_stops_with_a_clear_line_and_goes_on_later(scene):
+def stopped_with_its_reasoner(scene):
   sampler = scene.sampler(deadline_s=5, give_up_s=10, retries=1)
   scene.until(sampler, TEXTS // 4)
   scene.signal("reasoner", signal.SIGSTOP)
   out, err = sampler.communicate(timeout=LIMIT_S)
   scene.signal("reasoner", signal.SIGCONT)
-  assert sampler.returncode == 1 and not out
+  return sampler.returncode, out, err
+
+
+def test_or_the_run_stops_with_a_clear_line_and_goes_on_later(scene):
+  for _ in range(5):  # as above
+    code, out, err = stopped_with_its_reasoner(scene)
+    if code:
+      break
+    empty(scene.workdir)
+  assert code == 1 and not out
   assert "Traceback" not in err
   last = err.splitlines()[-1]
   assert last.startswith("error: ")
