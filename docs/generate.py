@@ -46,8 +46,8 @@ stops the command and names the nearest one.
 
 *Default* is the default of the dataclass; *quickstart* is the value of
 `configs/quickstart.py` where it differs. *Free*: no result depends on the key, so two
-commands on one workdir may differ in it; the sections client, engine, eval, log, mesh,
-reward, serve and topologies are free as a whole.
+commands on one workdir may differ in it; the sections client, engine, eval, job, log,
+mesh, reward, serve and topologies are free as a whole.
 """
 
 # Keys and sections without a dataclass: they are read one by one.
