@@ -63,7 +63,7 @@ class Machine:
 
   @property
   def kind(self) -> Kind:
-    """What is known of its kind."""
+    """The kind, as clusters know it."""
     return KINDS[self.name]
 
   @property
