@@ -13,7 +13,7 @@ BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing
 
 .PHONY: setup setup-dev quickstart quickstart-grpo test test-latest \
   test-commands test-slow \
-  test-servers test-browser check format docs reference clean
+  test-servers test-browser test-clusters test-sky check format docs reference clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -65,8 +65,8 @@ quickstart-grpo: .venv/.runtime
 # files with processes come first (conftest.py). ARGS=-n0: all in one process.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder -m "not slow and not servers and not latest and not browser" \
-	  $(ARGS)
+	  --no-loadscope-reorder -m "not slow and not servers and not latest and \
+	  not browser and not clusters" $(ARGS)
 
 # libtpu compiles for a TPU that is not there; its lock is for one that is.
 test-latest: export ALLOW_MULTIPLE_LIBTPU_LOAD = 1
@@ -107,6 +107,20 @@ test-browser: .venv/.browser
 
 .venv/.browser: requirements-browser.txt .venv/.dev
 	$(BIN)/python -m pip install --quiet -r requirements-browser.txt
+	touch $@
+
+# A real Slurm of two nodes on this machine, started by root; skipped without it:
+# apt-get install slurm-wlm munge
+test-clusters: .venv/.dev
+	$(BIN)/python -m pytest -m "clusters and not slow" tests/clusters $(ARGS)
+
+# SkyPilot's own loader, which has an environment of its own.
+test-sky: .venv-sky/.complete
+	.venv-sky/bin/python tests/jobs/on_skypilot.py tests/jobs/golden/sky*/group.yaml
+
+.venv-sky/.complete: | .venv/.runtime
+	$(BIN)/python -m venv .venv-sky
+	.venv-sky/bin/python -m pip install --quiet "skypilot==0.14.1"
 	touch $@
 
 check: .venv/.dev docs

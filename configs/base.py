@@ -13,6 +13,7 @@ from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.evals.evaluate import EvalConfig
+from sophia_jax.jobs.job import JobConfig
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.prompts import Prompts
@@ -36,6 +37,7 @@ def get_config() -> ConfigDict:
   c.scorer = defaults(ScorerConfig)  # scores open-ended answers
   c.client = defaults(ClientConfig)
   c.serve = defaults(ServeConfig)
+  c.job = defaults(JobConfig)  # read by launch.submit alone
   # Relative paths are inside the workdir, or inside the base.
   c.data = {
     "problems": "",

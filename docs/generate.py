@@ -46,8 +46,8 @@ stops the command and names the nearest one.
 
 *Default* is the default of the dataclass; *quickstart* is the value of
 `configs/quickstart.py` where it differs. *Free*: no result depends on the key, so two
-commands on one workdir may differ in it; the sections client, engine, eval, log, mesh,
-reward, serve and topologies are free as a whole.
+commands on one workdir may differ in it; the sections client, engine, eval, job, log,
+mesh, reward, serve and topologies are free as a whole.
 """
 
 # Keys and sections without a dataclass: they are read one by one.
@@ -395,9 +395,9 @@ COMMANDS = (
 def commands() -> list[str]:
   """Lists every command: those of COMMANDS, then new modules of launch/."""
   known = {command.split(" ", maxsplit=1)[0] for command in COMMANDS}
-  found = [f"launch.{p.stem}" for p in sorted((ROOT / "launch").glob("*.py"))]
-  others = {"launch.cli", "launch.__init__"} | known
-  new = [name for name in found if name not in others]
+  found = sorted((ROOT / "launch").glob("*.py"))
+  started = [p for p in found if '"__main__"' in p.read_text("utf-8")]
+  new = [name for p in started if (name := f"launch.{p.stem}") not in known]
   return [*COMMANDS[:8], *new, *COMMANDS[8:]]
 
 

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from launch import cli
 from sophia_jax.config import nearest
+from sophia_jax.files import write_text
 from sophia_jax.servers import supervise
 from sophia_jax.types import SophiaError
 
@@ -48,9 +49,13 @@ def main() -> None:
     api_key=_api_key(options.api_key_env),
   )
   log = supervise.log_path(workdir, options.role, options.reasoner or "")
+  if options.log:
+    log = Path(options.log).absolute()
   backend = options.backend or how.backend
   with supervise.started(spec, backend, log, how.start_s) as server:
     print(f"{server.url} {spec.role} {spec.model} log: {log}", flush=True)
+    if options.ready_file:
+      write_text(Path(options.ready_file), f"{server.url}\n")
     server.wait()
 
 
@@ -122,4 +127,8 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "api_key_env", None, "Environment variable that holds the API key."
   )
+  flags.DEFINE_string(
+    "ready_file", None, "File that is written after the first token."
+  )
+  flags.DEFINE_string("log", None, "Log; W/servers/ROLE.log if absent.")
   cli.start(main, EXAMPLE, ("config", "role", "port"))

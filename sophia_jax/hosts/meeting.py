@@ -18,6 +18,7 @@ import logging
 import mmap
 import os
 import re
+import socket
 import struct
 import threading
 import time
@@ -45,6 +46,8 @@ _EXIT_BARRIER_S = 5
 _VISIBLE_S = 90
 """Longest time until other hosts see a file, seconds; NFS caches for a minute
 that it does not exist."""
+_LOOKUPS = 3
+"""Times that a name is looked up, a second apart."""
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
 
@@ -242,11 +245,49 @@ def run(work: Callable[[], int]) -> int:
   meeting = from_flags()
   if meeting is None:
     return work()
+  _check_name(meeting)
   joined = _SharedCount()
   return child.run_in_child(
     functools.partial(_run_joined, meeting, joined, work),
     lambda output: explanation(meeting, joined.get(), output),
   )
+
+
+def _check_name(meeting: Meeting) -> None:
+  """Checks that the coordinator's name resolves, which jax waits minutes for.
+
+  Raises:
+    SophiaError: it does not.
+  """
+  if meeting.coordinator:
+    host = meeting.coordinator.rpartition(":")[0]
+    remedy = "correct --coordinator"
+  elif all(name in os.environ for name in _SLURM):
+    host = _first_node(os.environ["SLURM_STEP_NODELIST"])
+    remedy = (
+      "put the first node of the Slurm step into DNS or /etc/hosts, or give "
+      "--coordinator=ADDRESS:PORT --processes=N --process=$SLURM_PROCID"
+    )
+  else:
+    return
+  for left in reversed(range(_LOOKUPS)):
+    try:
+      socket.getaddrinfo(host.strip("[]"), None)
+      return
+    except socket.gaierror as e:
+      if not left:
+        raise SophiaError(
+          f"{host}: {e.strerror}: the processes meet at this name, and it does "
+          f"not resolve on {socket.gethostname()}; {remedy}"
+        ) from None
+    time.sleep(1)
+
+
+def _first_node(nodes: str) -> str:
+  """Returns the first name of Slurm's list: "n1,n2", "n[1-4,7],m"."""
+  found = re.match(r"([^,\[]*)(?:\[([^],-]*))?", nodes)
+  assert found is not None
+  return found[1] + (found[2] or "")
 
 
 class _SharedCount:
