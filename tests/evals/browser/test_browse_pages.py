@@ -212,4 +212,5 @@ def test_golden(pages, name):
   if not file.exists():
     file.parent.mkdir(exist_ok=True)
     file.write_text(main, encoding="utf-8")
+    pytest.fail(f"{file} is written; look at it and commit it")
   assert main == file.read_text(encoding="utf-8")
