@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,10 +132,19 @@ def read(
   shelf = _Shelf(records)
   if algorithm is not None and algorithm.sample is not None:
     try:
-      return asyncio.run(_sampled(algorithm, shelf, problem)), True
+      return _run(_sampled(algorithm, shelf, problem)), True
     except (_Absent, KeyError):  # KeyError: another method's records
       pass
   return Group(problem=problem, rollouts=tuple(_loose(shelf, problem))), False
+
+
+def _run(recipe: Coroutine[Any, Any, Group]) -> Group:
+  # asyncio.run would write out the whole group where it sets its signal handler.
+  loop = asyncio.new_event_loop()
+  try:
+    return loop.run_until_complete(recipe)
+  finally:
+    loop.close()
 
 
 async def _sampled(
