@@ -24,7 +24,6 @@ from sophia_jax.runs.ways import EpisodesConfig
 def get_config() -> ConfigDict:
   c = base.get_config()
   c.mesh.fsdp = 8
-  c.engine.update(slots=16, length=2048)
   c.planning = {
     "prior": defaults(PriorConfig),
     "sweep_lake": defaults(

@@ -23,7 +23,6 @@ from sophia_jax.runs.ways import EpisodesConfig
 
 def get_config() -> ConfigDict:
   c = world.get_config()
-  c.engine.update(slots=8, length=320)
   c.planning = {
     "prior": defaults(PriorConfig),
     "sweep_lake": defaults(

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sophia_jax.planning.sql import Database, Question
+from sophia_jax.planning.sql_worker import serialised
 
 _DUMP, _QUESTIONS = "spider_dev.sql", "sql_queries.csv"
 _DATABASE = re.compile(r"USE `(\w+)`")
@@ -110,6 +111,6 @@ def image_with_schema(statements: list[str]) -> tuple[bytes, str]:
         "SELECT name FROM pragma_table_info(?)", (table,)
       )
       shown.append(f"{table}({', '.join(name for (name,) in rows)})")
-    return connection.serialize(), "; ".join(shown)
+    return serialised(connection), "; ".join(shown)
   finally:
     connection.close()

@@ -1,9 +1,9 @@
 """LINVIT: value iteration that is guided by a language model's prior.
 
 The learner counts transitions, plans with an optimistic and a pessimistic
-KL-regularised backup on the empirical model, and acts by the optimistic policy,
-but for one step of the episode, drawn uniformly, at which it takes the action
-with the widest gap between the two. What it returns is the policy of the
+KL-regularised backup on the empirical model, and acts by the optimistic policy.
+At one step of the episode, drawn uniformly, it takes the action with the widest
+gap between the two instead. What it returns is the policy of the
 pessimistic values.
 
   Q_up = clip(r + P V_up + b, 0, 1)    Q_lo = clip(r + P V_lo - b, 0, 1)
@@ -42,8 +42,8 @@ class LinvitConfig:
   delta: float = 0.1
   """Probability with which the bounds may fail."""
   per_step: bool = False
-  """Whether each step of the episode has counts of its own, as where the world
-  changes with time; False: all steps share them."""
+  """Whether steps of the episode are counted apart, as where the world changes
+  with time; False: all share one table of counts."""
 
 
 class History(NamedTuple):

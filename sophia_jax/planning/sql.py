@@ -22,7 +22,7 @@ from typing import Self
 import scipy  # its parts are imported at their first use
 
 from sophia_jax.planning.lookahead import Step
-from sophia_jax.planning.sql_worker import READY
+from sophia_jax.planning.sql_worker import READY, serialised
 from sophia_jax.types import SophiaError, host, quoted
 
 SUBMIT = "submit"
@@ -44,7 +44,7 @@ class Ran:
 
 
 class Database:
-  """Runs queries in a process of its own; a context manager.
+  """Runs queries in another process; a context manager.
 
   Args:
     timeout_s: seconds of a query, then its process is killed.
@@ -151,7 +151,7 @@ def image_of(script: str) -> bytes:
   connection = sqlite3.connect(":memory:")
   try:
     connection.executescript(script)
-    return connection.serialize()
+    return serialised(connection)
   except sqlite3.Error as e:
     raise SophiaError(f"database script: {quoted(str(e))}; correct it") from e
   finally:

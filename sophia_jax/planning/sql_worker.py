@@ -94,7 +94,7 @@ def run(
     as it was.
   """
   with _opened(image, size, instructions) as connection:
-    before = connection.serialize()
+    before = serialised(connection)
     found: list[str] = []
     try:
       cursor = connection.execute(sql)
@@ -108,8 +108,16 @@ def run(
       return {"error": " ".join(str(e).split())[:200]}, b""
     if connection.in_transaction:
       connection.commit()
-    after = connection.serialize()
+    after = serialised(connection)
     return {"rows": found}, b"" if after == before else after
+
+
+def serialised(connection: sqlite3.Connection) -> bytes:
+  """Returns the image of a database; b"" where it has no table yet."""
+  try:
+    return connection.serialize()
+  except sqlite3.OperationalError:  # some versions have no image of nothing
+    return b""
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class SweepConfig:
   bonus: float = 0.1
   """Factor of the exploration bonus; 1 is Hoeffding's inequality."""
   per_step: bool = False
-  """Whether each step of an episode has counts of its own."""
+  """Whether steps of an episode are counted apart."""
   success_rate: float = 0.8
   """Probability that a move on the lake does not slip."""
   blocks: int = 4

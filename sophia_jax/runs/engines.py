@@ -142,14 +142,20 @@ def scorer(run: Run) -> Iterator[CommonWords | ScoreClient]:
     yield engine
 
 
-def embedded(run: Run, model: Model) -> EmbeddedEngine:
-  """Puts a model into the embedded engine, on the devices of config.mesh."""
+def embedded(
+  run: Run, model: Model, sizes: EngineConfig | None = None
+) -> EmbeddedEngine:
+  """Puts a model into the embedded engine, on the devices of config.mesh.
+
+  Args:
+    sizes: None: those of config.engine.
+  """
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return EmbeddedEngine(
     model.module,
     policies.weights(model, mesh),
     model.renderer,
-    run.section(EngineConfig, "engine"),
+    sizes or run.section(EngineConfig, "engine"),
     TileCache(model.image),
   )
 

@@ -21,6 +21,7 @@ from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.rows import pack
 from sophia_jax.planning import providers
 from sophia_jax.planning.lookahead import ContextExceeded, Proposals
+from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.runs import engines, policies
 from sophia_jax.runs.run import Run
 from sophia_jax.train import sharding
@@ -51,8 +52,8 @@ class PriorConfig:
   """"policy" (as the run's last stage leaves it, or config.policy.path), a name
   of config.reasoners, or "": none."""
   samples: int = 8
-  """Answers to each question of a served reasoner, whose likelihoods are not
-  known; the other models' proposals are not sampled."""
+  """Answers sampled to each question where likelihoods are not known, as of a
+  served reasoner; and requests decoded together."""
   context: int = 1024
   """Tokens of a state and an action together, at most."""
   temperature: float = 1.0
@@ -169,7 +170,14 @@ class Model:
 
   # -------------------------------------------------------------------- answers
   def ask(self, text: str) -> list[Completion]:
-    """Returns the model's greedy answer to a text."""
+    """Returns the model's greedy answer to a text.
+
+    Raises:
+      ContextExceeded: it is longer than `context`; a served reasoner's length is
+        not known here.
+    """
+    if self.scores and len(self._words.prompt(text)) > self._config.context:
+      raise ContextExceeded
     return self._critic(text)
 
   @functools.cached_property
@@ -207,7 +215,13 @@ class Model:
   @functools.cached_property
   def _engine(self) -> Engine:
     if not self.served:
-      return engines.embedded(self._run, self._model)
+      sizes = EngineConfig(
+        slots=self._config.samples,
+        length=self._config.context + max(_ANSWERED, _SAMPLED),
+        prefill_rows=1,
+        chunk=_ANSWERED,
+      )
+      return engines.embedded(self._run, self._model, sizes)
     if self._config.model == "policy":
       opened = engines.policy(self._run, self.directory, _ANSWERED)
     else:

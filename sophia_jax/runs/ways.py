@@ -155,7 +155,7 @@ def _lake_ways(
 
   way = functools.partial(Way, "frozen_lake", problems=problems)
   propose = model.proposals() if model else providers.all_equal
-  wide = dataclasses.replace(search, breadth=4, depth=3)
+  wide = dataclasses.replace(search, breadth=4)
   yield way(
     name="prior alone",
     propose=propose,

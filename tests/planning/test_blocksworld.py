@@ -1,10 +1,9 @@
 """BlocksWorld: legal moves, the oracle against known counts, values by rule."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sophia_jax.planning import blocksworld, tabular
+from sophia_jax.planning import blocksworld, priors, tabular
 from sophia_jax.planning.blocksworld import Blocks, BlocksWorld
 from sophia_jax.types import SophiaError
 
@@ -89,7 +88,8 @@ def test_an_illegal_action_changes_nothing():
 
 def test_the_table_is_the_same_world():
   start, goal = blocksworld.problem(3, 4, 1)
-  world, states, names = blocksworld.tabular(start, goal)
+  tables, states, names = blocksworld.tabular(start, goal)
+  world = tabular.Tabular(*map(np.asarray, tables))
   assert world.states == 13 + 3 * 3
   for place, state in enumerate(states):
     for column, name in enumerate(names[place]):
@@ -101,8 +101,6 @@ def test_the_table_is_the_same_world():
         assert states[to].state == copy.state
         assert float(world.rewards[place, column, 0]) == step.reward
   for horizon in (3, 4):  # the oracle says four actions
-    prior = jnp.broadcast_to(
-      world.uniform(), (horizon, world.states, world.actions)
-    )
-    _, value, _ = tabular.solve(world, horizon, prior, 0.0)
+    prior = priors.uniform(tables, horizon)
+    _, value, _ = tabular.solve(tables, horizon, prior, 0.0)
     np.testing.assert_allclose(value[0, world.start], float(horizon == 4))

@@ -102,6 +102,12 @@ def test_a_query_answers_rows_or_changes_the_image():
   assert len(run("PRAGMA table_info(pets)")[0]["rows"]) == 3
 
 
+def test_an_empty_database_is_one():
+  assert run("SELECT 1", b"") == ({"rows": ["(1,)"]}, b"")
+  _, image = run("CREATE TABLE t(x)", b"")
+  assert run("SELECT count(*) FROM t", image)[0] == {"rows": ["(0,)"]}
+
+
 def test_a_process_that_is_killed_costs_one_query(database):
   assert database.run(IMAGE, "SELECT 1").rows == ("(1,)",)
   database._process.kill()

@@ -88,7 +88,6 @@ def run(tmp_path_factory):
   c = config()
   c.policy.update(path=str(directory), dtype="float32")
   c.prompts.system = ""
-  c.engine.update(slots=2, length=96, chunk=3)
   return Run(c, str(place / "W"))
 
 
@@ -125,7 +124,9 @@ def test_likelihoods_are_the_trainers(run, tmp_path):
 
 
 def test_the_embedded_engine_answers_a_critics_question(run):
-  model = Model(run, PriorConfig())
+  model = Model(run, PriorConfig(context=64, samples=2))
+  with pytest.raises(ContextExceeded):
+    model.ask("red " * 100)
   (answer,) = model.ask("What do you see")
   assert len(answer.token_ids) <= 12 and model.ask("What do you see") == [
     answer
