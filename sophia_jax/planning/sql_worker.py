@@ -26,9 +26,16 @@ READY = b"ready"
 _INSTRUCTIONS = 10_000
 """Instructions of SQLite's machine between two looks at their number."""
 _PRAGMAS = frozenset(
-  {"table_info", "table_list", "foreign_key_list", "index_list", "index_info"}
+  {
+    "table_info",
+    "table_list",
+    "foreign_key_list",
+    "index_list",
+    "index_info",
+    "page_count",
+  }
 )
-"""Pragmas that only read."""
+"""Pragmas that only read; serialising asks for the last."""
 _DENIED = frozenset(
   {
     sqlite3.SQLITE_ATTACH,
