@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from sophia_jax.planning.lookahead import Step
@@ -24,7 +25,7 @@ class FrozenLake:
     horizon: int = 100,
   ):
     world = frozen_lake(rows) if world is None else world
-    self._tables = Tabular(*(np.asarray(table) for table in world))
+    self._tables = jax.tree.map(np.asarray, world)
     self._rows = rows
     self._seeds = np.random.SeedSequence(seed)
     self._rng = np.random.default_rng(self._seeds)

@@ -153,7 +153,9 @@ def look_ahead(
     tally: counts what was "tried" in copies, and what was "refused" as illegal.
   """
   tally = collections.Counter() if tally is None else tally
-  level, leaves, fallback = [_Node(environment)], [], ()
+  level = [_Node(environment)]
+  leaves: list[_Node] = []
+  fallback: tuple[str, ...] = ()
   for _ in range(config.depth):
     below = []
     for node in level:

@@ -191,7 +191,9 @@ def frozen_lake(
   shape = (len(text), len(MOVES), 3)
   successors, rewards = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
   side = (1 - success_rate) / 2
-  probs = np.broadcast_to(np.float32([side, success_rate, side]), shape)
+  probs = np.broadcast_to(
+    np.array([side, success_rate, side], np.float32), shape
+  )
   for state in range(len(text)):
     for action in range(len(MOVES)):
       for place, turned in enumerate((action - 1, action, action + 1)):

@@ -223,10 +223,12 @@ class Model:
       )
       return engines.embedded(self._run, self._model, sizes)
     if self._config.model == "policy":
-      opened = engines.policy(self._run, self.directory, _ANSWERED)
-    else:
-      opened = engines.reasoner(self._run, self._config.model)
-    return self._open.enter_context(opened)
+      return self._open.enter_context(
+        engines.policy(self._run, self.directory, _ANSWERED)
+      )
+    return self._open.enter_context(
+      engines.reasoner(self._run, self._config.model)
+    )
 
 
 def _is_served(run: Run, config: PriorConfig) -> bool:

@@ -22,6 +22,7 @@ from sophia_jax.planning.lookahead import (
   SearchConfig,
   Value,
 )
+from sophia_jax.planning.tabular import frozen_lake
 from sophia_jax.runs.likelihoods import Model
 
 
@@ -149,9 +150,11 @@ def _block_ways(
 def _lake_ways(
   config: EpisodesConfig, search: SearchConfig, model: Model | None, seed: int
 ) -> Iterator[Way]:
+  world = frozen_lake()
+
   def problems() -> Iterator[tuple[str, Environment]]:
     for number in range(config.problems):
-      yield f"lake {number}", FrozenLake(1000 * seed + number)
+      yield f"lake {number}", FrozenLake(1000 * seed + number, world)
 
   way = functools.partial(Way, "frozen_lake", problems=problems)
   propose = model.proposals() if model else providers.all_equal
