@@ -33,7 +33,7 @@ class EpisodesConfig:
   problems: int = 100
   """Problems of each environment."""
   asked: int = 10
-  """Problems of rows that ask a model for values; each action asks it often."""
+  """Problems of each way that asks a model for values, many times an action."""
   plan_blocks: int = 4
   """Blocks of BlocksWorld."""
   plan_steps: int = 6
