@@ -83,6 +83,8 @@ PLAIN = {
   "packing.open_rows": "Rows that are filled at the same time.",
   "packing.drop_oversize": "Whether a sequence longer than a row is dropped "
   "with a count (true) or an error (false).",
+  "planning": "Planning with a model's prior (LINVIT, SLINVIT) in the place of "
+  "evaluation and report; every section that begins with `sweep` is a sweep.",
   "prepare": "What is made from nothing before the run; absent where "
   "checkpoints and data exist.",
   "prepare.name": "World that is made: `digits`.",

@@ -24,7 +24,15 @@ from sophia_jax.rollout import readiness, wire
 from sophia_jax.rollout.client import Client, Job
 from sophia_jax.rollout.endpoints import ClientConfig, Endpoint
 from sophia_jax.rollout.wire import Trouble
-from sophia_jax.types import Chat, Completion, Prompt, Request, SophiaError
+from sophia_jax.types import (
+  Chat,
+  Completion,
+  FinishReason,
+  Prompt,
+  Request,
+  Role,
+  SophiaError,
+)
 
 
 class SGLangEngine(Client):
@@ -93,6 +101,53 @@ class SGLangEngine(Client):
       finish_reason=found.reason,
       versions=found.versions,
     )
+
+
+class SGLangScorer(Client):
+  """Log-probabilities of given responses, of a model whose vocabulary is ours.
+
+  A request's prompt ends with the response, whose tokens have the role RESPONSE;
+  a completion holds their ids and log-probabilities. Text only.
+  """
+
+  def __init__(
+    self, urls: Sequence[str], config: ClientConfig, renderer: Renderer
+  ):
+    """Sends no request yet; see `check`.
+
+    Raises:
+      SophiaError: a URL that is none, or the API key is not set.
+    """
+    super().__init__(urls, config)
+    self.renderer = renderer
+
+  def job(self, request: Request) -> Job:
+    prompt = request.prompt
+    if isinstance(prompt, Chat):
+      prompt = self.renderer.prompt(prompt.text, system=prompt.system)
+    if prompt.images:
+      raise TypeError(f"{request.id}: images are not scored")
+    ids = prompt.token_ids.tolist()
+    count = int((prompt.roles == Role.RESPONSE).sum())
+    return Job(
+      request.id,
+      "/generate",
+      wire.scoring_body(ids),
+      functools.partial(_read_scored, request, ids, count),
+    )
+
+
+def _read_scored(
+  request: Request, ids: list[int], count: int, answer: Any, where: str
+) -> Completion:
+  del where
+  return Completion(
+    request_id=request.id,
+    text="",
+    token_ids=tuple(ids[len(ids) - count :]),
+    logps=wire.read_scored(answer, ids, count),
+    finish_reason=FinishReason.STOP,
+  )
 
 
 class SGLangChat(Client):

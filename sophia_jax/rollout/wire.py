@@ -71,6 +71,19 @@ def text_body(text: str) -> dict[str, Any]:
   }
 
 
+def scoring_body(ids: Sequence[int]) -> dict[str, Any]:
+  """Returns a request of /generate for the log-probabilities of given ids.
+
+  The servers answer with those of the prompt; one token more is the least.
+  """
+  return {
+    "input_ids": [*ids],
+    "sampling_params": {"temperature": 0.0, "max_new_tokens": 1},
+    "return_logprob": True,
+    "logprob_start_len": 0,
+  }
+
+
 def chat_body(
   chat: Chat, how: Sampling, model: str, images: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -160,6 +173,26 @@ def read_generated(
     reason,
     _versions(meta, len(ids)),
   )
+
+
+def read_scored(
+  answer: Any, ids: Sequence[int], count: int
+) -> tuple[float, ...]:
+  """Returns the log-probabilities of the last `count` ids of a scoring request.
+
+  Raises:
+    Trouble: not what a healthy server answers, or those of other ids.
+  """
+  meta = _field(answer, "meta_info", dict)
+  triples = _field(meta, "input_token_logprobs", list)
+  if not count:
+    return ()
+  if len(triples) < count:
+    raise Trouble(f"{len(triples)} log-probabilities, asked for {count}")
+  found, logps = _tokens_of(triples[-count:])
+  if found != (*ids[-count:],):
+    raise Trouble("log-probabilities of other ids than were sent")
+  return logps
 
 
 def _versions(meta: dict[str, Any], count: int) -> tuple[tuple[int, int], ...]:

@@ -16,11 +16,12 @@ from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import open_values, write_directory
 from sophia_jax.checkpoints.staging import replacing
 from sophia_jax.config import section
+from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.scorers import CommonWords, ScoreClient
-from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine
+from sophia_jax.rollout.sglang import SGLangChat, SGLangEngine, SGLangScorer
 from sophia_jax.runs import policies
 from sophia_jax.runs.policies import (
   EngineChoice,
@@ -75,6 +76,29 @@ def policy(
 
 
 @contextlib.contextmanager
+def scoring(
+  run: Run, directory: Path, words: Renderer, tokens: int
+) -> Iterator[SGLangScorer]:
+  """Opens the served policy for the log-probabilities of given responses.
+
+  Args:
+    words: the policy's renderer.
+    tokens: of the longest question and response together.
+
+  Raises:
+    SophiaError: servers that will not do.
+  """
+  choice = run.section(RuntimeConfig, "policy")
+  directory = directory if choice.urls else _servable(run, directory)
+  with (
+    _urls(run, choice, "policy", directory) as urls,
+    SGLangScorer(urls, _client(run), words) as engine,
+  ):
+    engine.check(choice.served or str(directory), tokens)
+    yield engine
+
+
+@contextlib.contextmanager
 def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
   """Opens the text-only model that thinks about problems of difficulty `name`.
 
@@ -118,14 +142,20 @@ def scorer(run: Run) -> Iterator[CommonWords | ScoreClient]:
     yield engine
 
 
-def embedded(run: Run, model: Model) -> EmbeddedEngine:
-  """Puts a model into the embedded engine, on the devices of config.mesh."""
+def embedded(
+  run: Run, model: Model, sizes: EngineConfig | None = None
+) -> EmbeddedEngine:
+  """Puts a model into the embedded engine, on the devices of config.mesh.
+
+  Args:
+    sizes: None: those of config.engine.
+  """
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   return EmbeddedEngine(
     model.module,
     policies.weights(model, mesh),
     model.renderer,
-    run.section(EngineConfig, "engine"),
+    sizes or run.section(EngineConfig, "engine"),
     TileCache(model.image),
   )
 

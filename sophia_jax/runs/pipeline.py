@@ -9,6 +9,7 @@ from sophia_jax.runs import (
   digits,
   evaluation,
   made,
+  planning,
   preflight,
   rounds,
   sampling,
@@ -33,6 +34,8 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.
   """
+  if run.config.get("planning"):
+    return _planned(run, only)
   start(run, only)
   last = run.last()
   for stage in run.stages():
@@ -44,6 +47,17 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
     if stage.config.model == training.POLICY and stage.learns:
       _evaluate_after(run, stage, last)
   return {} if only else report(run)
+
+
+def _planned(run: Run, only: str) -> dict[str, Any]:
+  """Runs a config that plans, once the stages that make its model are done."""
+  planning.read(run)
+  if run.config.order:
+    start(run, only)
+    for stage in run.stages():
+      if only in ("", stage.name):
+        learn(run, stage)
+  return {} if only else planning.run_all(run)
 
 
 def start(run: Run, only: str = "") -> None:

@@ -254,7 +254,7 @@ class Run:
 
   def _is_own(self, step: str) -> bool:
     """Returns whether each update of a workdir does a step itself."""
-    return step in (self.config.order[-1], "after")
+    return step in (*self.config.order[-1:], "after")
 
   def done(self, step: str) -> bool:
     return step in self.seconds()

@@ -1,0 +1,1 @@
+"""Value-based planning with a language model as prior: LINVIT and SLINVIT."""
