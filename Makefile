@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing.py \
   tests/train/test_step.py tests/train/test_optimizer.py
 
-.PHONY: setup setup-dev quickstart quickstart-grpo test test-latest \
+.PHONY: setup setup-dev quickstart quickstart-grpo gpu-suite test test-latest \
   test-commands test-slow \
   test-servers test-browser test-clusters test-sky check format docs reference clean
 
@@ -89,6 +89,19 @@ test-commands: .venv-3.12/.complete .venv-3.13/.complete
 	  $$python -m venv .venv-3.$*
 	.venv-3.$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-3.$*/bin/python -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+# On a machine with a GPU, and with jax for CUDA and torch for Python 3.12: they
+# stay as they are, all else comes beside them. ARGS=--parts=correctness,attention
+GPU_PYTHON ?= python3.12
+GPU_WHEELS ?= $(if $(wildcard runs/wheels),--no-index --find-links=runs/wheels)
+gpu-suite: export PYTHONPATH := $(CURDIR)/.venv-gpu:$(CURDIR)
+gpu-suite: .venv-gpu/.complete
+	$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+.venv-gpu/.complete: benchmarks/gpu/wheels.txt
+	$(GPU_PYTHON) -m pip install --quiet --no-deps --upgrade $(GPU_WHEELS) \
+	  --target .venv-gpu -r benchmarks/gpu/wheels.txt
 	touch $@
 
 test-slow: .venv/.dev

@@ -42,15 +42,33 @@ from sophia_jax.checkpoints import (
   read_config,
   save_params,
 )
-from sophia_jax.models import SIZES, Params, abstract_params
+from sophia_jax.models import (
+  SIZES,
+  DecoderConfig,
+  InternVLConfig,
+  Params,
+  VisionConfig,
+  abstract_params,
+)
 
 GIB = 1 << 30
+MODELS = {
+  **SIZES,
+  # For trying the command out.
+  "toy": InternVLConfig(
+    vision=VisionConfig(width=64, depth=1, heads=1, mlp=64, image_size=28),
+    decoder=DecoderConfig(
+      vocab=256, width=64, depth=2, heads=2, kv_heads=1, mlp=64, head_dim=32
+    ),
+    image_token_id=3,
+  ),
+}
 
 
 def random_params(size: str) -> Params:
   """Returns parameters of finite random bfloat16 bits."""
   rng = np.random.default_rng(0)
-  cfg = dataclasses.replace(SIZES[size], param_dtype="bfloat16")
+  cfg = dataclasses.replace(MODELS[size], param_dtype="bfloat16")
 
   def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     bits = rng.integers(0, 1 << 16, leaf.shape, np.uint16)
@@ -185,7 +203,7 @@ def main() -> None:
     description=__doc__.splitlines()[0],  # type: ignore[union-attr]
     epilog="example: python -m benchmarks.checkpoint --repeats=3",
   )
-  parser.add_argument("--size", choices=SIZES, default="internvl3_1b")
+  parser.add_argument("--size", choices=MODELS, default="internvl3_1b")
   parser.add_argument("--what", default="import,host,export")
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument(
@@ -199,7 +217,7 @@ def main() -> None:
     return
   with tempfile.TemporaryDirectory(dir=args.folder) as folder:
     model = Path(folder) / "model"
-    save_params(random_params(args.size), SIZES[args.size], model)
+    save_params(random_params(args.size), MODELS[args.size], model)
     size = sum(p.stat().st_size for p in model.glob("*.safetensors"))
     for ours in args.what.split(","):
       plain = "plain_export" if ours == "export" else "plain"

@@ -87,7 +87,21 @@ SIZES = {
 class Both:
   """A model in both libraries, and prompts for it."""
 
-  def __init__(self, size: Size, batch: int, directory: Path):
+  def __init__(
+    self,
+    size: Size,
+    batch: int,
+    directory: Path,
+    dtype: str = "float32",
+    new: int = NEW,
+    draw: Callable[[InternVLConfig], Any] | None = None,
+  ):
+    """Writes a checkpoint with a tokenizer, and pictures, into `directory`.
+
+    Args:
+      new: tokens of an answer.
+      draw: its weights; `random_params` if absent.
+    """
     words = tokenizer.build([QUESTION * 9], vision=True)
     tokenizer.save(words, directory / "words")
     image = ImageConfig(tile_size=size.vision.image_size, max_tiles=1)
@@ -95,9 +109,11 @@ class Both:
       vision=size.vision,
       decoder=DecoderConfig(vocab=size.vocab or len(words), **size.decoder),
       image_token_id=words.get_vocab()["<IMG_CONTEXT>"],
-      dtype="float32",
+      dtype=dtype,
+      param_dtype=dtype,
     )
-    save_params(random_params(cfg), cfg, directory / "hf", directory / "words")
+    self.new, draw = new, draw or random_params
+    save_params(draw(cfg), cfg, directory / "hf", directory / "words")
     self.renderer = Renderer(
       str(directory / "hf"), image, cfg.tokens_per_tile, "Look."
     )
@@ -119,12 +135,12 @@ class Both:
       words,
       EngineConfig(
         slots=len(self.prompts),
-        length=len(self.prompts[0]) + NEW,
+        length=len(self.prompts[0]) + self.new,
         prefill_rows=self.prefill_rows,
       ),
       TileCache(self.image),
     )
-    how = Sampling(temperature=0.0, max_new_tokens=NEW)
+    how = Sampling(temperature=0.0, max_new_tokens=self.new)
     asked = [
       Request(id=str(i), prompt=prompt, sampling=how)
       for i, prompt in enumerate(self.prompts)
@@ -137,12 +153,17 @@ class Both:
     return generate
 
   def theirs(self) -> Callable[[], np.ndarray]:
-    """Generates with transformers and its default attention."""
+    """Generates with transformers and its default attention, on a GPU if there
+    is one."""
+    dtype = getattr(torch, self.cfg.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.InternVLForConditionalGeneration.from_pretrained(
-      self.directory, dtype=torch.float32
-    ).eval()
+      self.directory, dtype=dtype
+    )
+    model = model.eval().to(device)
     model.generation_config.eos_token_id = None
     ids = torch.tensor(np.stack([p.token_ids for p in self.prompts])).long()
+    ids = ids.to(device)
     load = TileCache(self.image)
 
     def generate() -> np.ndarray:
@@ -150,13 +171,13 @@ class Both:
       with torch.inference_mode():
         out = model.generate(
           input_ids=ids,
-          pixel_values=pixels(tiles),
+          pixel_values=pixels(tiles).to(device, dtype),
           attention_mask=torch.ones_like(ids),
           do_sample=False,
-          min_new_tokens=NEW,
-          max_new_tokens=NEW,
+          min_new_tokens=self.new,
+          max_new_tokens=self.new,
         )
-      return out[:, ids.shape[1] :].numpy()
+      return out[:, ids.shape[1] :].cpu().numpy()
 
     return generate
 

@@ -212,9 +212,10 @@ class Ours:
 
   def _training(self) -> TrainConfig:
     task = self._task
+    length = task.together * (len(self._both.prompts[0]) + task.new)
     return TrainConfig(
       rows=task.batch // task.together,
-      length=task.together * (len(self._both.prompts[0]) + task.new),
+      length=-(-length // task.multiple) * task.multiple,
       tiles=task.batch,
       block=task.block,
       learning_rate=task.learning_rate,

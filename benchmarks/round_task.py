@@ -46,6 +46,8 @@ class Task:
   """Tokens of a row whose logits exist at the same time, in ours."""
   together: int = 1
   """Sequences that fit a row, in ours; a pair shares one."""
+  multiple: int = 1
+  """Unit of a row's length in ours, tokens; kernels of a GPU take 128."""
   system: str = SYSTEM
   clip: float = 0.2
   learning_rate: float = 1e-6

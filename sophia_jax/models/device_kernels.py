@@ -290,8 +290,10 @@ def current_mesh() -> Any:
 
 def platform() -> str:
   """Returns the platform of the target devices, which may be absent."""
-  mesh = current_mesh()
-  return mesh.abstract_device.platform if mesh else jax.default_backend()
+  if mesh := current_mesh():
+    return mesh.abstract_device.platform
+  chosen = getattr(jax.config, "jax_default_device", None)
+  return getattr(chosen, "platform", chosen) or jax.default_backend()
 
 
 def shards(name: str | None) -> int:

@@ -77,13 +77,13 @@ def attend(
       f"attention {name!r}: known: auto, {', '.join(IMPLEMENTATIONS)}"
     )
   asked, obstacles = name, []
-  while obstacle := _obstacle(name, q, k):
-    if obstacle not in obstacles:
-      obstacles.append(obstacle)
+  while why := obstacle(name, q, k):
+    if why not in obstacles:
+      obstacles.append(why)
     name = _replacement(name)
   if obstacles:
-    why = "; ".join(obstacles)
-    _log_once(f"attention: {name} instead of {asked}: {why}")
+    reasons = "; ".join(obstacles)
+    _log_once(f"attention: {name} instead of {asked}: {reasons}")
   out = IMPLEMENTATIONS[name](q, k, v, segment_ids)
   # They name their residuals themselves; named twice they would be kept twice.
   named = name in (*SPLASH, "cudnn")
@@ -97,7 +97,7 @@ def _replacement(name: str) -> str:
   return FALLBACK.get(name, "xla")
 
 
-def _obstacle(name: str, q: Q, k: KV) -> str:
+def obstacle(name: str, q: Q, k: KV) -> str:
   """Returns why an implementation cannot compute this shape; "" if it can."""
   _, t, n, h = q.shape
   m, sharded = k.shape[2], device.shards("act_length")

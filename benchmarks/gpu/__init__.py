@@ -1,0 +1,1 @@
+"""Measurements on one GPU: `make gpu-suite` (docs/guides/gpus.md)."""
