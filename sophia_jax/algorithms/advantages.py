@@ -89,3 +89,33 @@ def gae(
   zero = jnp.zeros(rewards.shape[0], rewards.dtype)
   columns = (rewards.T, values.T, mask.T, ends.T)
   return jax.lax.scan(back, (zero, zero), columns, reverse=True)[1].T
+
+
+def bilevel(
+  rewards: Float[Array, "B T"],
+  values: Float[Array, "B T"],
+  mask: Float[Array, "B T"],
+  ends: Float[Array, "B T"],
+  segment_ids: Int[Array, "B T"],
+  turns: tuple[float, float],
+  tokens: tuple[float, float],
+) -> Float[Array, "B T"]:
+  """Returns advantages of turns first, then of the tokens in them (the bi-level
+  GAE of RAGEN's code, arXiv 2504.20073).
+
+    G_k = V_k + A_k       A_k of `gae` over the last tokens of the turns alone
+    A_t of `gae` inside turn k, where the last token is paid G_k
+
+  Turns end where `ends` says so, not where a reward is: a turn that earned 0 is
+  a turn. Tokens outside the mask get 0.
+
+  Args:
+    ends: 1 on the last learnt token of each turn.
+    turns: (gamma, lambda) from turn to turn.
+    tokens: (gamma, lambda) from token to token.
+  """
+  across = gae(rewards, values, ends, segment_ids, *turns)
+  paid = jnp.where(ends > 0, values + across, 0.0)
+  before = jnp.cumsum(ends, axis=1) - ends
+  ids = segment_ids + (segment_ids.shape[1] + 1) * before.astype(jnp.int32)
+  return gae(paid, values, mask, ids, *tokens)

@@ -101,6 +101,30 @@ def gae(gamma: float, lam: float, kl: float = 0.0) -> Annotator:
   return Annotator(streams=("advantages", "returns"), score=score)
 
 
+def bilevel_gae(
+  turns: tuple[float, float], tokens: tuple[float, float]
+) -> Annotator:
+  """Makes advantages of turns and, in them, of tokens: `advantages.bilevel`.
+
+  Reads "rewards" and "ends".
+
+  Args:
+    turns: (gamma, lambda) from turn to turn.
+    tokens: (gamma, lambda) from token to token.
+  """
+
+  def score(say: Score, batch: Batch) -> Streams:
+    s = batch.streams
+    names = ("rewards", "values", "mask", "ends")
+    made = advantages.bilevel(
+      *(s[name] for name in names), batch.segment_ids, turns, tokens
+    )
+    returns = _masked(made + s["values"], batch)
+    return {"advantages": made, "returns": returns}
+
+  return Annotator(streams=("advantages", "returns"), score=score)
+
+
 def whiten(stream: str = "advantages") -> Annotator:
   """Shifts and scales a stream to mean 0 and variance 1 over a round's mask."""
 

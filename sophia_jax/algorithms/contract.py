@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from sophia_jax.algorithms.reductions import Reduction, token
 from sophia_jax.types import (
@@ -129,6 +129,25 @@ class World(Protocol):
     """
     ...
 
+  def extend(
+    self,
+    prompt: Prompt,
+    completion: Completion,
+    text: str,
+    pictures: Sequence[str] = (),
+  ) -> Prompt:
+    """Returns the prompt of the turn after an answer: the ids of both as they
+    are, then what the policy is shown next."""
+    ...
+
+  def picture(self, pixels: UInt8[np.ndarray, "H W 3"]) -> str:
+    """Stores a picture once, and returns its path."""
+    ...
+
+  def chance(self, problem: Problem, path: tuple[int, ...]) -> int:
+    """Returns the seed of what chance does at a place of the problem's tree."""
+    ...
+
   def length(self, completion: Completion) -> int:
     """Returns the tokens of an answer in the policy's vocabulary."""
     ...
@@ -175,6 +194,15 @@ Coefficient = Callable[[Moment], float]
 def constant(value: float) -> Coefficient:
   """Returns a schedule that never changes."""
   return lambda moment: value
+
+
+class Trial(NamedTuple):
+  """Episodes that a model is measured by, beside pass@1."""
+
+  sample: Sample
+  """Recipe of one episode."""
+  data: str
+  """File of starts that are not learnt from."""
 
 
 class Term(NamedTuple):
@@ -272,6 +300,13 @@ class Algorithm:
 
   sample: Sample | None = None
   """Recipe of a group; None: learns from examples alone."""
+  check: Callable[[Problem], Any] | None = None
+  """Raises SophiaError for a problem that the recipe cannot sample for, before
+  any is sampled. None: it can for all."""
+  context: int = 0
+  """Largest prompt of a turn after the first, tokens; 0: there is one turn."""
+  trial: Trial | None = None
+  """Episodes that its result is measured by; None: pass@1 alone."""
   roles: tuple[str, ...] = ("policy",)
   """Roles that the recipe asks."""
   reward: Reward = accuracy

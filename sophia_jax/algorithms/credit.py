@@ -8,7 +8,8 @@ Streams made here, 0 outside the learnt tokens:
   mask             1 on the learnt tokens
   weights, count   of the reduction
   advantages       of the rollout
-  rewards          of the rollout, at its last token
+  rewards          of the rollout, at its last token; or of each turn
+  ends             1 on the last token of each turn
   behaviour_logps  log-probabilities under the sampler's weights; NaN on tokens
                    of another model beside the policy's own, where nobody knows
   source           0 on tokens of the policy, 1 on those of another model
@@ -295,6 +296,41 @@ def by_reward(reduction: Reduction) -> Credit:
     return alike(made)
 
   return credit
+
+
+def by_turns(reduction: Reduction, episodes: bool = False) -> Credit:
+  """Puts rewards on the last tokens of turns, and marks these as "ends".
+
+  Args:
+    episodes: whether a turn's reward is 0 except for the last, which gets the
+      rollout's; otherwise each gets its part of "turns".
+  """
+
+  def credit(
+    groups: Sequence[Group], words: Words, moment: Moment
+  ) -> list[TokenSequence]:
+    made: list[TokenSequence] = []
+    for group, rollout in ((g, r) for g in groups for r in g.rollouts):
+      rewards = [0.0] * (len(rollout.turns) - 1) + [part_of(rollout)]
+      if not episodes:
+        rewards = [*np.ravel(rollout.rewards["turns"])]
+      paid = iter(rewards)
+      for s in credited(sequences(rollout, group.problem, words), reduction):
+        ends = _ends(s.roles)
+        amounts = np.zeros(len(s), np.float32)
+        places = np.flatnonzero(ends)
+        amounts[places] = [next(paid) for _ in places]
+        streams = {**s.streams, "rewards": amounts, "ends": ends}
+        made.append(dataclasses.replace(s, streams=streams))
+    return alike(made)
+
+  return credit
+
+
+def _ends(roles: Int8[np.ndarray, "L"]) -> Float[np.ndarray, "L"]:
+  """Returns 1 on the last token of each turn that the policy wrote."""
+  own = roles == Role.RESPONSE
+  return (own & ~np.append(own[1:], False)).astype(np.float32)
 
 
 def part_of(rollout: Rollout) -> float:

@@ -23,6 +23,7 @@ from sophia_jax.algorithms import (
   screen,
   sft,
   sophia,
+  starpo,
   vision_ekipl,
   vlaa,
 )
@@ -51,6 +52,8 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "rl_plus": (rl_plus.Config, rl_plus.rl_plus),
   "papo": (papo.Config, papo.papo),
   "papo_d": (papo.ConfigD, papo.papo_d),
+  "starpo": (starpo.Config, starpo.starpo),
+  "starpo_s": (starpo.ConfigS, starpo.starpo),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

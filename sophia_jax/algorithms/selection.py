@@ -57,17 +57,73 @@ def window(low: float, high: float, key: str = "accuracy") -> Select:
   return where(keep)
 
 
+def deviation(group: Group, key: str = "reward") -> float:
+  """Returns the unbiased standard deviation of a raw reward part in a group; 0
+  for a group of one."""
+  rewards = [part(r, key) for r in group.rollouts]
+  return float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 0.0
+
+
 def most_varied(share: float, key: str = "reward") -> Select:
   """Keeps the share of the groups whose rewards differ most (StarPO-S, arXiv
   2504.20073), at least one; ties go to the first."""
 
   def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
-    spread = [np.std([part(r, key) for r in g.rollouts]) for g in groups]
-    order = np.argsort([-s for s in spread], kind="stable")
+    order = _falling([deviation(g, key) for g in groups])
     kept = sorted(order[: max(1, round(share * len(groups)))])
     return [groups[i] for i in kept]
 
   return rule
+
+
+def most_of_deviation(
+  mass: float, key: str = "reward", softmax: bool = False
+) -> Select:
+  """Keeps the groups whose rewards differ most until their deviations sum to a
+  share of all (RAGEN's top-p filter).
+
+    the first n by falling s with sum_{i<n} s_i >= mass sum s - 0.01
+
+  A group without deviation is never kept; where none has any, no group is left
+  and the round makes no update. Ties go to the first.
+
+  Args:
+    mass: share of the sum.
+    softmax: whether the shares are those of softmax(s), as in RAGEN's main
+      scripts. They depend on the scale of the reward: deviations up to 0.5 keep
+      nearly every group, those of several units one or two.
+  """
+
+  def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+    spread = np.array([deviation(g, key) for g in groups])
+    if not spread.any():
+      return []
+    weights = np.exp(spread - spread.max()) if softmax else spread
+    scale = weights.sum() if softmax else 1.0
+    order = _falling(spread)
+    before = np.cumsum(weights[order] / scale) - weights[order] / scale
+    enough = mass * weights.sum() / scale - 0.01
+    kept = [i for i, b in zip(order, before) if b < enough and spread[i] > 0]
+    return [groups[i] for i in sorted(kept)]
+
+  return rule
+
+
+def least_deviation(ratio: float, key: str = "reward") -> Select:
+  """Keeps the groups with at least `ratio` of the largest deviation (RAGEN's
+  min-p filter), none without any."""
+
+  def rule(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
+    spread = [deviation(g, key) for g in groups]
+    least = ratio * max(spread, default=0.0)
+    return [g for g, s in zip(groups, spread) if s > 0 and s >= least]
+
+  return rule
+
+
+def _falling(values: Sequence[float] | np.ndarray) -> list[int]:
+  """Returns the places of values, the largest first; ties keep their order."""
+  return np.argsort([-v for v in values], kind="stable").tolist()
 
 
 def fresh(bound: int) -> Select:

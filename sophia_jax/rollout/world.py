@@ -14,9 +14,15 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import io
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sophia_jax import files
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.problems import problem_digest
 from sophia_jax.rewards.pool import Verifier
@@ -232,6 +238,40 @@ class World:
       context: further texts that the role is shown, such as `caption`.
     """
     return self._seat(template).prompt(problem, **context)
+
+  def extend(
+    self,
+    prompt: Prompt,
+    completion: Completion,
+    text: str,
+    pictures: Sequence[str] = (),
+  ) -> Prompt:
+    """Returns the prompt of the turn after an answer: the ids of both as they
+    are, then what the policy is shown next."""
+    return self.words.extend(prompt, completion.token_ids, text, pictures)
+
+  def picture(self, pixels: UInt8[np.ndarray, "H W 3"]) -> str:
+    """Stores a picture beside the answers, once, and returns its path.
+
+    Raises:
+      SophiaError: it is missing from a store that is only read.
+    """
+    name = hashlib.blake2b(pixels.tobytes(), digest_size=12).hexdigest()
+    shape = "x".join(map(str, pixels.shape[:2]))
+    path = self.store.path / "pictures" / f"{name}-{shape}.png"
+    if not path.exists():
+      if not self.store.writable:
+        raise self._missing(f"the picture {path.name}")
+      buffer = io.BytesIO()
+      Image.fromarray(pixels).save(buffer, "png", compress_level=1)
+      path.parent.mkdir(exist_ok=True)
+      files.write_bytes(path, buffer.getvalue())
+    return str(path)
+
+  def chance(self, problem: Problem, path: tuple[int, ...]) -> int:
+    """Returns the seed of what chance does at a place of the problem's tree."""
+    name = request_name("chance", problem.id, path)
+    return seed_of(self._seed, name, self._round)
 
   def length(self, completion: Completion) -> int:
     """Returns the tokens of an answer in the policy's vocabulary."""

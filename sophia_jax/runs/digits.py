@@ -12,6 +12,8 @@ import jax
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.digits import corpus, measures, pretrain, scenes, tokenizer
+from sophia_jax.envs import worlds
+from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.files import write_text
 from sophia_jax.models import (
   DecoderConfig,
@@ -39,6 +41,10 @@ def prepare(run: Run) -> None:
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
+  if run.config.prepare.get("world") and not _done(run, "world"):
+    with run.step("world"):
+      world = run.section(WorldConfig, "prepare.world")
+      worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
   if not _done(run, "vision"):
     with run.step("vision"):
       _see(run, config)

@@ -14,6 +14,7 @@ from sophia_jax.runs import (
   rounds,
   sampling,
   training,
+  trials,
 )
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.report import report
@@ -43,6 +44,7 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
       continue
     if stage.name == last.name:
       evaluation.evaluate_once(run, "before", run.start(stage))
+      trials.measure(run, stage, "before", run.start(stage))
     learn(run, stage)
     if stage.config.model == training.POLICY and stage.learns:
       _evaluate_after(run, stage, last)
@@ -160,6 +162,7 @@ def _evaluate_after(run: Run, stage: Stage, last: Stage) -> None:
   export: Path = training.export_directory(run, stage)
   if stage.name == last.name:
     evaluation.evaluate_once(run, "after", export)
+    trials.measure(run, stage, "after", export)
   elif run.start(last) != export:
     step = f"{stage.name}/eval"
     evaluation.evaluate_once(run, stage.name, export, step)

@@ -12,7 +12,7 @@ from typing import Any
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals import report as page
-from sophia_jax.runs import digits, sampler, sampling
+from sophia_jax.runs import digits, sampler, sampling, trials
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -52,6 +52,7 @@ def report(run: Run) -> dict[str, Any]:
       "before": before["pass_at_1"],
       "after": after["pass_at_1"],
     },
+    **_measures(run),
     "by_source": {"before": before["by_source"], "after": after["by_source"]},
     "reading": digits.readings(
       run, {"before": before["responses"], "after": after["responses"]}
@@ -171,6 +172,21 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 def _evaluation(run: Run, name: str) -> dict[str, Any]:
   return _read(run.evals(name) / f"{name}.json")
+
+
+def _measures(run: Run) -> dict[str, Any]:
+  """Returns what episodes measured before and after; {} without episodes."""
+  found = [trials.read(run, name) for name in ("before", "after")]
+  if not all(found):
+    return {}
+  before, after = found
+  return {
+    "measures": {
+      name: {"before": before[name], "after": after[name], "n": after["n"]}
+      for name in before
+      if name != "n"
+    }
+  }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -113,10 +113,14 @@ def problems(run: Run, stage: Stage) -> tuple[Problem, ...]:
   """Returns the problems that a stage samples for.
 
   Raises:
-    SophiaError: they are fewer than a round learns from.
+    SophiaError: they are fewer than a round learns from, or the method cannot
+      sample for one of them.
   """
   found = run.problems(data_file(run, stage))
   check_enough(stage, len(found))
+  if stage.algorithm.check:
+    for problem in found:
+      stage.algorithm.check(problem)
   return found
 
 
@@ -171,7 +175,26 @@ def check(run: Run, stage: Stage) -> None:
   registry.check_sampling(
     stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )
+  _check_context(run, stage)
   teachers.check(run, stage)
+
+
+def _check_context(run: Run, stage: Stage) -> None:
+  """Raises SophiaError if the longest episode has no room in engine or rows."""
+  context = stage.algorithm.context
+  if not context:
+    return
+  answer = run.section(Sampling, SAMPLING["policy"]).max_new_tokens
+  rooms = {f"config.stages.{stage.name}.train.length": stage.train.length}
+  if run.config.policy.engine == "embedded":
+    rooms["config.engine.length"] = run.config.engine.length
+  for key, room in rooms.items():
+    if context + answer > room:
+      raise SophiaError(
+        f"{key}={room}: an episode has up to {context} + {answer} tokens "
+        f"(stages.{stage.name}.context, answering.max_new_tokens); raise it to "
+        f"{context + answer}, or lower these"
+      )
 
 
 def store_directory(run: Run, stage: Stage) -> Path:
@@ -233,7 +256,7 @@ def groups(run: Run, stage: Stage) -> Iterator[Group]:
   )
   assert stage.algorithm.sample is not None
   with open_store(run, stage, read_only=True) as store:
-    world = World(store, replayed(stage, words, prompts), words)
+    world = World(store, replayed(stage, words, prompts), words, seed=run.seed)
     whole = (p for p in problems(run, stage) if world.complete(p))
     yield from collect(whole, stage.algorithm.sample, world, ahead=1)
 

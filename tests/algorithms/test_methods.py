@@ -44,8 +44,10 @@ SMALL = {
 ELSEWHERE = (
   *("openvlthinker", "vision_ekipl", "vlaa"),
   *("chains", "buckets", "screen"),
+  *("starpo", "starpo_s"),
 )
-"""GRPO with other rewards, and methods that write files: tests of their own."""
+"""GRPO with other rewards or episodes, and methods that write files: tests of
+their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -1,0 +1,126 @@
+"""Episodes that measure a model: starts that were not learnt from, played once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sophia_jax.algorithms.selection import part
+from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.config import decisive
+from sophia_jax.evals.evaluate import EvalConfig
+from sophia_jax.evals.stats import wilson
+from sophia_jax.files import write_json
+from sophia_jax.progress import Progress
+from sophia_jax.rollout import roles
+from sophia_jax.rollout.collect import collect
+from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.rollout.store import Store
+from sophia_jax.rollout.world import World
+from sophia_jax.runs import engines
+from sophia_jax.runs.run import Run
+from sophia_jax.runs.stage import Stage
+from sophia_jax.types import Problem, Rollout, Sampling
+
+
+def measure(run: Run, stage: Stage, name: str, directory: Path) -> None:
+  """Plays the starts of a method's trial, unless that is done.
+
+  Writes W/evals/NAME.measures.json; the episodes are in W/evals/NAME.episodes,
+  and a run that was killed continues there.
+
+  Args:
+    directory: the checkpoint that plays.
+
+  Raises:
+    SophiaError: a start is no environment, or the engine fails.
+  """
+  trial, path = stage.algorithm.trial, _path(run, name)
+  if trial is None or path.exists():
+    return
+  config = run.section(EvalConfig, "eval")
+  problems = run.problems(trial.data)[: config.limit or None]
+  for problem in problems:
+    if stage.algorithm.check:
+      stage.algorithm.check(problem)
+  rollouts = _played(run, stage, directory, problems, path)
+  write_json(path, summary(rollouts))
+
+
+def read(run: Run, name: str) -> dict[str, Any]:
+  """Returns what `measure` wrote; {} where it wrote nothing."""
+  path = _path(run, name)
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def summary(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+  """Returns success with a 95 % interval, and the means of the other parts."""
+  solved = [part(r, "accuracy") > 0 for r in rollouts]
+  low, high = wilson(sum(solved), len(solved))
+  mean = lambda values: float(np.mean(values)) if rollouts else 0.0
+  parts = {
+    key: mean([part(r, key) for r in rollouts])
+    for key in ("env", "format", "invalid", "actions")
+  }
+  return {
+    "n": len(rollouts),
+    "success": {"value": mean(solved), "low": low, "high": high},
+    "return": mean([part(r, "env") + part(r, "format") for r in rollouts]),
+    "turns": mean([len(r.turns) for r in rollouts]),
+    **parts,
+  }
+
+
+def _path(run: Run, name: str) -> Path:
+  return run.evals(name) / f"{name}.measures.json"
+
+
+def _played(
+  run: Run,
+  stage: Stage,
+  directory: Path,
+  problems: Sequence[Problem],
+  path: Path,
+) -> list[Rollout]:
+  """Plays one episode of each start, with the sampling of an evaluation."""
+  assert stage.algorithm.trial is not None
+  config = run.section(EvalConfig, "eval")
+  how = Sampling(
+    temperature=config.temperature,
+    top_p=config.top_p,
+    top_k=config.top_k,
+    max_new_tokens=config.max_new_tokens,
+  )
+  meta = {
+    "model": fingerprint(directory),
+    "method": decisive(stage.method),
+    "sampling": decisive(how),
+    "system": run.config.prompts.slow_thinking,
+    "seed": run.seed,
+  }
+  with (
+    engines.policy(run, directory, how.max_new_tokens, config.resize) as policy,
+    Store(path.with_name(f"{path.name.split('.')[0]}.episodes"), meta) as store,
+  ):
+    seats = roles.seats(
+      policy.renderer,
+      run.section(Prompts, "prompts"),
+      {"policy": how},
+      {"policy": {"": policy}},
+    )
+    world = World(store, seats, policy.renderer, seed=run.seed)
+    found = collect(problems, stage.algorithm.trial.sample, world)
+    rollouts: list[Rollout] = []
+    with (
+      contextlib.closing(found),
+      Progress(store.path.name, len(problems), "episode") as progress,
+    ):
+      for group in found:
+        rollouts += group.rollouts
+        progress.advance()
+  return rollouts
