@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from jaxtyping import Float
 
 from sophia_jax.envs import board
 from sophia_jax.envs.board import ACTIONS, Place
@@ -26,6 +27,8 @@ _COLOURS = {
   "W": (_GREEN, _RED),
 }
 _DISCOUNT = 0.99
+_SWEEPS = 200
+"""Sweeps of value iteration: what is left changes no order of actions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,36 +117,44 @@ class FrozenLake:
 
   def advice(self, state: Place) -> int:
     """Returns the action of the highest discounted value."""
-    values = _values(self)
-    return int(np.argmax([_ahead(self, values, state, a) for a in range(4)]))
+    return int(np.argmax(_values(self)[state]))
 
 
 _SIGNS = str.maketrans("SFH", "__O")
 
 
-def _ahead(
-  lake: FrozenLake, values: dict[Place, float], state: Place, action: int
-) -> float:
-  """Returns the value of an action: r + gamma V(s')."""
-  return sum(
-    p * (s.reward + (0.0 if s.done else _DISCOUNT * values[s.state]))
-    for p, s in lake.transitions(state, action)
-  )
-
-
 @functools.lru_cache(maxsize=4096)
-def _values(lake: FrozenLake) -> dict[Place, float]:
-  """Returns the optimal value of each place, by value iteration."""
-  values = dict.fromkeys(board.places(lake.rows, "SFHG"), 0.0)
-  for _ in range(200):
-    new = {
-      place: max(_ahead(lake, values, place, a) for a in range(4))
-      for place in values
-    }
-    if max(abs(new[p] - values[p]) for p in values) < 1e-9:
-      break
-    values = new
+def _values(lake: FrozenLake) -> Float[np.ndarray, "H W A"]:
+  """Returns the optimal value of each action, by value iteration."""
+  height, width = len(lake.rows), len(lake.rows[0])
+  reward = np.zeros((height, width, 4))
+  after = np.zeros((height, width, 4, height, width))
+  for place in board.places(lake.rows, "SFHG"):
+    for action in range(4):
+      for p, step in lake.transitions(place, action):
+        reward[*place, action] += p * step.reward
+        after[*place, action, *step.state] += p * (not step.done)
+  values = reward
+  for _ in range(_SWEEPS):
+    best = values.max(-1)
+    values = reward + _DISCOUNT * np.tensordot(after, best, 2)
   return values
+
+
+def _reachable(lake: FrozenLake) -> bool:
+  """Returns whether a way over ice leads from the start to the goal."""
+  sure = dataclasses.replace(lake, success_rate=1.0)
+  seen, queue = {sure.start()}, [sure.start()]
+  while queue:
+    place = queue.pop()
+    for action in range(4):
+      step = sure.transitions(place, action)[1][1]
+      if step.reward > 0:
+        return True
+      if not step.done and step.state not in seen:
+        seen.add(step.state)
+        queue.append(step.state)
+  return False
 
 
 def drawn(
@@ -162,7 +173,5 @@ def drawn(
     lake = FrozenLake(
       rows=tuple("".join(row) for row in signs), success_rate=success_rate
     )
-    # Without slipping a reachable goal has a value.
-    sure = dataclasses.replace(lake, success_rate=1.0)
-    if _values(sure)[lake.start()] > 0:
+    if _reachable(lake):
       return lake
