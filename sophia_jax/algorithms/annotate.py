@@ -115,9 +115,14 @@ def bilevel_gae(
 
   def score(say: Score, batch: Batch) -> Streams:
     s = batch.streams
-    names = ("rewards", "values", "mask", "ends")
     made = advantages.bilevel(
-      *(s[name] for name in names), batch.segment_ids, turns, tokens
+      s["rewards"],
+      s["values"],
+      s["mask"],
+      s["ends"],
+      batch.segment_ids,
+      turns,
+      tokens,
     )
     returns = _masked(made + s["values"], batch)
     return {"advantages": made, "returns": returns}

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from sophia_jax.algorithms import segments
 from sophia_jax.algorithms.contract import Forward, Loss, Moment, Term
 from sophia_jax.algorithms.ratios import Ratio
+from sophia_jax.algorithms.selection import deviation
 from sophia_jax.types import Batch, FinishReason, Group, Rollout, TokenSequence
 
 POLICY = "actor/pg_loss"
@@ -186,6 +187,7 @@ def of_round(
     **{f"rewards/{k}/mean": float(np.mean(v)) for k, v in parts.items()},
     **{f"rewards/{k}/std": float(np.std(v)) for k, v in parts.items()},
     "frac_reward_zero_std": _share(map(_constant, groups)),
+    **_mean("critic/score/group_std", [deviation(g) for g in groups]),
     "training/filter_groups/sampled": float(len(groups)),
     "training/filter_groups/kept": float(len(kept)),
     **_spread("response_length", lengths),
@@ -247,6 +249,10 @@ def sampler_gap(
     "training/rollout_probs_diff_std": float(gap.std()),
     "training/rollout_actor_probs_pearson_corr": float(pearson),
   }
+
+
+def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
+  return {f"{name}/mean": float(np.mean(values))} if values else {}
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -47,6 +47,7 @@ def test_a_round_by_hand():
     "rewards/accuracy/mean": 0.75,
     "rewards/accuracy/std": np.sqrt(3) / 4,
     "frac_reward_zero_std": 0.5,
+    "critic/score/group_std/mean": np.sqrt(4 / 3) / 2,
     "training/filter_groups/sampled": 2,
     "training/filter_groups/kept": 1,
     "response_length/mean": 4.0,

@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sophia_jax.algorithms.sampling import attempts, described
 from sophia_jax.rewards.pool import Verifier
@@ -158,6 +161,34 @@ def test_lengths_are_counted_once_and_kept(sampled, store):
   world = World(store, seats(caption={}, reasoner={}), Silent())
   [again] = collect(words(1), described(1, 1), world)
   assert again.rollouts[1].length == 4
+
+
+def test_a_picture_is_stored_once_and_found_again(store):
+  world = World(store, {}, lives.Counted())
+  board = np.arange(48, dtype=np.uint8).reshape(2, 8, 3)
+  path = world.picture(board)
+  assert np.array_equal(np.asarray(Image.open(path)), board)
+  written = Path(path).stat().st_mtime_ns
+  assert world.picture(board.copy()) == path
+  assert world.picture(board.reshape(8, 2, 3)) != path
+  assert Path(path).stat().st_mtime_ns == written
+  with Store(store.path, read_only=True) as found:
+    replay = World(found, {}, lives.Counted())
+    assert replay.picture(board) == path
+    with pytest.raises(SophiaError, match="is missing"):
+      replay.picture(board + 1)
+
+
+def test_chance_is_of_run_round_and_place(store):
+  [one, two] = words(2)
+  seeds = {
+    World(store, {}, lives.Counted(), seed=s, round=r).chance(p, path)
+    for s in (0, 1)
+    for r in (0, 1)
+    for p in (one, two)
+    for path in ((0,), (1,))
+  }
+  assert len(seeds) == 16
 
 
 def test_several_turns_of_one_path(sampled, store):
