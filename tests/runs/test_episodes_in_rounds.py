@@ -20,6 +20,9 @@ from sophia_jax.train import metrics
 from sophia_jax.types import SophiaError
 from tests.launch import rounds, rounds_config
 
+# Programs run for milliseconds and compile for seconds.
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
@@ -114,8 +117,10 @@ def test_two_rounds_and_a_kill_in_the_middle_of_an_episode(
   def dying(store, record):
     nonlocal count
     count += isinstance(record, Answer)
-    if count == 24:  # of a second turn: the line is cut in the middle
+    if count == 24:  # the line is cut in the middle, and nothing follows
       os.write(store._fd, encode(record)[:40])
+      count += 1
+    if count > 24:
       raise Killed
     write(store, record)
 
@@ -141,11 +146,9 @@ def complete_lines(workdir):
 
 
 def test_a_critic_learns_from_turns(workdir):
-  rows = learnt(
-    prepared(
-      workdir, "starpo", advantage="bilevel", rewards="turn", filter="none"
-    )
-  )
+  critic = {"advantage": "bilevel", "rewards": "turn", "filter": "none"}
+  small = {"n": 2, "groups": 2, "minibatches": 1, "turns": 2}
+  rows = learnt(prepared(workdir, "starpo", **critic, **small))
   assert np.isfinite(rows[-1]["critic/vf_loss"])
   assert rows[0]["critic/returns/mean"] != 0
 
