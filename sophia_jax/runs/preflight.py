@@ -18,7 +18,14 @@ from sophia_jax.data.images import ImageConfig
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout import roles, store
-from sophia_jax.runs import lengths, made, policies, sampling, training
+from sophia_jax.runs import (
+  lengths,
+  made,
+  policies,
+  sampling,
+  training,
+  trials,
+)
 from sophia_jax.runs.policies import ReasonerConfig
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -166,6 +173,8 @@ def _check_data(
   Raises:
     SophiaError: the first mistake; names the problem.
   """
+  for stage in chosen:
+    trials.starts(run, stage)
   sampled = [stage for stage in chosen if _given(run, stage)]
   for name in {sampling.data_file(run, stage) for stage in sampled}:
     refuse_evaluation(run.problems(name), str(run.path(name)))

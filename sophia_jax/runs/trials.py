@@ -40,16 +40,29 @@ def measure(run: Run, stage: Stage, name: str, directory: Path) -> None:
   Raises:
     SophiaError: a start is no environment, or the engine fails.
   """
-  trial, path = stage.algorithm.trial, _path(run, name)
-  if trial is None or path.exists():
+  path, problems = _path(run, name), starts(run, stage)
+  if not problems or path.exists():
     return
-  config = run.section(EvalConfig, "eval")
-  problems = run.problems(trial.data)[: config.limit or None]
-  for problem in problems:
-    if stage.algorithm.check:
-      stage.algorithm.check(problem)
   rollouts = _played(run, stage, directory, problems, path)
   write_json(path, summary(rollouts))
+
+
+def starts(run: Run, stage: Stage) -> Sequence[Problem]:
+  """Returns the starts of a method's trial, as many as an evaluation takes; none
+  without a trial.
+
+  Raises:
+    SophiaError: the file is missing or broken, or one is no environment.
+  """
+  trial, check = stage.algorithm.trial, stage.algorithm.check
+  if trial is None:
+    return ()
+  config = run.section(EvalConfig, "eval")
+  problems = run.problems(trial.data)[: config.limit or None]
+  if check is not None:
+    for problem in problems:
+      check(problem)
+  return problems
 
 
 def read(run: Run, name: str) -> dict[str, Any]:
