@@ -270,8 +270,7 @@ class World:
 
   def chance(self, problem: Problem, path: tuple[int, ...]) -> int:
     """Returns the seed of what chance does at a place of the problem's tree."""
-    name = request_name("chance", problem.id, path)
-    return seed_of(self._seed, name, self._round)
+    return chance_of(self._seed, problem.id, path, self._round)
 
   def length(self, completion: Completion) -> int:
     """Returns the tokens of an answer in the policy's vocabulary."""
@@ -344,6 +343,13 @@ def seed_of(seed: int, name: str, round: int = 0) -> int:
   run = f"{seed}.{round}" if round else f"{seed}"
   digest = hashlib.blake2b(f"{run}/{name}".encode(), digest_size=8)
   return int.from_bytes(digest.digest(), "big") >> 1
+
+
+def chance_of(
+  seed: int, problem_id: str, path: tuple[int, ...], round: int
+) -> int:
+  """Returns the seed of what chance does at a place of a problem's tree."""
+  return seed_of(seed, request_name("chance", problem_id, path), round)
 
 
 def _text_key(completion: Completion) -> tuple[str, int]:

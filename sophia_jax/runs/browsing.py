@@ -85,6 +85,7 @@ class Workdir:
         directory=directory,
         stage=name,
         round=int(number) if number.isdecimal() else 0,
+        seed=self._run.seed if self._run else 0,
         algorithm=stage.algorithm if stage else None,
         data=self._data(stage),
         facts=_facts(stage),

@@ -1,19 +1,22 @@
 """Episodes in a world: the same after a kill, read again, and seen as pictures."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
 
+from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.algorithms.episodes import episodes
 from sophia_jax.envs import registry
 from sophia_jax.envs.board import ACTIONS
 from sophia_jax.envs.episode import Limits
 from sophia_jax.envs.lake import FrozenLake
+from sophia_jax.evals.browser import groups as browsed
 from sophia_jax.rollout import roles
 from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.rollout.records import Answer, decode
+from sophia_jax.rollout.records import Answer, Finished, decode
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.world import World
 from sophia_jax.types import Completion, FinishReason, Problem, Role
@@ -155,3 +158,23 @@ def test_a_kill_in_the_middle_of_an_episode_repeats_nothing(
   ids = [ids for ids, *_ in prompts(again)]
   assert ids == [ids for ids, *_ in prompts(groups)]
   assert (tmp_path / "0.jsonl").read_bytes().startswith(kept)
+
+
+def test_the_browser_plays_the_records(undisturbed, starts):
+  directory, groups, _ = undisturbed
+  algorithm = Algorithm(sample=PLAY, terms=())
+  lines = (directory / "0.jsonl").read_bytes().splitlines(True)
+  records = [r for r in map(decode, lines) if not isinstance(r, Finished)]
+  for group, start in zip(groups, starts):
+    own = [r for r in records if r.problem_id == start.id]
+    found, complete = browsed.read(own, start, algorithm, seed=3)
+    assert complete
+    assert [r.rewards for r in found.rollouts] == [
+      r.rewards for r in group.rollouts
+    ]
+    unknown = dataclasses.replace(start, answer="")
+    found, complete = browsed.read(own, unknown, algorithm, seed=3)
+    assert not complete and len(found.rollouts) == 3
+    assert [len(r.turns) for r in found.rollouts] == [
+      len(r.turns) for r in group.rollouts
+    ]

@@ -19,6 +19,7 @@ from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.table import Place, Table
 from sophia_jax.rollout.records import Answer, Graded, Record, identity
+from sophia_jax.rollout.world import chance_of
 from sophia_jax.types import (
   Completion,
   FinishReason,
@@ -59,7 +60,8 @@ class _Absent(SophiaError):
 class _Shelf:
   """The records of one group as `algorithms.contract.World`."""
 
-  def __init__(self, records: Iterable[Record]):
+  def __init__(self, records: Iterable[Record], seed: int, round: int):
+    self._seed, self._round = seed, round
     self.answers: dict[tuple[str, Path, int], Answer] = {}
     self.grades: dict[tuple[Path, str], Grade] = {}
     self.lengths: dict[str, int] = {}
@@ -88,6 +90,17 @@ class _Shelf:
 
   def prompt(self, template: str, problem: Problem, **context: str) -> Prompt:
     return _PROMPT
+
+  def extend(
+    self, prompt: Prompt, completion: Completion, text: str, pictures: Any = ()
+  ) -> Prompt:
+    return _PROMPT
+
+  def picture(self, pixels: Any) -> str:
+    return ""
+
+  def chance(self, problem: Problem, path: Path) -> int:
+    return chance_of(self._seed, problem.id, path, self._round)
 
   def length(self, completion: Completion) -> int:
     return self.lengths.get(completion.request_id, 0)
@@ -122,18 +135,26 @@ class _NoWords:
 
 # ------------------------------------------------------------------------ a group
 def read(
-  records: Sequence[Record], problem: Problem, algorithm: Algorithm | None
+  records: Sequence[Record],
+  problem: Problem,
+  algorithm: Algorithm | None,
+  seed: int = 0,
+  round: int = 0,
 ) -> tuple[Group, bool]:
   """Returns the group of a problem, and whether it is complete.
 
   A group that is not complete has the rollouts that are there, without what
-  the method would add to their rewards.
+  the method would add to their rewards; so has one whose problem is not known,
+  and one with an episode that the context ended.
+
+  Args:
+    seed: of the run; with the round it decides what chance did.
   """
-  shelf = _Shelf(records)
+  shelf = _Shelf(records, seed, round)
   if algorithm is not None and algorithm.sample is not None:
     try:
       return _run(_sampled(algorithm, shelf, problem)), True
-    except (_Absent, KeyError):  # KeyError: another method's records
+    except (SophiaError, KeyError):  # KeyError: another method's records
       pass
   return Group(problem=problem, rollouts=tuple(_loose(shelf, problem))), False
 
@@ -320,6 +341,8 @@ class Credits:
         list(self._catalogue.records(table, one)),
         self._problems(table, one),
         place.algorithm,
+        place.seed,
+        place.round,
       )
       if complete:
         groups.append(group)

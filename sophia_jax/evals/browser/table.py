@@ -32,6 +32,8 @@ class Place:
   directory: Path
   stage: str = ""
   round: int = 0
+  seed: int = 0
+  """Seed of the run."""
   algorithm: Algorithm | None = None
   """Method of its stage; None: not known, nothing is said about selection."""
   data: Path | None = None

@@ -135,7 +135,9 @@ def group(session: Session, table: Table, g: int) -> GroupView:
   known = session.known(table, g)
   problem = known or Problem(id=name, question="", answer="")
   records = list(session.catalogue.records(table, g))
-  found, complete = trees.read(records, problem, place.algorithm)
+  found, complete = trees.read(
+    records, problem, place.algorithm, place.seed, place.round
+  )
   credits = session.credits.of_group(table, g) if complete else {}
   cards = {
     r.path: _card(place, found, r, credits.get(r.path)) for r in found.rollouts
