@@ -21,8 +21,8 @@ from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.table import Table
 from sophia_jax.types import SophiaError
 
-CHUNK = 5_000
-"""Texts that are searched between two looks at the clock."""
+CHUNK = 1 << 24
+"""Bytes of texts that are searched between two looks at the clock."""
 LIMIT_S = 20.0
 """Time limit of a search, seconds."""
 MAX_PATTERN = 500
@@ -74,10 +74,13 @@ def search(
   mask = np.zeros(table.rows, bool)
   # In the order of the files, which is that of the disk.
   order: Int64[np.ndarray, "N"] = np.argsort(table.at, kind="stable")
-  done = 0
+  sizes = np.cumsum(table.text[order, 1] - table.text[order, 0])
+  done, read = 0, 0
   matches([], pattern, regex)
   while done < len(order) and time.monotonic() < end:
-    rows = order[done : done + CHUNK]
+    stop = int(np.searchsorted(sizes, read + CHUNK, side="right"))
+    rows = order[done : max(stop, done + 1)]
+    read = int(sizes[done + len(rows) - 1])
     raw = b'","'.join(catalogue.texts(table, rows))
     texts = json.loads(b'["%s"]' % raw)
     mask[rows] = matches(texts, pattern, regex)
