@@ -219,10 +219,11 @@ class Catalogue:
     self, table: Table, rows: Int64[np.ndarray, "N"]
   ) -> Iterator[bytes]:
     """Yields the JSON of the rows' texts, without quotes."""
-    bounds = table.text[rows].tolist()
-    for at, (start, end) in zip(table.at[rows].tolist(), bounds):
-      number, offset = segment_and_offset(at)
-      yield self._map(number, offset)[offset + start : offset + end]
+    # The inverse of `place_of`, of all rows at once.
+    numbers, offsets = np.divmod(table.at[rows], place_of(1, 0))
+    starts, ends = (offsets[:, None] + table.text[rows]).T.tolist()
+    for number, start, end in zip(numbers.tolist(), starts, ends):
+      yield self._map(number, start)[start:end]
 
   def _map(self, number: int, offset: int) -> mmap.mmap:
     """Returns a segment in memory, at least to the line at `offset`."""

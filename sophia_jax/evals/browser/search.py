@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.table import Table
 from sophia_jax.types import SophiaError
 
-CHUNK = 5_000
-"""Texts that are searched between two looks at the clock."""
+CHUNK = 1 << 24
+"""Bytes of texts that are searched between two looks at the clock."""
 LIMIT_S = 20.0
 """Time limit of a search, seconds."""
 MAX_PATTERN = 500
@@ -39,7 +39,7 @@ class Hits:
 
 
 def matches(
-  texts: Iterable[str], pattern: str, regex: bool
+  texts: Sequence[str], pattern: str, regex: bool
 ) -> Bool[np.ndarray, "N"]:
   """Returns which texts have the pattern, upper and lower case alike.
 
@@ -52,7 +52,7 @@ def matches(
     )
   match = pc.match_substring_regex if regex else pc.match_substring
   try:
-    found = match(_strings(list(texts)), _valid(pattern), ignore_case=True)
+    found = match(_strings(texts), _valid(pattern), ignore_case=True)
   except pa.ArrowInvalid as e:
     raise SophiaError(f"the pattern is not understood: {e}") from None
   return found.to_numpy(zero_copy_only=False).astype(bool)
@@ -74,10 +74,13 @@ def search(
   mask = np.zeros(table.rows, bool)
   # In the order of the files, which is that of the disk.
   order: Int64[np.ndarray, "N"] = np.argsort(table.at, kind="stable")
-  done = 0
+  sizes = np.cumsum(table.text[order, 1] - table.text[order, 0])
+  done, read = 0, 0
   matches([], pattern, regex)
   while done < len(order) and time.monotonic() < end:
-    rows = order[done : done + CHUNK]
+    stop = int(np.searchsorted(sizes, read + CHUNK, side="right"))
+    rows = order[done : max(stop, done + 1)]
+    read = int(sizes[done + len(rows) - 1])
     raw = b'","'.join(catalogue.texts(table, rows))
     texts = json.loads(b'["%s"]' % raw)
     mask[rows] = matches(texts, pattern, regex)
@@ -85,11 +88,14 @@ def search(
   return Hits(mask=mask, searched=done)
 
 
-def _strings(texts: list[str]) -> pa.Array:
-  try:
-    return pa.array(texts, pa.large_string())
-  except UnicodeEncodeError:  # a model's lone surrogate
-    return pa.array(map(_valid, texts), pa.large_string())
+def _strings(texts: Sequence[str]) -> pa.Array:
+  # Four times as fast as pa.array; a model's lone surrogate becomes "?".
+  data = [text.encode(errors="replace") for text in texts]
+  ends = np.zeros(len(data) + 1, np.int64)
+  np.cumsum(np.fromiter(map(len, data), np.int64, len(data)), out=ends[1:])
+  return pa.LargeStringArray.from_buffers(
+    len(data), pa.py_buffer(ends), pa.py_buffer(b"".join(data))
+  )
 
 
 def _valid(text: str) -> str:

@@ -207,13 +207,13 @@ class Session:
     return hits
 
   def _questions(self, table: Table, text: str, regex: bool) -> np.ndarray:
-    texts = (
+    texts = [
       f"{name}\n{known.question if known else ''}"
       for name, known in (
         (table.names[table.problem[g]][0], self.known(table, g))
         for g in range(table.groups)
       )
-    )
+    ]
     return search.matches(texts, text, regex)
 
   # ------------------------------------------------------------------- selections

@@ -74,7 +74,7 @@ class Table:
   """Reward parts; NaN where a rollout has none."""
   at: Int64[np.ndarray, "N"]
   """Segment and offset of the last turn, as `rollout.index.place_of`."""
-  text: Int32[np.ndarray, "N 2"]
+  text: Int64[np.ndarray, "N 2"]
   """First byte and end of the last turn's text in its line."""
   # Of each group.
   place: Int32[np.ndarray, "G"]

@@ -180,6 +180,15 @@ def test_no_pattern_takes_long_or_breaks_it():
       search.matches(texts, pattern, True)
 
 
+def test_a_search_reads_in_pieces(tmp_path, monkeypatch):
+  made = catalogue(browsed.sophia_run(tmp_path) / "trajectories")
+  table = made.table()
+  for size in (1, 50, 333):
+    monkeypatch.setattr(search, "CHUNK", size)
+    found = search.search(made, table, "thought 1.2", False)
+    assert (found.searched, found.mask.sum()) == (table.rows, 4)
+
+
 def test_a_search_ends_at_its_time_limit(tmp_path):
   made = catalogue(browsed.sophia_run(tmp_path) / "trajectories")
   found = search.search(made, made.table(), "thought", False, limit_s=0)

@@ -1,5 +1,6 @@
 """The pages: what they show, that hostile texts are only text, golden files."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sophia_jax.data.problems import load_problems, problem_digest
 from sophia_jax.evals.browser.pages import NotFound
+from sophia_jax.rollout.store import Store
 from sophia_jax.types import SophiaError
 from tests.evals.browser import browsed
 
@@ -55,7 +58,7 @@ def pages(tmp_path_factory):
   return browsed.pages(sophia, browsed.grpo_run(folder / "grpo"))
 
 
-def key(pages, g=0):
+def key_of(pages, g=0):
   table = pages.session.catalogue.table()
   name, digest = table.names[table.problem[g]]
   return {"in": table.places[table.place[g]].name, "id": name, "digest": digest}
@@ -70,10 +73,10 @@ def every(pages):
   yield "/compare", {"sort": "lost"}
   yield "/curves", {}
   for g in range(table.groups):
-    yield "/group", key(pages, g) | {"at": "1", "status": "right"}
+    yield "/group", key_of(pages, g) | {"at": "1", "status": "right"}
     path = "0.1" if table.places[table.place[g]].stage == "sophia" else "1"
-    yield "/tokens", key(pages, g) | {"path": path}
-    yield "/problem", {"id": key(pages, g)["id"]}
+    yield "/tokens", key_of(pages, g) | {"path": path}
+    yield "/problem", {"id": key_of(pages, g)["id"]}
 
 
 def test_no_text_becomes_a_tag_or_a_handler(pages):
@@ -91,7 +94,7 @@ def test_no_text_becomes_a_tag_or_a_handler(pages):
 
 @pytest.mark.parametrize("n", range(len(browsed.HOSTILE)))
 def test_hostile_texts_are_shown_as_they_are(pages, n):
-  page = Page(pages.html["/group"](key(pages, n)))
+  page = Page(pages.html["/group"](key_of(pages, n)))
   shown = browsed.HOSTILE[n]
   for lost in ("\ud800", "\u202e", "\x00"):
     shown = shown.replace(lost, "\ufffd")
@@ -101,7 +104,7 @@ def test_hostile_texts_are_shown_as_they_are(pages, n):
 
 
 def test_a_page_says_what_is_known_of_a_rollout(pages):
-  text = Page(pages.html["/group"](key(pages, 3))).text
+  text = Page(pages.html["/group"](key_of(pages, 3))).text
   for word in (
     "R(c) = 1",
     "R(c) = 0.333",
@@ -115,13 +118,31 @@ def test_a_page_says_what_is_known_of_a_rollout(pages):
   ):
     assert word in text, word
   table = pages.session.catalogue.table()
-  last = Page(pages.html["/group"](key(pages, table.groups - 3))).text
+  last = Page(pages.html["/group"](key_of(pages, table.groups - 3))).text
   for word in ("advantage", "version 2", "cut off", "round 1"):
     assert word in last, word
 
 
+def test_a_long_answer_is_whole_on_its_page_of_tokens(tmp_path):
+  workdir = browsed.grpo_run(tmp_path, rounds=1)
+  file = workdir / "rounds" / "000001"
+  (problem,) = load_problems(workdir / "data" / "problems.jsonl")[:1]
+  key = {"problem_id": problem.id, "digest": problem_digest(problem)}
+  text = "word " * 10_000
+  answer, _ = browsed.attempt(key, (0,), True)
+  said = dataclasses.replace(answer.completion, text=text)
+  with Store(file, browsed.META) as store:
+    store.append(dataclasses.replace(answer, completion=said))
+  made = browsed.pages(workdir)
+  group = made.session.catalogue.table().groups - 1
+  cut = Page(made.html["/group"](key_of(made, group))).text
+  assert "cut here: 34,000 more characters" in cut
+  whole = Page(made.html["/tokens"](key_of(made, group) | {"path": "0"})).text
+  assert text.strip() in whole and "cut here" not in whole
+
+
 def test_a_request_samples_it_again(pages):
-  page = pages.html["/group"](key(pages, 0))
+  page = pages.html["/group"](key_of(pages, 0))
   requests = re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.S)
   plain = [json.loads(html.unescape(text)) for text in requests]
   names = {request["user"] for request in plain}
@@ -152,7 +173,7 @@ def test_neighbours_follow_the_list(pages):
     pair.split("=", 1) for pair in html.unescape(links[1])[7:].split("&")
   )
   values = {"sort": "worst", "workdir": "a", "at": "1"}
-  page = pages.html["/group"](key(pages, int(second["id"][2:])) | values)
+  page = pages.html["/group"](key_of(pages, int(second["id"][2:])) | values)
   near = dict(re.findall(r'rel="(prev|next)" href="([^"]*)"', page))
   assert near == {"prev": links[0], "next": links[2]}
 
@@ -169,12 +190,12 @@ def test_the_filtered_set_as_lines(pages):
 
 
 def test_images_and_tiles(pages):
-  whole = pages.image(key(pages) | {"n": "0"})
+  whole = pages.image(key_of(pages) | {"n": "0"})
   assert whole.startswith(b"\x89PNG")
-  assert pages.image(key(pages) | {"tile": "0"}) != whole
+  assert pages.image(key_of(pages) | {"tile": "0"}) != whole
   for values in ({"n": "5"}, {"n": "0", "tile": "99"}, {"id": "../../etc"}):
     with pytest.raises(NotFound):
-      pages.image(key(pages) | values)
+      pages.image(key_of(pages) | values)
 
 
 def test_one_file_without_a_network(pages):
@@ -192,7 +213,7 @@ def test_refusals(pages):
   with pytest.raises(NotFound):
     pages.html["/group"]({"in": "a/../x", "id": "p-0", "digest": ""})
   with pytest.raises(NotFound):
-    pages.html["/tokens"](key(pages) | {"path": "9.9"})
+    pages.html["/tokens"](key_of(pages) | {"path": "9.9"})
   with pytest.raises(SophiaError, match="not understood"):
     pages.html["/"]({"text": "(", "regex": "1"})
   assert "&lt;x&gt;" in pages.refused("<x>")
@@ -201,7 +222,7 @@ def test_refusals(pages):
 @pytest.mark.parametrize("name", ["groups", "group"])
 def test_golden(pages, name):
   """A file of golden/ that is removed is written again, to be looked at."""
-  values = {"workdir": "a"} if name == "groups" else key(pages, 3)
+  values = {"workdir": "a"} if name == "groups" else key_of(pages, 3)
   page = pages.html["/" if name == "groups" else "/group"](values)
   main = page[page.index("<main>") : page.index("</main>")] + "</main>\n"
   root = str(pages.session.sources["a"].path)
