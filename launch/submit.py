@@ -127,8 +127,8 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "servers",
     None,
-    "Servers by model, as policy:4,easy:2; by default one for each model whose "
-    "engine is sglang and that has no URLs.",
+    "Servers by model, as policy:4,easy:2; by default one for each model that is "
+    "sampled from, whose engine is sglang and that has no URLs.",
   )
   flags.DEFINE_string("out", None, "Directory of the files.")
   flags.DEFINE_bool("submit", False, "Submit the job as well.")

@@ -25,7 +25,6 @@ _BEGIN = r"""
 attempt=${SLURM_RESTART_COUNT:-0}
 logs=$workdir/jobs/$SLURM_JOB_ID/$attempt
 mkdir -p "$logs"
-touch "$logs/begun"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 echo "attempt $attempt on ${nodes[*]}; logs: $logs"
 
@@ -70,11 +69,13 @@ requeue() {
   exit 1
 }
 
-# Whether this attempt has sampled or saved anything.
-progressed() {
-  [ -n "$(find "$workdir" -newer "$logs/begun" -not -path "$workdir/jobs/*" \
-    \( -path '*/checkpoints/*' -o -name '*.jsonl' \) -print -quit)" ]
+# Names and sizes of samples, answers and checkpoints: what an attempt adds to.
+state() {
+  find "$workdir" -not -path "$workdir/jobs/*" -not -name metrics.jsonl \
+    \( -path '*/checkpoints/*' -o -name '*.jsonl' \) -printf '%p %s\n' |
+    sort | cksum
 }
+begun=$(state)
 
 is_done() { grep -qs "\"$1\":" "$workdir/stages.json"; }
 
@@ -97,7 +98,7 @@ run() {
     return
   fi
   tail -n 3 "$logs/$name.log" >&2 || true
-  if ((attempt < restarts)) && progressed; then
+  if ((attempt < restarts)) && [ "$(state)" != "$begun" ]; then
     requeue "$name ended with code $code"
   fi
   echo "error: $name ended with code $code; see $logs/$name.log" >&2

@@ -21,6 +21,11 @@ from sophia_jax.types import SophiaError
 TARGETS = {"gke": (TPU, GPU), "slurm": (GPU,), "sky": (GPU, TPU)}
 """Families of accelerators by target, the usual one first."""
 POLICY = "policy"
+_ONE_HOST = (
+  *("--config.mesh.data=1", "--config.mesh.fsdp=-1"),
+  *("--config.mesh.context=1", "--config.mesh.tensor=1"),
+)
+"""Mesh of a command that has the devices of one host, not of all."""
 _SPARED = ("config.topology", "config.job.")
 """Overrides that steps do not get as they are."""
 
@@ -38,8 +43,8 @@ def job_of(
   Args:
     run: the run; its workdir is the one on the cluster.
     target: a key of TARGETS.
-    servers: servers by model, "policy:4,easy:2"; None: one for each model whose
-      engine is "sglang" and that has no URLs.
+    servers: servers by model, "policy:4,easy:2"; None: one for each model that
+      is sampled from, whose engine is "sglang" and that has no URLs.
     config: path of the config file, as commands on the cluster name it.
     name: name of the job where config.job has none.
     where: `root` and `python` of the commands, where there is no container.
@@ -51,7 +56,7 @@ def job_of(
   settings = job_config(run.config)
   topology = topology_of(run.config, target)
   trainer = machines.read(topology, settings.hosts)
-  count = _counts(run.config, servers)
+  count = _counts(run, servers)
   _check_prepared(run, trainer, count)
   builder = _Builder(run, config, topology, trainer, count)
   return Job(
@@ -101,27 +106,27 @@ def notes(run: Run, job: Job) -> list[str]:
     if not run.config[first][second]:
       found.append(f"config.{key} is empty: the run will stop at once")
   for servers in job.servers:
-    model = run.config
-    for part in servers.key.split("."):
-      model = model[part]
+    model = _at(run.config, servers.key)
     if not model.path:
       found.append(f"config.{servers.key}.path is empty: no server can start")
   return found
 
 
-def _counts(config: ConfigDict, text: str | None) -> dict[str, int]:
+def _counts(run: Run, text: str | None) -> dict[str, int]:
   """Returns the number of servers by config key, without those of none.
 
   Raises:
     SophiaError: the text has another form, or names no model of the config.
   """
+  config = run.config
   models = {POLICY: POLICY, **{n: f"reasoners.{n}" for n in config.reasoners}}
   if text is None:
     values = {POLICY: config.policy, **config.reasoners}
+    asked = {key for stage in run.stages() for key in _asked(config, stage)}
     return {
       models[name]: 1
       for name, model in values.items()
-      if model.engine == "sglang" and not model.urls
+      if models[name] in asked and model.engine == "sglang" and not model.urls
     }
   found: dict[str, int] = {}
   for part in filter(None, text.split(",")):
@@ -145,9 +150,17 @@ def _check_prepared(
   if servers or trainer.hosts > 1:
     raise SophiaError(
       "config.prepare: the run makes its models itself, on one host; give "
-      "--servers= and no topology of several hosts, or start from a finished "
-      "run by --config.base and --config.prepare=None"
+      "--servers= and no topology of several hosts"
     )
+
+
+def _asked(config: ConfigDict, stage: Stage) -> set[str]:
+  """Returns the config keys of the models, except teachers, that a stage asks."""
+  asked = set(stage.algorithm.roles if stage.samples else ())
+  keys = {POLICY} if asked & roles.OWN else set()
+  if "reasoner" in asked:
+    keys |= {f"reasoners.{name}" for name in config.reasoners}
+  return keys
 
 
 class _Builder:
@@ -188,6 +201,8 @@ class _Builder:
     else:
       name = key.partition(".")[2]
       flags = ["--role=reasoner", f"--reasoner={name}"]
+    if self._run.base:  # its models are not in the workdir
+      flags.append(f"--model={self._run.path(_at(self._run.config, key).path)}")
     name = plain(key.rpartition(".")[2])
     return Servers(
       name=name, key=key, count=count, flags=(*self._common, *flags)
@@ -213,9 +228,10 @@ class _Builder:
   def _step(
     self, module: str, done: str, processes, flags, served, on_cpu=False
   ) -> Step:  # type: ignore[no-untyped-def]
+    alone = processes != "joint" and self._trainer.hosts > 1
     return Step(
       module=module,
-      flags=(*self._common, *flags),
+      flags=(*self._common, *(_ONE_HOST if alone else ()), *flags),
       done=done,
       processes=processes,
       served=served,
@@ -271,20 +287,15 @@ class _Builder:
 
   def _served(self, stage: Stage) -> tuple[str, ...]:
     """Returns the config keys of the servers that a stage asks."""
-    asked = set(stage.algorithm.roles) if stage.samples else set()
-    keys = {POLICY} if asked & roles.OWN else set()
-    if "reasoner" in asked:
-      keys |= {f"reasoners.{name}" for name in self._run.config.reasoners}
+    keys = _asked(self._run.config, stage)
     return tuple(key for key in self._count if key in keys)
 
   def _is_apart(self, stage: Stage) -> bool:
     """Returns whether all models that a stage asks are in servers."""
-    config, asked = self._run.config, set(stage.algorithm.roles)
-    models = {POLICY: config.policy} if asked & roles.OWN else {}
-    if "reasoner" in asked:
-      models |= {f"reasoners.{n}": m for n, m in config.reasoners.items()}
-    for name in roles.teachers(asked):
-      models |= {name: config.teachers.get(name, ConfigDict())}
+    config = self._run.config
+    models = {key: _at(config, key) for key in _asked(config, stage)}
+    for name in roles.teachers(stage.algorithm.roles):
+      models[name] = config.teachers.get(name, ConfigDict())
     return all(
       key in self._count or model.get("urls") or model.get("file")
       for key, model in models.items()
@@ -300,13 +311,18 @@ class _Builder:
       f"--config.client.ready_s={start_s:g}",
     ]
     for key in served:
-      model = self._run.config
-      for part in key.split("."):
-        model = model[part]
+      model = _at(self._run.config, key)
       flags.append(f"--config.{key}.engine=sglang")
       if name := model.served or model.path:
         flags.append(f"--config.{key}.served={name}")
     return tuple(flags)
+
+
+def _at(config: ConfigDict, key: str) -> ConfigDict:
+  """Returns the section at a key such as "reasoners.easy"."""
+  for part in key.split("."):
+    config = config[part]
+  return config
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 The policy is served on one node and learns on the other.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -23,7 +24,8 @@ pytestmark = [
   pytest.mark.skipif(bool(two_nodes.missing()), reason=two_nodes.missing()),
 ]
 
-CONFIG = "--config=tests/servers/rounds_config.py"
+SERVED = "--config=tests/servers/rounds_config.py"
+EMBEDDED = "--config=tests/launch/rounds_config.py"
 LIMIT_S = 1200
 
 
@@ -42,10 +44,10 @@ def fresh(tmp_path_factory):
 def submit(cluster, tmp_path):
   """submit(W) -> the number of the job."""
 
-  def run(workdir, *flags):
+  def run(workdir, config, *flags):
     done = subprocess.run(
       [
-        *(sys.executable, "-m", "launch.submit", CONFIG, "--target=slurm"),
+        *(sys.executable, "-m", "launch.submit", config, "--target=slurm"),
         *(f"--workdir={workdir}", f"--out={tmp_path / 'job'}", "--submit"),
         # The importance weights would be of probabilities that servers round.
         *(f"--config.job.port={free_port()}", *flags),
@@ -92,10 +94,10 @@ def test_a_job_that_is_requeued_and_loses_a_node_ends_as_another(
   whole, workdir = (
     shutil.copytree(fresh, tmp_path / name / "W") for name in ("whole", "lost")
   )
-  served = "--servers=policy:1"
-  wanted = finished(cluster, submit(whole, served), whole)
+  given = (SERVED, "--servers=policy:1")
+  wanted = finished(cluster, submit(whole, *given), whole)
 
-  number = submit(workdir, served)
+  number = submit(workdir, *given)
   until(lambda: steps(workdir) >= 1, LIMIT_S)
   cluster.call("scontrol", "requeue", number)
   before = steps(workdir)
@@ -114,3 +116,19 @@ def test_a_job_that_is_requeued_and_loses_a_node_ends_as_another(
   for name, value in found.items():
     np.testing.assert_allclose(value, wanted[name], atol=1e-5, err_msg=name)
   assert (workdir / "report.json").exists()
+
+
+def test_both_nodes_learn_together(cluster, submit, tmp_path):
+  workdir = rounds.ready(tmp_path / "W")
+  number = submit(
+    workdir, EMBEDDED, "--config.job.hosts=2", "--config.mesh.fsdp=2"
+  )
+  found = finished(cluster, number, workdir)
+  start = load_file(workdir / "models" / "policy" / "model.safetensors")
+  assert any(np.abs(found[n] - x).max() > 1e-3 for n, x in start.items())
+  logs = workdir / "jobs" / number / "0"
+  lines = (logs / "train-grpo.log").read_text().splitlines()
+  assert {line[:2] for line in lines} >= {"0:", "1:"}
+  report = json.loads((workdir / "report.json").read_text())
+  assert set(report["pass_at_1"]) == {"before", "after"}
+  assert (logs / "run-report.log").exists()

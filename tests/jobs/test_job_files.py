@@ -173,13 +173,14 @@ def test_a_server_is_ready_once_it_has_answered():
 
 
 # ---------------------------------------------------------------------- machines
-# Hosts and chips of a host as xpk 1.16 has them, and Google's tables.
+# Slices of several hosts as `xpk workload create --dry-run` (1.16) has them, the
+# others from Google's tables: v6e:2x4 is two hosts of four chips in xpk.
 @pytest.mark.parametrize(
   ("text", "hosts", "chips", "sky"),
   [
     ("v5p:4x4x4", 16, 4, "tpu-v5p-128"),
     ("v5p:2x2x1", 1, 4, "tpu-v5p-8"),
-    ("v4:4x4x8", 32, 4, "tpu-v4-256"),
+    ("v4:4x8x8", 64, 4, "tpu-v4-512"),
     ("v6e:8x8", 16, 4, "tpu-v6e-64"),
     ("v6e:2x4", 1, 8, "tpu-v6e-8"),
     ("v6e:1x1", 1, 1, "tpu-v6e-1"),
