@@ -1,4 +1,4 @@
-"""Checkpoints: both InternVL formats, plain Qwen2, Qwen3 and Llama, and orbax."""
+"""Checkpoints of InternVL, Qwen2.5-VL, Qwen2, Qwen3 and Llama; orbax."""
 
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.config_writer import Format, write_config

@@ -23,7 +23,7 @@ from sophia_jax.checkpoints.keys import Kind, Naming, Part, Runs
 from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.checkpoints.sidecars import write_json
 from sophia_jax.checkpoints.writing import Held, Values, write_file
-from sophia_jax.models import InternVLConfig, Params, lora
+from sophia_jax.models import InternVLConfig, Params, QwenVisionConfig, lora
 from sophia_jax.models.lora import Lora
 from sophia_jax.types import SophiaError, quoted
 
@@ -47,6 +47,8 @@ def _namings(cfg: InternVLConfig) -> tuple[Naming, ...]:
   """Returns the namings of transformers' modules: version 5's, then 4's."""
   if cfg.vision is None:
     return (Naming.TEXT,)
+  if isinstance(cfg.vision, QwenVisionConfig):
+    return Naming.QWEN_VL_MEMORY, Naming.QWEN_VL
   return Naming.HF_MEMORY, Naming.HF
 
 
@@ -87,7 +89,7 @@ def _table(
   """Returns all tensors of a directory, in order: key -> its part."""
   found: dict[str, tuple[Part, ...]] = {}
   for key, parts in keys.table(cfg, naming).items():
-    (part,) = parts
+    part = parts[0]
     if part.param not in kernels:
       continue
     shape = kernels[part.param]

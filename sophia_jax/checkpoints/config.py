@@ -1,4 +1,4 @@
-"""config.json of the five kinds of checkpoint <-> InternVLConfig.
+"""config.json of the six kinds of checkpoint <-> InternVLConfig.
 
 A config that contradicts what lies beside it is refused, here and not where the
 model fails: a head that is neither there nor tied, an image token that the
@@ -7,6 +7,7 @@ tokenizer numbers otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,12 +16,18 @@ from typing import Any
 from sophia_jax.checkpoints.keys import HEADS
 from sophia_jax.checkpoints.orbax_dir import PARAMS
 from sophia_jax.checkpoints.shards import Shards, read_json
-from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.models import (
+  DecoderConfig,
+  InternVLConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 from sophia_jax.types import SophiaError, quoted
 
 Section = Mapping[str, Any]
 CONFIG = "config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
+QWEN_IMAGE_TOKEN = "<|image_pad|>"
 DTYPES = ("float32", "bfloat16", "float16")
 TEXT_MODELS = ("qwen2", "qwen3", "llama", "internlm2")
 
@@ -58,13 +65,16 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
       return _read_hf(top, tied, _image_token(directory, top))
     if kind == "internvl_chat":
       return _read_chat(top, tied, _image_token(directory, top))
+    if kind == "qwen2_5_vl":
+      image_token = _image_token(directory, top, QWEN_IMAGE_TOKEN)
+      return _read_qwen_vl(top, tied, image_token)
     if kind in ("qwen2", "qwen3", "llama"):
       return InternVLConfig(decoder=_read_text(top, tied), dtype=_dtype(top))
   except ValueError as e:
     raise SophiaError(f"{path}: {e}") from e
   raise SophiaError(
     f"{path}: {_UNSUPPORTED.get(str(kind)) or f'model_type {quoted(kind)}'}; "
-    "known: internvl, internvl_chat, qwen2, qwen3, llama"
+    "known: internvl, internvl_chat, qwen2_5_vl, qwen2, qwen3, llama"
   )
 
 
@@ -126,41 +136,44 @@ def _said_tied(top: Section) -> bool:
 
   The outer flag wins where it stands; InternVL's own default is true.
   InternVLChatModel looks into its language model's section, and always writes
-  false on the outside.
+  false on the outside; of Qwen2.5-VL's flags either counts.
   """
   kind = top.get("model_type")
   inner = top.get("llm_config" if kind == "internvl_chat" else "text_config")
   inner = inner if isinstance(inner, Mapping) else {}
   flags = [top.get("tie_word_embeddings"), inner.get("tie_word_embeddings")]
-  if kind == "internvl_chat":
+  if kind in ("internvl_chat", "qwen2_5_vl"):
     return True in flags
   given = [flag for flag in flags if flag is not None]
   return given[0] is True if given else kind == "internvl"
 
 
-def _image_token(directory: pathlib.Path, top: Section) -> int:
+def _image_token(
+  directory: pathlib.Path, top: Section, token: str = IMAGE_TOKEN
+) -> int:
   """Returns the image token's id; -1 if neither config nor tokenizer says it.
 
   Raises:
     ValueError: they contradict each other.
   """
-  own = image_token_id(directory)
+  own = added_tokens(directory).get(token, -1)
   for key in _IMAGE_IDS:
     if top.get(key) is None:
       continue
     said = _whole(top, key, least=0)
     if own not in (-1, said):
       raise ValueError(
-        f"{key} is {said}, but {IMAGE_TOKEN} is {own} in the tokenizer beside "
+        f"{key} is {said}, but {token} is {own} in the tokenizer beside "
         f"it; set it to {own}"
       )
     own = said
   return own
 
 
-def image_token_id(directory: pathlib.Path) -> int:
-  """Returns the image token's id by the tokenizer's files; -1 without one."""
-  return added_tokens(directory).get(IMAGE_TOKEN, -1)
+def image_token(cfg: InternVLConfig) -> str:
+  """Returns the token that image embeddings replace."""
+  qwen = isinstance(cfg.vision, QwenVisionConfig)
+  return QWEN_IMAGE_TOKEN if qwen else IMAGE_TOKEN
 
 
 def added_tokens(directory: pathlib.Path) -> dict[str, int]:
@@ -231,6 +244,77 @@ def _read_chat(top: Section, tied: bool, image_token: int) -> InternVLConfig:
   )
   shuffle = top.get("ps_version", "v1")
   return _model(top, "llm_config", tied, image_token, vision, shuffle)
+
+
+def _read_qwen_vl(top: Section, tied: bool, image_token: int) -> InternVLConfig:
+  """Reads Qwen2.5-VL's config; published ones have no section for text."""
+  vision = _qwen_vision(_section(top, "vision_config"))
+  inner = top.get("text_config") or top
+  text: dict[str, Any] = {"rope_theta": 1e6, **inner, "model_type": "qwen2"}
+  name = "rope_parameters" if text.get("rope_parameters") else "rope_scaling"
+  rope = {**_section(text, name)} if text.get(name) else {}
+  for key in ("type", "rope_type"):
+    if rope.get(key) == "mrope":
+      rope[key] = "default"
+  mrope = rope.get("mrope_section", [16, 24, 24])
+  if not isinstance(mrope, list) or len(mrope) != 3:
+    raise ValueError(
+      f"mrope_section is {quoted(mrope)}; expected three numbers"
+    )
+  angles = tuple(_whole({"mrope_section": n}, "mrope_section") for n in mrope)
+  decoder = dataclasses.replace(
+    _read_text({**text, name: rope}, tied), mrope=angles
+  )
+  said = _section(top, "vision_config").get("out_hidden_size")
+  if said != decoder.width:
+    raise ValueError(
+      f"out_hidden_size is {quoted(said)}; expected the language model's "
+      f"{decoder.width}"
+    )
+  if not 0 <= image_token < decoder.vocab:
+    raise ValueError(
+      f"image_token_id is {image_token}; expected an id below {decoder.vocab}"
+    )
+  return InternVLConfig(
+    decoder=decoder,
+    vision=vision,
+    downsample=1 / vision.grid,
+    image_token_id=image_token,
+    dtype=_dtype(top),
+  )
+
+
+def _qwen_vision(v: Section) -> QwenVisionConfig:
+  _require(v, "hidden_act", "silu")
+  for key in ("in_channels", "in_chans"):
+    _require(v, key, 3)
+  rope = _section(v, "rope_parameters") if v.get("rope_parameters") else {}
+  _require(rope, "rope_type", "axial")
+  _require(rope, "rope_theta", 10000.0)
+  patch, grid = _side(v, "patch_size"), _whole(v, "spatial_merge_size", 2)
+  window = _whole(v, "window_size", 112)
+  if window % (patch * grid):
+    raise ValueError(
+      f"window_size is {window}; expected a multiple of {patch * grid}"
+    )
+  full = v.get("fullatt_block_indexes", [7, 15, 23, 31])
+  if not isinstance(full, list):
+    raise ValueError(
+      f"fullatt_block_indexes is {quoted(full)}; expected a list"
+    )
+  key = "num_heads" if "num_heads" in v else "num_attention_heads"
+  return QwenVisionConfig(
+    width=_whole(v, "hidden_size"),
+    depth=_whole(v, "depth" if "depth" in v else "num_hidden_layers"),
+    heads=_whole(v, key),
+    mlp=_whole(v, "intermediate_size"),
+    patch_size=patch,
+    grid=grid,
+    frames=_side(v, "temporal_patch_size"),
+    window=window // (patch * grid),
+    full=tuple(_whole({"block": i}, "block", least=0) for i in full),
+    frame_rate=_whole(v, "tokens_per_second", 4),
+  )
 
 
 def _model(

@@ -9,7 +9,12 @@ from typing import Any
 
 from sophia_jax.checkpoints.keys import Naming
 from sophia_jax.checkpoints.tiling import Tiling
-from sophia_jax.models import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.models import (
+  DecoderConfig,
+  InternVLConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 from sophia_jax.types import SophiaError
 
 Special = Mapping[str, int]
@@ -24,7 +29,8 @@ class Format(enum.StrEnum):
   """Formats of a checkpoint directory."""
 
   HF = "hf"
-  """transformers' own InternVL, or plain Qwen2, Qwen3 or Llama; no remote code."""
+  """transformers' own InternVL, Qwen2.5-VL, or plain Qwen2, Qwen3 or Llama; no
+  remote code."""
   INTERNVL_CHAT = "internvl_chat"
   """OpenGVLab's InternVLChatModel, which SGLang serves."""
   ORBAX = "orbax"
@@ -49,12 +55,15 @@ def naming_of(cfg: InternVLConfig, format: Format) -> Naming:
   """Returns the naming of the tensors; orbax has none.
 
   Raises:
-    SophiaError: a text-only model as InternVLChatModel.
+    SophiaError: another model as InternVLChatModel.
   """
   if format is not Format.INTERNVL_CHAT:
+    if isinstance(cfg.vision, QwenVisionConfig):
+      return Naming.QWEN_VL
     return Naming.TEXT if cfg.vision is None else Naming.HF
-  if cfg.vision is None:
-    raise SophiaError("a text-only model has no internvl_chat format; use hf")
+  if not isinstance(cfg.vision, VisionConfig):
+    kind = "a text-only model" if cfg.vision is None else "Qwen2.5-VL"
+    raise SophiaError(f"{kind} has no internvl_chat format; use hf")
   internlm2 = cfg.decoder.family == "llama"
   return Naming.CHAT_INTERNLM2 if internlm2 else Naming.CHAT
 
@@ -78,6 +87,8 @@ def write_config(
   Raises:
     SophiaError: a model that the format cannot express.
   """
+  if isinstance(cfg.vision, QwenVisionConfig):
+    return _qwen_vl(cfg, cfg.vision, dtype, special or {}, source or {})
   known = chat_settings(source or {})
   if format is not Format.HF:
     return _chat(cfg, dtype, special or {}, known, tiling or Tiling())
@@ -111,6 +122,7 @@ _CLASSES = {
 # -------------------------------------------------------------------------- hf
 def _hf(cfg: InternVLConfig, dtype: str, special: Special) -> dict[str, Any]:
   text = _text(cfg.decoder, special)
+  assert not isinstance(cfg.vision, QwenVisionConfig)
   if cfg.vision is None:
     name = _CLASSES[cfg.decoder.family]
     return {"architectures": [name], "dtype": dtype, **text}
@@ -168,6 +180,61 @@ def _sizes(d: DecoderConfig, special: Special) -> dict[str, Any]:
   }
 
 
+_QWEN_TOKENS = {
+  "vision_start_token_id": 151652,
+  "vision_end_token_id": 151653,
+  "video_token_id": 151656,
+}
+"""Ids that every published Qwen2.5-VL has."""
+
+
+def _qwen_vl(
+  cfg: InternVLConfig,
+  v: QwenVisionConfig,
+  dtype: str,
+  special: Special,
+  source: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Returns Qwen2.5-VL's config as it is published: text has no section."""
+  if cfg.image_token_id < 0:
+    raise SophiaError("image_token_id is unknown; set it before exporting")
+  d = cfg.decoder
+  tokens = {
+    key: source.get(key, default) for key, default in _QWEN_TOKENS.items()
+  }
+  return {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "dtype": dtype,
+    "torch_dtype": dtype,
+    "image_token_id": cfg.image_token_id,
+    **tokens,
+    **_sizes(d, special),
+    "rope_theta": d.rope_theta,
+    "rope_scaling": {"type": "mrope", "mrope_section": list(d.mrope)},
+    "tie_word_embeddings": d.tied_head,
+    "use_sliding_window": False,
+    "vision_config": {
+      "model_type": "qwen2_5_vl",
+      "depth": v.depth,
+      "fullatt_block_indexes": list(v.full),
+      "hidden_act": "silu",
+      "hidden_size": v.width,
+      "in_channels": 3,
+      "in_chans": 3,
+      "intermediate_size": v.mlp,
+      "num_heads": v.heads,
+      "out_hidden_size": d.width,
+      "patch_size": v.patch_size,
+      "spatial_merge_size": v.grid,
+      "spatial_patch_size": v.patch_size,
+      "temporal_patch_size": v.frames,
+      "tokens_per_second": v.frame_rate,
+      "window_size": v.window * v.image_size,
+    },
+  }
+
+
 def _vision(v: VisionConfig) -> dict[str, Any]:
   return {
     "model_type": "internvl_vision",
@@ -197,7 +264,7 @@ def _chat(
   tiling: Tiling,
 ) -> dict[str, Any]:
   """Returns the source's config, updated; defaults where there is none."""
-  assert cfg.vision is not None
+  assert isinstance(cfg.vision, VisionConfig)
   defaults = {
     "pad2square": False,
     "template": _TEMPLATE,

@@ -45,7 +45,12 @@ from sophia_jax.checkpoints.writing import (
   tensor_bytes,
   write_tensors,
 )
-from sophia_jax.models import InternVLConfig, Params, abstract_params
+from sophia_jax.models import (
+  InternVLConfig,
+  Params,
+  QwenVisionConfig,
+  abstract_params,
+)
 from sophia_jax.progress import Progress
 from sophia_jax.types import SophiaError
 
@@ -276,14 +281,17 @@ def _write_sidecars(
     sidecars.check_ids(cfg, work)
     special = sidecars.special_ids(work, chat=cfg.vision is not None)
   known = sidecars.source_config(source)
-  tiling = read_tiling(source)
+  qwen = isinstance(cfg.vision, QwenVisionConfig)
+  tiling = read_tiling(None if qwen else source)
   words = words_of(cfg, format, known)
   config = write_config(cfg, dtype, special, words, known, tiling)
   if format is Format.ORBAX:  # its parameters are tied as the model is
     config["tie_word_embeddings"] = cfg.decoder.tied_head
   sidecars.write_json(work / CONFIG, config)
   sidecars.write_generation(work, special)
-  if cfg.vision is not None:
+  if isinstance(cfg.vision, QwenVisionConfig):
+    sidecars.write_qwen_processor(cfg.vision, source, work, system)
+  elif cfg.vision is not None:
     sidecars.write_processor(cfg, work, words, tiling, system)
   if source is not None and "auto_map" in config:
     sidecars.copy_code(source, work)

@@ -1,7 +1,7 @@
 """One table of tensor names, read in both directions.
 
-A row pairs a parameter of ours with its name in the two InternVL formats; the
-other namings are those names under other prefixes. Rows whose parameter a model
+A row pairs a parameter of ours with its name in the two InternVL formats, or in
+Qwen2.5-VL's; the other namings are those names under other prefixes. Rows whose parameter a model
 lacks (say, the bias of an RMSNorm) do not apply to it.
 """
 
@@ -16,7 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from sophia_jax.models import InternVLConfig, abstract_params
+from sophia_jax.models import (
+  InternVLConfig,
+  QwenVisionConfig,
+  abstract_params,
+)
 from sophia_jax.types import SophiaError
 
 X = TypeVar("X", bound=Any)
@@ -30,6 +34,7 @@ class Kind(enum.Enum):
   LINEAR = enum.auto()  # [out, in] <-> [in, out]
   ROW = enum.auto()  # [1, ...] <-> [...]
   PATCH = enum.auto()  # conv [out, c, h, w] <-> [h * w * c, out]
+  FRAMES = enum.auto()  # conv [out, c, t, h, w] <-> [t * h * w * c, out]
 
 
 class Naming(enum.Enum):
@@ -39,6 +44,8 @@ class Naming(enum.Enum):
   HF_MEMORY = "hf_memory"  # the same, as a v5 state dict names it
   CHAT = "internvl_chat"  # OpenGVLab's InternVLChatModel around Qwen2 or 3
   CHAT_INTERNLM2 = "internvl_chat_internlm2"  # the same around InternLM2
+  QWEN_VL = "qwen2_5_vl"  # transformers' Qwen2_5_VL..., on disk
+  QWEN_VL_MEMORY = "qwen2_5_vl_memory"  # the same, as a v5 state dict names it
   TEXT = "text"  # plain Qwen2-, Qwen3- or LlamaForCausalLM
 
 
@@ -208,6 +215,51 @@ ROWS = tuple(
   for param, kind, hf, chat in rows
 )
 
+# The same of Qwen2.5-VL: prefixes (ours, on disk) of the rows that follow. [q]
+# names a part of a fused tensor.
+QWEN_VL_GROUPS = (
+  (
+    ("vision/", "visual."),
+    (("patch/kernel", Kind.FRAMES, "patch_embed.proj.weight"),),
+  ),
+  (
+    ("vision/layers/", "visual.blocks.{i}."),
+    (
+      ("norm1/scale", _S, "norm1.weight"),
+      ("attn/q/kernel", _L, "attn.qkv.weight[q]"),
+      ("attn/k/kernel", _L, "attn.qkv.weight[k]"),
+      ("attn/v/kernel", _L, "attn.qkv.weight[v]"),
+      ("attn/q/bias", _S, "attn.qkv.bias[q]"),
+      ("attn/k/bias", _S, "attn.qkv.bias[k]"),
+      ("attn/v/bias", _S, "attn.qkv.bias[v]"),
+      ("attn/out/kernel", _L, "attn.proj.weight"),
+      ("attn/out/bias", _S, "attn.proj.bias"),
+      ("norm2/scale", _S, "norm2.weight"),
+      ("mlp/gate/kernel", _L, "mlp.gate_proj.weight"),
+      ("mlp/gate/bias", _S, "mlp.gate_proj.bias"),
+      ("mlp/up/kernel", _L, "mlp.up_proj.weight"),
+      ("mlp/up/bias", _S, "mlp.up_proj.bias"),
+      ("mlp/down/kernel", _L, "mlp.down_proj.weight"),
+      ("mlp/down/bias", _S, "mlp.down_proj.bias"),
+    ),
+  ),
+  (
+    ("projector/", "visual.merger."),
+    (
+      ("norm/scale", _S, "ln_q.weight"),
+      ("fc1/kernel", _L, "mlp.0.weight"),
+      ("fc1/bias", _S, "mlp.0.bias"),
+      ("fc2/kernel", _L, "mlp.2.weight"),
+      ("fc2/bias", _S, "mlp.2.bias"),
+    ),
+  ),
+)
+QWEN_VL_ROWS = tuple(
+  Row(group[0] + param, kind, group[1] + hf, None)
+  for group, rows in QWEN_VL_GROUPS
+  for param, kind, hf in rows
+) + tuple(row for row in ROWS if row.param.startswith("language/"))
+
 _PREFIXES = {
   Naming.HF_MEMORY: (
     ("vision_tower.", "model.vision_tower."),
@@ -217,6 +269,15 @@ _PREFIXES = {
   ),
   Naming.TEXT: (
     ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+  ),
+  Naming.QWEN_VL: (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+  ),
+  Naming.QWEN_VL_MEMORY: (
+    ("visual.", "model.visual."),
+    ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
   ),
 }
@@ -238,6 +299,10 @@ def detect(names: Iterable[str]) -> Naming:
     return Naming.HF
   if any(name.startswith("model.vision_tower.") for name in names):
     return Naming.HF_MEMORY
+  if any(name.startswith("visual.") for name in names):
+    return Naming.QWEN_VL
+  if any(name.startswith("model.visual.") for name in names):
+    return Naming.QWEN_VL_MEMORY
   return Naming.TEXT
 
 
@@ -279,7 +344,8 @@ def table(cfg: InternVLConfig, naming: Naming) -> dict[str, tuple[Part, ...]]:
   """Returns all tensors of a checkpoint of `cfg`, in order: key -> parts."""
   shapes = _shapes(cfg)
   parts: dict[str, list[Part]] = {}
-  for row in ROWS:
+  qwen = isinstance(cfg.vision, QwenVisionConfig)
+  for row in QWEN_VL_ROWS if qwen else ROWS:
     if row.param not in shapes:
       continue
     shape = shapes[row.param]
@@ -330,11 +396,12 @@ def _template(row: Row, naming: Naming) -> tuple[str, str]:
       raise SophiaError(f"{row.param}: InternLM2 has no such parameter")
     key, _, fused = row.chat.partition("[")
     return key, fused.rstrip("]")
-  key = row.hf
+  key, _, fused = row.hf.partition("[")
   for old, new in _PREFIXES.get(naming, ()):
     if key.startswith(old):
-      return new + key.removeprefix(old), ""
-  return key, ""
+      key = new + key.removeprefix(old)
+      break
+  return key, fused.rstrip("]")
 
 
 def _disk_shape(
@@ -349,6 +416,10 @@ def _disk_shape(
     assert cfg.vision is not None
     size = cfg.vision.patch_size
     return (shape[1], 3, size, size)
+  if kind is Kind.FRAMES:
+    assert isinstance(cfg.vision, QwenVisionConfig)
+    size = cfg.vision.patch_size
+    return (shape[1], 3, cfg.vision.frames, size, size)
   return shape
 
 
@@ -378,6 +449,8 @@ def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:
     return x[0]
   if kind is Kind.PATCH:
     return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+  if kind is Kind.FRAMES:
+    return x.transpose(2, 3, 4, 1, 0).reshape(-1, x.shape[0])
   return x
 
 
@@ -388,4 +461,7 @@ def from_param(x: X, kind: Kind, shape: tuple[int, ...]) -> X:
   if kind is Kind.PATCH:
     out, channels, height, width = shape
     return x.reshape(height, width, channels, out).transpose(3, 2, 0, 1)
+  if kind is Kind.FRAMES:
+    out, channels, *block = shape
+    return x.reshape(*block, channels, out).transpose(4, 3, 0, 1, 2)
   return x.reshape(shape)

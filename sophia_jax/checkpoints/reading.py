@@ -106,7 +106,7 @@ class Reader:
       rows, *rest = region
       for at, read in self._rows(source, rows, *rest):
         yield Piece((at, *(0 for _ in rest)), read)
-    elif part.kind is Kind.PATCH:
+    elif part.kind in (Kind.PATCH, Kind.FRAMES):
       columns, rows = region
       yield Piece(
         (0, 0),

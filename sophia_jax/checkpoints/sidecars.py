@@ -9,11 +9,24 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from sophia_jax.checkpoints.config import CONFIG, IMAGE_TOKEN, added_tokens
+from sophia_jax.checkpoints.config import (
+  CONFIG,
+  IMAGE_TOKEN,
+  added_tokens,
+  image_token,
+)
 from sophia_jax.checkpoints.config_writer import Format
 from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.checkpoints.tiling import PREPROCESSOR, PROCESSOR, Tiling
-from sophia_jax.models import IMAGE_MEAN, IMAGE_STD, InternVLConfig
+from sophia_jax.models import (
+  CLIP_MEAN,
+  CLIP_STD,
+  IMAGE_MEAN,
+  IMAGE_STD,
+  InternVLConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 from sophia_jax.types import SophiaError
 
 GENERATION = "generation_config.json"
@@ -150,10 +163,11 @@ def check_ids(cfg: InternVLConfig, work: pathlib.Path) -> None:
       ids for which the embedding has no row.
   """
   ids = added_tokens(work)
-  own = ids.get(IMAGE_TOKEN, -1)
+  token = image_token(cfg)
+  own = ids.get(token, -1)
   if cfg.vision is not None and len({own, cfg.image_token_id, -1}) == 3:
     raise SophiaError(
-      f"image_token_id is {cfg.image_token_id}, but {IMAGE_TOKEN} is {own} in "
+      f"image_token_id is {cfg.image_token_id}, but {token} is {own} in "
       "the tokenizer; take the model's own tokenizer"
     )
   token, last = max(ids.items(), key=lambda item: item[1], default=("", -1))
@@ -185,7 +199,7 @@ def write_processor(
   Raises:
     SophiaError: tile limits that the format cannot express.
   """
-  assert cfg.vision is not None
+  assert isinstance(cfg.vision, VisionConfig)
   side = cfg.vision.image_size
   if format is Format.INTERNVL_CHAT:
     write_json(work / PREPROCESSOR, _clip(side))
@@ -207,6 +221,77 @@ def write_processor(
   if system is not None and template.is_file():
     text = template.read_text(encoding="utf-8")
     template.write_text(with_system(text, system), encoding="utf-8")
+
+
+QWEN_SYSTEM = "You are a helpful assistant."
+"""System prompt of Qwen2.5-VL's own template."""
+QWEN_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part['type'] == 'video' -%}
+{{ '<|vision_start|><|video_pad|><|vision_end|>' }}
+{%- elif part['type'] == 'text' -%}
+{{ part['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+_QWEN_FILES = (PREPROCESSOR, PROCESSOR, "video_preprocessor_config.json")
+
+
+def write_qwen_processor(
+  vision: QwenVisionConfig,
+  source: pathlib.Path | None,
+  work: pathlib.Path,
+  system: str | None,
+) -> None:
+  """Writes how images become patches, and how a chat becomes a prompt.
+
+  Args:
+    source: the directory the model came from, whose processor it keeps.
+    system: default system prompt of the chat template; None: as it was.
+  """
+  files = [] if source is None else [source / name for name in _QWEN_FILES]
+  for path in files:
+    if path.is_file():
+      shutil.copyfile(path, work / path.name)
+  if not (work / PREPROCESSOR).is_file():
+    write_json(work / PREPROCESSOR, _qwen_pixels(vision))
+  template = work / TEMPLATE
+  said = template.is_file() or (work / "chat_template.json").is_file()
+  if system is not None or not said:
+    # Its own template has a default system prompt that is not one of ours.
+    own = with_system(
+      QWEN_CHAT_TEMPLATE, QWEN_SYSTEM if system is None else system
+    )
+    template.write_text(own, encoding="utf-8")
+    (work / "chat_template.json").unlink(missing_ok=True)
+
+
+def _qwen_pixels(vision: QwenVisionConfig) -> dict[str, Any]:
+  area = vision.image_size**2
+  return {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+    "min_pixels": 4 * area,
+    "max_pixels": 16384 * area,
+    "patch_size": vision.patch_size,
+    "temporal_patch_size": vision.frames,
+    "merge_size": vision.grid,
+    "image_mean": list(CLIP_MEAN),
+    "image_std": list(CLIP_STD),
+  }
 
 
 def _name_image_tokens(work: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.shards import read_json
-from sophia_jax.models import IMAGE_MEAN, IMAGE_STD
+from sophia_jax.models import CLIP_MEAN, CLIP_STD, IMAGE_MEAN, IMAGE_STD
 from sophia_jax.types import SophiaError
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -92,6 +92,36 @@ def read_tiling(directory: pathlib.Path | None) -> Tiling:
   return Tiling()
 
 
+def read_native_limits(directory: pathlib.Path, side: int) -> tuple[int, int]:
+  """Reads the least and the most tiles of an image, where it keeps its size.
+
+  Args:
+    side: side of a tile, pixels.
+
+  Raises:
+    SophiaError: limits that are none.
+  """
+  least, most = 4, 16384
+  for path in (directory / PROCESSOR, directory / PREPROCESSOR):
+    found: Any = read_json(path) if path.is_file() else {}
+    if path.name == PROCESSOR:
+      found = found.get("image_processor")
+    if not isinstance(found, Mapping) or not found:
+      continue
+    _check_pixels(path, found, (CLIP_MEAN, CLIP_STD))
+    size = found.get("size")
+    size = size if isinstance(size, Mapping) else {}
+    low = found.get("min_pixels") or size.get("shortest_edge")
+    high = found.get("max_pixels") or size.get("longest_edge")
+    pixels = (low or least * side**2, high or most * side**2)
+    if not all(isinstance(n, int) and n >= side**2 for n in pixels):
+      raise SophiaError(
+        f"{path}: pixels of an image from {low!r:.40} to {high!r:.40}; correct it"
+      )
+    return tuple(n // side**2 for n in pixels)  # type: ignore[return-value]
+  return least, most
+
+
 def _tiling(
   path: pathlib.Path, found: Mapping[str, Any], names: Mapping[str, str]
 ) -> Tiling:
@@ -106,9 +136,13 @@ def _tiling(
     raise SophiaError(f"{path}: tiles of an image: {e}; correct it") from None
 
 
-def _check_pixels(path: pathlib.Path, found: Mapping[str, Any]) -> None:
+def _check_pixels(
+  path: pathlib.Path,
+  found: Mapping[str, Any],
+  numbers_of: tuple[tuple[float, ...], ...] = (IMAGE_MEAN, IMAGE_STD),
+) -> None:
   """Refuses a processor that normalises pixels by other numbers than ours."""
-  for key, own in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
+  for key, own in zip(("image_mean", "image_std"), numbers_of, strict=True):
     said = found.get(key)
     if said is None:
       continue

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from sophia_jax.data.images import ImageConfig, count_tiles
 from sophia_jax.data.vocabulary import (
   IMAGE_MARKS,
+  QWEN_IMAGE_MARKS,
   Ids,
   Vocabulary,
   open_tokenizer,
@@ -33,6 +34,8 @@ DEFAULT_SYSTEM = (
   "多家合作单位联合开发的多模态大语言模型。"
 )
 """System prompt that InternVL2.5 and InternVL3 were trained with."""
+QWEN_SYSTEM = "You are a helpful assistant."
+"""System prompt that Qwen2.5-VL was trained with."""
 
 PLACEHOLDER = "<image>"
 """Position of an image in a question."""
@@ -51,8 +54,9 @@ Piece = str | Ids
 class Renderer:
   """Renders text and images for one tokenizer; thread-safe and picklable.
 
-  With image tokens in the vocabulary it uses InternVL's template; without them
-  the tokenizer's chat template, or InternVL's turns where there is none.
+  With image tokens in the vocabulary it uses InternVL's template, or Qwen2.5-VL's
+  where images keep their size (`ImageConfig.method`); without them the tokenizer's
+  chat template, or InternVL's turns where there is none.
   """
 
   def __init__(
@@ -70,7 +74,7 @@ class Renderer:
       tokens_per_tile: image tokens P of a tile; 0: of a model without vision,
         which is refused images whatever its vocabulary has.
       default_system: system prompt where a prompt has `system=None`. None:
-        DEFAULT_SYSTEM; in a text-only vocabulary, the template's.
+        DEFAULT_SYSTEM or QWEN_SYSTEM; in a text-only vocabulary, the template's.
 
     Raises:
       SophiaError: the directory has no usable tokenizer.
@@ -79,14 +83,17 @@ class Renderer:
     vocabulary = self.vocabulary = Vocabulary(loaded, tokenizer_dir)
     self.image = image or ImageConfig()
     self.tokens_per_tile = tokens_per_tile
-    self.has_images = vocabulary.has_images
+    self._native = self.image.method == "native"
+    marks = QWEN_IMAGE_MARKS if self._native else IMAGE_MARKS
+    self.has_images = all(mark in vocabulary.marks for mark in marks)
     self.default_system = default_system
-    if vocabulary.has_images and default_system is None:
-      self.default_system = DEFAULT_SYSTEM
+    if self.has_images and default_system is None:
+      self.default_system = QWEN_SYSTEM if self._native else DEFAULT_SYSTEM
     self.end_id = vocabulary.end_id
     """Id of the end of a turn, the last token of a finished response."""
     self.pad_id = vocabulary.pad_id
-    self.image_id = vocabulary.marks.get(IMAGE_MARKS[1])
+    self._image_marks = tuple(vocabulary.marks.get(mark, -1) for mark in marks)
+    self.image_id = vocabulary.marks.get(marks[1])
     """Id that image embeddings replace; None in a text-only vocabulary."""
     self.banned_ids = tuple(
       sorted({*vocabulary.marks.values()} - {vocabulary.end_id})
@@ -94,7 +101,7 @@ class Renderer:
     """Ids that must not be sampled: all special tokens except `end_id`."""
     self.vocab_size = len(vocabulary)
     """Number of ids; a model's embedding may have more rows."""
-    own = not vocabulary.has_images and getattr(loaded, "chat_template", None)
+    own = not self.has_images and getattr(loaded, "chat_template", None)
     between = f"<|im_end|>\n{_QUESTION_TURN}"
     if own:
       bare, with_system = _own_template(loaded, tokenizer_dir)
@@ -124,9 +131,9 @@ class Renderer:
   ) -> Prompt:
     """Renders one question; reads the headers of images, no pixels.
 
-    Images come first (`<image>\\n`; several: `Image-1: <image>\\n...`) unless
-    the question places each with an `<image>`. Without images `<image>` is text
-    like any other.
+    Images come first (`<image>\\n`; several: `Image-1: <image>\\n...`; of
+    Qwen2.5-VL just `<image>` each) unless the question places each with an
+    `<image>`. Without images `<image>` is text like any other.
 
     Args:
       question: the user's turn.
@@ -214,7 +221,8 @@ class Renderer:
       return [question]
     if not self.has_images:
       raise SophiaError(
-        f"{images[0]}: this tokenizer is text-only (no <IMG_CONTEXT>); render "
+        f"{images[0]}: this tokenizer is text-only (no "
+        f"{(QWEN_IMAGE_MARKS if self._native else IMAGE_MARKS)[1]}); render "
         "images with the policy's tokenizer"
       )
     if not self.tokens_per_tile:
@@ -224,7 +232,7 @@ class Renderer:
       )
     places = question.count(PLACEHOLDER)
     if places == 0:
-      question = _placeholders(len(images)) + question
+      question = _placeholders(len(images), self._native) + question
     elif places != len(images):
       raise SophiaError(
         f"question {question[:60]!r} has {places} <image> for {len(images)} "
@@ -237,7 +245,7 @@ class Renderer:
     return pieces
 
   def _image_block(self, tiles: int) -> Ids:
-    start, context, end = (self.vocabulary.marks[m] for m in IMAGE_MARKS)
+    start, context, end = self._image_marks
     block = np.full(self.tokens_per_tile * tiles + 2, context, np.int32)
     block[0], block[-1] = start, end
     return block
@@ -319,7 +327,9 @@ class Renderer:
     return self.vocabulary.decode(ids)
 
 
-def _placeholders(images: int) -> str:
+def _placeholders(images: int, native: bool) -> str:
+  if native:
+    return PLACEHOLDER * images
   if images == 1:
     return f"{PLACEHOLDER}\n"
   return "".join(f"Image-{i + 1}: {PLACEHOLDER}\n" for i in range(images))

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import math
 import os
 import stat
 import struct
@@ -22,10 +23,10 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from sophia_jax.data import hiding
+from sophia_jax.data.native import Tiles, native_grid
 from sophia_jax.data.pixels import to_rgb
 from sophia_jax.data.resize import RESIZES, resizer
 from sophia_jax.files import mistaken
@@ -37,6 +38,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 Every build of Pillow reads them, that of a server included, and none runs a
 program: PostScript, for one, starts Ghostscript under any file name.
 """
+METHODS = ("grid", "native")
+"""Ways in which an image becomes tiles."""
 MAX_PIXELS = 64 * 1024**2
 """Larger images are refused before they are decoded: 192 MiB as RGB."""
 
@@ -74,21 +77,29 @@ _TRANSPOSE = {
 class ImageConfig:
   """Tiling of an image. The defaults are InternVL's."""
 
+  method: str = "grid"
+  """Way in which an image becomes tiles. "grid": InternVL's; the grid nearest in
+  aspect ratio, filled by stretching. "native": Qwen2.5-VL's; whole tiles at nearly
+  the image's own size, each of which is one image token."""
   tile_size: int = 448
-  """Side S of a square tile, in pixels."""
+  """Side S of a square tile, in pixels; 28 for Qwen2.5-VL."""
   min_tiles: int = 1
-  """Smallest grid, in tiles."""
-  """Fewest tiles of the grid."""
+  """Smallest grid, in tiles; 4 for Qwen2.5-VL."""
   max_tiles: int = 12
-  """Largest grid, in tiles, thumbnail excluded."""
+  """Largest grid, in tiles, thumbnail excluded; 1280 to 16384 for Qwen2.5-VL."""
   thumbnail: bool = True
-  """Whether a grid of several tiles is followed by the whole image as one."""
+  """Whether a grid of several tiles is followed by the whole image as one; not
+  with method "native"."""
   resize: str = "pil"
   """Resampling. "pil": bit for bit Pillow's. "fast": three times as fast, single
   bytes off by at most 2 levels; evaluation uses it only if config.eval.resize
   says so."""
 
   def __post_init__(self) -> None:
+    if self.method not in METHODS:
+      raise ValueError(
+        f"method must be one of {', '.join(METHODS)}, not {self.method!r}"
+      )
     if self.tile_size < 1:
       raise ValueError(f"tile_size must be positive, not {self.tile_size}")
     if not 1 <= self.min_tiles <= self.max_tiles:
@@ -101,8 +112,18 @@ class ImageConfig:
         f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}"
       )
 
+  @property
+  def most(self) -> int:
+    """Most tiles of an image, thumbnail included."""
+    return self.max_tiles + (self.method == "grid" and self.thumbnail)
+
   def share(self, images: int) -> ImageConfig:
-    """Returns the config of each image of a prompt with `images` images."""
+    """Returns the config of each image of a prompt with `images` images.
+
+    Images at their own size do not share: each may be as large as alone.
+    """
+    if self.method == "native":
+      return self
     most = max(1, self.max_tiles // max(images, 1))
     least = min(self.min_tiles, most)
     return dataclasses.replace(self, min_tiles=least, max_tiles=most)
@@ -301,15 +322,18 @@ def choose_grid(
 def grid_tiles(grid: tuple[int, int], config: ImageConfig) -> int:
   """Returns the number of tiles of a grid, thumbnail included."""
   n = grid[0] * grid[1]
-  return n + 1 if config.thumbnail and n > 1 else n
+  extra = config.method == "grid" and config.thumbnail and n > 1
+  return n + 1 if extra else n
 
 
-def tile(
-  image: Image.Image, config: ImageConfig
-) -> UInt8[np.ndarray, "n S S 3"]:
+def tile(image: Image.Image, config: ImageConfig) -> Tiles:
   """Cuts an RGB image: the grid row by row, then the thumbnail."""
   side = config.tile_size
   c, r = _grid_of(image.size, config)
+  if config.method == "native":
+    whole = resizer(image, config.resize)(side * c, side * r)
+    whole = whole.reshape(r, side, c, side, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(whole)
   tiles = np.empty((grid_tiles((c, r), config), side, side, 3), np.uint8)
   resize = resizer(image, config.resize)
   # Straight to their places: at these sizes every copy costs like a filter.
@@ -322,36 +346,51 @@ def tile(
 
 
 def _grid_of(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
-  return choose_grid(
-    *size, config.min_tiles, config.max_tiles, config.tile_size
-  )
+  """Returns (columns, rows)."""
+  find = native_grid if config.method == "native" else choose_grid
+  return find(*size, config.min_tiles, config.max_tiles, config.tile_size)
 
 
 def count_tiles(path: str, config: ImageConfig) -> int:
-  """Counts an image's tiles, thumbnail included, by its header alone."""
-  return grid_tiles(_grid_of(image_size(path), config), config)
+  """Counts an image's tiles, thumbnail included, by its header alone.
+
+  Raises:
+    SophiaError: the image cannot be read, or has no grid.
+  """
+  size = image_size(path)
+  try:
+    return grid_tiles(_grid_of(size, config), config)
+  except SophiaError as e:
+    raise SophiaError(f"{path}: {e}") from None
 
 
 def load_tiles(
   path: str | io.BytesIO, count: int, config: ImageConfig
-) -> UInt8[np.ndarray, "n S S 3"]:
+) -> Tiles:
   """Cuts an image into the `count` tiles that its prompt has.
 
   Grids are tried from few tiles to many, so the grid chosen among at most n
   tiles stays the choice when n shrinks to its own size: `count` alone says which
-  it was, however many images shared the prompt.
+  it was, however many images shared the prompt. An image at its own size has but
+  one grid.
 
   Raises:
     SophiaError: the image no longer gives `count` tiles, or cannot be read.
   """
-  most = count - 1 if config.thumbnail and count > 1 else count
-  exact = dataclasses.replace(
-    config, min_tiles=min(config.min_tiles, most), max_tiles=most
-  )
-  tiles = tile(opened(path), exact)
-  if len(tiles) != count:
+  if config.method == "grid":
+    most = count - 1 if config.thumbnail and count > 1 else count
+    config = dataclasses.replace(
+      config, min_tiles=min(config.min_tiles, most), max_tiles=most
+    )
+  image = opened(path)
+  try:
+    tiles = tile(image, config)
+  except SophiaError as e:
+    raise SophiaError(f"{path}: {e}") from None
+  found = math.prod(tiles.shape[:-3])
+  if found != count:
     raise SophiaError(
-      f"{path}: {len(tiles)} tiles where the prompt has {count}; the file or "
+      f"{path}: {found} tiles where the prompt has {count}; the file or "
       "the image settings changed since the prompt was rendered: render it again"
     )
   return tiles
@@ -374,11 +413,11 @@ class TileCache:
     self._config = config
     self._free = max_bytes
     self._lock = threading.Lock()
-    self._tiles: collections.OrderedDict[
-      tuple[str, int, int, int], UInt8[np.ndarray, "n S S 3"]
-    ] = collections.OrderedDict()
+    self._tiles: collections.OrderedDict[tuple[str, int, int, int], Tiles] = (
+      collections.OrderedDict()
+    )
 
-  def __call__(self, path: str, count: int) -> UInt8[np.ndarray, "n S S 3"]:
+  def __call__(self, path: str, count: int) -> Tiles:
     stats = _regular(hiding.plain(path))
     key = (path, count, stats.st_mtime_ns, stats.st_size)
     with self._lock:

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Int32
 
+from sophia_jax.data.native import Tiles, placed
 from sophia_jax.data.packing import Image, PackConfig, Row
 from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
-LoadTiles = Callable[[str, int], UInt8[np.ndarray, "n S S 3"]]
+LoadTiles = Callable[[str, int], Tiles]
 """(path, number of tiles) -> tiles; see data.images.load_tiles."""
 
 
@@ -59,10 +60,11 @@ def pack(
   for shard in range(shards):
     own = range(shard * config.shard_rows, (shard + 1) * config.shard_rows)
     place = slice(shard * tiles, (shard + 1) * tiles)
-    placed = _place_images(out.tiles[place], [rows[r] for r in own], load_tiles)
     first = (slice_index * shards + shard) * tiles
+    arrays = out.tiles[place], out.tile_places[place]
+    images = _place_images(*arrays, first, [rows[r] for r in own], load_tiles)
     first_slots = {
-      image: (first + tile) * tokens_per_tile for image, tile in placed.items()
+      image: (first + tile) * tokens_per_tile for image, tile in images.items()
     }
     for r in own:
       _write_row(out, r, rows[r], first_slots, tokens_per_tile)
@@ -89,6 +91,7 @@ def _empty(
     **arrays,
     tile_slots=np.full(shape, -1, np.int32),  # type: ignore[arg-type]
     tiles=np.zeros((count, side, side, 3), np.uint8),  # type: ignore[arg-type]
+    tile_places=np.full((count, 3), [-1, 0, 0], np.int32),  # type: ignore[arg-type]
     streams={name: np.zeros(shape, np.float32) for name in streams},  # type: ignore[misc]
   )
 
@@ -124,11 +127,17 @@ def _numbered(
 
 
 def _place_images(
-  tiles: UInt8[np.ndarray, "I S S 3"],
+  tiles: Any,
+  tile_places: Any,
+  first: int,
   rows: Sequence[Sequence[TokenSequence]],
   load_tiles: LoadTiles,
 ) -> dict[Image, int]:
-  """Writes each distinct image once; returns its first tile."""
+  """Writes each distinct image once; returns its first tile.
+
+  Args:
+    first: index in the batch of the first of `tiles`.
+  """
   place: dict[Image, int] = {}
   used = 0
   for sequence in (sequence for row in rows for sequence in row):
@@ -140,7 +149,10 @@ def _place_images(
           f"{sequence.id}: its batch has more than {len(tiles)} tiles; raise "
           "tile_budget"
         )
-      tiles[used : used + count] = load_tiles(path, count)
+      here = slice(used, used + count)
+      tiles[here], tile_places[here] = placed(
+        load_tiles(path, count), first + used
+      )
       place[path, count] = used
       used += count
   return place

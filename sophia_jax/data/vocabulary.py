@@ -20,6 +20,9 @@ from sophia_jax.data import sentencepiece
 from sophia_jax.types import SophiaError
 
 IMAGE_MARKS = ("<img>", "<IMG_CONTEXT>", "</img>")
+"""Marks before, in place of and after an image, of InternVL."""
+QWEN_IMAGE_MARKS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+"""The same of Qwen2.5-VL. Text models of Qwen have them, too."""
 TURN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 _CACHED = 1024
@@ -246,7 +249,7 @@ def _marks(tokenizer: Tokenizer) -> dict[str, int]:
     for i, token in tokenizer.get_added_tokens_decoder().items()
     if token.special
   }
-  for mark in (*IMAGE_MARKS, *TURN_MARKS):
+  for mark in (*IMAGE_MARKS, *QWEN_IMAGE_MARKS, *TURN_MARKS):
     i = tokenizer.token_to_id(mark)
     if i is not None:
       marks[mark] = i

@@ -4,6 +4,7 @@ from sophia_jax.models.config import (
   SIZES,
   DecoderConfig,
   InternVLConfig,
+  QwenVisionConfig,
   VisionConfig,
 )
 from sophia_jax.models.decoder import KVCache
@@ -16,9 +17,12 @@ from sophia_jax.models.internvl import (
   logical_axes,
 )
 from sophia_jax.models.logprobs import STATISTICS, token_logps
+from sophia_jax.models.qwen_vision import CLIP_MEAN, CLIP_STD
 from sophia_jax.models.vision import IMAGE_MEAN, IMAGE_STD
 
 __all__ = [
+  "CLIP_MEAN",
+  "CLIP_STD",
   "IMAGE_MEAN",
   "IMAGE_STD",
   "SIZES",
@@ -28,6 +32,7 @@ __all__ = [
   "InternVLConfig",
   "KVCache",
   "Params",
+  "QwenVisionConfig",
   "VisionConfig",
   "abstract_params",
   "init_caches",

@@ -1,6 +1,7 @@
-"""Shapes and settings of models; every released InternVL by name.
+"""Shapes and settings of models; every released one by name.
 
-`InternVLConfig` with `vision=None` is a text-only Qwen2, Qwen3 or Llama.
+`InternVLConfig` with a `QwenVisionConfig` is a Qwen2.5-VL, with `vision=None` a
+text-only Qwen2, Qwen3 or Llama.
 """
 
 from __future__ import annotations
@@ -52,6 +53,47 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class QwenVisionConfig:
+  """Qwen2.5-VL's encoder: windows, 2-D rotary positions, images of any shape.
+
+  Its tile is the square of patches that becomes one image token.
+  """
+
+  width: int
+  """Width of the residual connection."""
+  depth: int
+  """Number of blocks."""
+  heads: int
+  mlp: int
+  """Width inside the MLP."""
+  patch_size: int = 14
+  """Side of a patch, pixels."""
+  grid: int = 2
+  """Patches along a side of a tile."""
+  frames: int = 2
+  """Frames that a patch spans; an image is repeated to fill them."""
+  window: int = 4
+  """Side of a window, tiles."""
+  full: tuple[int, ...] = (7, 15, 23, 31)
+  """Blocks that attend to the whole image; the others attend to windows."""
+  frame_rate: int = 2
+  """Positions in time for a second of video."""
+
+  def __post_init__(self) -> None:
+    if self.width % self.heads or self.head_dim % 4:
+      raise ValueError(f"vision width {self.width} over {self.heads} heads")
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+  @property
+  def image_size(self) -> int:
+    """Side of a tile, pixels."""
+    return self.grid * self.patch_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
   """Qwen2 (`qkv_bias`), Qwen3 (`qk_norm`) or Llama / InternLM2 (neither)."""
 
@@ -77,6 +119,9 @@ class DecoderConfig:
   """Factor f of dynamic NTK scaling."""
   max_positions: int = 32768
   """Longest sequence without scaling, tokens."""
+  mrope: tuple[int, ...] = ()
+  """Angles of a head that turn with time, row and column, in this order; ():
+  positions have one axis."""
   qkv_bias: bool = True
   qk_norm: bool = False
   """RMSNorm of q and k within each head, one weight for all heads."""
@@ -90,6 +135,12 @@ class DecoderConfig:
       raise ValueError(f"head_dim {self.head_dim} must be even")
     if self.rope_scaling not in (None, "dynamic"):
       raise ValueError(f"rope_scaling {self.rope_scaling!r} is not known")
+    if self.mrope and sum(self.mrope) * 2 != self.head_dim:
+      raise ValueError(
+        f"mrope {self.mrope} is not half of head_dim {self.head_dim}"
+      )
+    if self.mrope and self.rope_scaling:
+      raise ValueError("mrope with rope_scaling: no known model has both")
     if self.qkv_bias and self.qk_norm:
       raise ValueError("qkv_bias with qk_norm: no known model has both")
 
@@ -106,14 +157,14 @@ class InternVLConfig:
   """A model and the way that it computes."""
 
   decoder: DecoderConfig
-  vision: VisionConfig | None = None
+  vision: VisionConfig | QwenVisionConfig | None = None
   """Vision encoder; None: a text-only model."""
   pixel_shuffle: Literal["v1", "v2"] = "v2"
   """Order of the image tokens (`vision.pixel_shuffle`)."""
   downsample: float = 0.5
   """Factor that the grid of patches shrinks by, along a side."""
   image_token_id: int = -1
-  """Id of <IMG_CONTEXT>; -1: none."""
+  """Id of <IMG_CONTEXT> or <|image_pad|>; -1: none."""
   dtype: str = "bfloat16"
   """Dtype of activations and matmuls; norms, softmax and logits are fp32."""
   param_dtype: str = "float32"
@@ -238,6 +289,31 @@ def _qwen3(
   )
 
 
+def _qwen_vl(
+  width: int,
+  mlp: int,
+  depth: int,
+  heads: int,
+  kv_heads: int,
+  vocab: int = 152064,
+  vision_mlp: int = 3420,
+) -> InternVLConfig:
+  decoder = DecoderConfig(
+    vocab=vocab,
+    width=width,
+    depth=depth,
+    heads=heads,
+    kv_heads=kv_heads,
+    mlp=mlp,
+    head_dim=128,
+    mrope=(16, 24, 24),
+    max_positions=128000,
+    tied_head=width == 2048,
+  )
+  vision = QwenVisionConfig(width=1280, depth=32, heads=16, mlp=vision_mlp)
+  return InternVLConfig(vision=vision, decoder=decoder, image_token_id=151655)
+
+
 # Shapes are exact. Norm eps and rope scaling of a released checkpoint come from
 # its own config.json (checkpoints.config.read_config); these are the usual ones.
 SIZES: dict[str, InternVLConfig] = {
@@ -261,6 +337,10 @@ SIZES: dict[str, InternVLConfig] = {
   "internvl3_5_8b": _qwen3(VIT_300M, 4096, 12288, 36, 32),
   "internvl3_5_14b": _qwen3(VIT_300M, 5120, 17408, 40, 40),
   "internvl3_5_38b": _qwen3(VIT_6B, 5120, 25600, 64, 64),
+  "qwen2_5_vl_3b": _qwen_vl(2048, 11008, 36, 16, 2, vocab=151936),
+  "qwen2_5_vl_7b": _qwen_vl(3584, 18944, 28, 28, 4),
+  "qwen2_5_vl_32b": _qwen_vl(5120, 27648, 64, 40, 8, vision_mlp=3456),
+  "qwen2_5_vl_72b": _qwen_vl(8192, 29568, 80, 64, 8, vision_mlp=3456),
   "qwen3_0_6b": _qwen3(None, 1024, 3072, 28, 16, tied=True),
   "qwen3_1_7b": _qwen3(None, 2048, 6144, 28, 16, tied=True),
   "qwen3_4b": _qwen3(None, 2560, 9728, 36, 32, tied=True),

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from sophia_jax.models.config import DecoderConfig, InternVLConfig, VisionConfig
+from sophia_jax.models.config import (
+  DecoderConfig,
+  InternVLConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,11 @@ def forward(cfg: InternVLConfig, work: Work) -> dict[str, float]:
   The head belongs to "language".
   """
   parts = {"language": _decoder(cfg.decoder, work)}
-  if cfg.vision is not None:
+  if isinstance(cfg.vision, QwenVisionConfig):
+    parts["vision"] = _windowed_encoder(cfg.vision, work.tiles)
+    width = cfg.vision.width * cfg.vision.grid**2
+    parts["projector"] = 2.0 * width * (width + cfg.decoder.width) * work.tiles
+  elif cfg.vision is not None:
     width = cfg.vision.width * cfg.shuffle**2
     matrices = width * cfg.decoder.width + cfg.decoder.width**2
     image_tokens = work.tiles * cfg.tokens_per_tile
@@ -75,6 +84,16 @@ def _decoder(cfg: DecoderConfig, work: Work) -> float:
   matrices = cfg.depth * block + cfg.width * cfg.vocab
   scores = 2 * cfg.depth * heads  # q k and weights v
   return 2.0 * (matrices * work.tokens + scores * work.pairs)
+
+
+def _windowed_encoder(cfg: QwenVisionConfig, tiles: float) -> float:
+  """Counts every block's attention within full windows: how large the images
+  are, to which some blocks attend whole, is not known here."""
+  patches = cfg.grid**2 * tiles
+  block = 4 * cfg.width**2 + 3 * cfg.width * cfg.mlp
+  embedding = 3 * cfg.frames * cfg.patch_size**2 * cfg.width
+  scores = 2 * cfg.depth * cfg.width * (cfg.window * cfg.grid) ** 2
+  return 2.0 * (cfg.depth * block + embedding + scores) * patches
 
 
 def _encoder(cfg: VisionConfig, tiles: float) -> float:

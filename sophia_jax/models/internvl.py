@@ -1,4 +1,4 @@
-"""InternVL: vision encoder -> pixel shuffle -> projector -> decoder.
+"""InternVL and Qwen2.5-VL: vision encoder -> projector -> decoder.
 
 Pure functions of (params, arrays):
 
@@ -18,13 +18,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
 from sophia_jax.models import logprobs
-from sophia_jax.models.config import InternVLConfig
+from sophia_jax.models.config import InternVLConfig, QwenVisionConfig
 from sophia_jax.models.decoder import Decoder, KVCache, Rows, Step
 from sophia_jax.models.layers import (
   constrain,
   rotary_tables,
   segment_lengths,
 )
+from sophia_jax.models.positions import spatial_positions
+from sophia_jax.models.qwen_vision import QwenMerger, QwenVisionEncoder
 from sophia_jax.models.vision import Projector, VisionEncoder
 
 Params = dict[str, Any]
@@ -36,14 +38,30 @@ class InternVL(nn.Module):
   cfg: InternVLConfig
 
   def setup(self) -> None:
+    self.qwen = isinstance(self.cfg.vision, QwenVisionConfig)
+    parts: Any = (VisionEncoder, Projector)
+    if self.qwen:
+      parts = (QwenVisionEncoder, QwenMerger)
     if self.cfg.vision is not None:
-      self.vision = VisionEncoder(self.cfg)
-      self.projector = Projector(self.cfg)
+      self.vision, self.projector = (part(self.cfg) for part in parts)
     self.language = Decoder(self.cfg)
 
-  def encode(self, tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I*P D"]:
-    """Returns image embeddings, tile by tile, P tokens each."""
-    x = self.projector(self.vision(tiles))
+  def encode(
+    self,
+    tiles: UInt8[Array, "I S S 3"],
+    tile_places: Int[Array, "I 3"] | None = None,
+    sequences: int = 1,
+  ) -> Float[Array, "I*P D"]:
+    """Returns image embeddings, tile by tile, P tokens each.
+
+    InternVL's tiles are encoded one by one; Qwen2.5-VL's see their image.
+
+    Args:
+      tile_places: number of the image, row and column of each tile.
+      sequences: equal parts of the tiles that no image crosses.
+    """
+    where = (tile_places, sequences) if self.qwen else ()
+    x = self.projector(self.vision(tiles, *where))
     return x.reshape(-1, x.shape[-1])
 
   def __call__(
@@ -53,12 +71,14 @@ class InternVL(nn.Module):
     positions: Int[Array, "B T"],
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
+    tile_places: Int[Array, "I 3"] | None = None,
   ) -> Float[Array, "B T D"]:
     """Hidden states of packed rows after the final norm.
 
     Where `tile_slots` is not -1 that image embedding replaces the token's own.
     """
     lengths = segment_lengths(positions, segment_ids)
+    positions, _ = self._spatial(positions, tile_slots, tile_places)
     cos, sin = self._rotary(positions, lengths)
     rows = Rows(cos=cos, sin=sin, segment_ids=segment_ids)
     return self.language(self._embed(tokens, tile_slots, image_embeds), rows)[0]
@@ -93,33 +113,59 @@ class InternVL(nn.Module):
     lengths: Int[Array, "B"],
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
+    tile_places: Int[Array, "I 3"] | None = None,
   ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
     """Reads right-padded prompts; the cache of each layer has T columns.
 
     Columns beyond a row's length hold values that `decode` never sees before
     it overwrites them.
     """
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     limits = jnp.broadcast_to(lengths[:, None], tokens.shape)
+    positions, _ = self._spatial(columns, tile_slots, tile_places)
     cos, sin = self._rotary(positions, limits)
-    segment_ids = (positions < limits).astype(jnp.int32)
+    segment_ids = (columns < limits).astype(jnp.int32)
     rows = Rows(cos=cos, sin=sin, segment_ids=segment_ids, keep_kv=True)
     x = self._embed(tokens, tile_slots, image_embeds)
     hidden, caches = self.language(x, rows)
     assert caches is not None
     return hidden, caches
 
+  def offsets(
+    self,
+    lengths: Int[Array, "B"],
+    tile_slots: Int[Array, "B T"] | None = None,
+    tile_places: Int[Array, "I 3"] | None = None,
+  ) -> Int[Array, "B"]:
+    """Returns how far the rotary positions after a prompt are from its columns.
+
+    An image takes fewer positions than tokens where positions have three axes.
+    """
+    if not self.cfg.decoder.mrope or tile_slots is None:
+      return jnp.zeros_like(lengths)
+    columns = jnp.broadcast_to(
+      jnp.arange(tile_slots.shape[1]), tile_slots.shape
+    )
+    _, following = self._spatial(columns, tile_slots, tile_places)
+    last = jnp.take_along_axis(following, lengths[:, None] - 1, axis=1)
+    return last[:, 0] - lengths
+
   def decode(
     self,
     tokens: Int[Array, "B"],
     positions: Int[Array, "B"],
     caches: tuple[KVCache, ...],
+    offsets: Int[Array, "B"] | None = None,
   ) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
     """Decodes one token a row: fills column positions[b], attends to columns <= it.
 
     A token beyond the capacity is not stored, and is not seen by itself.
+
+    Args:
+      offsets: what `offsets` returned for the prompts; None: all 0.
     """
-    cos, sin = self._rotary(positions[:, None], positions[:, None] + 1)
+    turned = positions if offsets is None else positions + offsets
+    cos, sin = self._rotary(turned[:, None], positions[:, None] + 1)
     step = Step(cos=cos, sin=sin, positions=positions)
     embeds = self.language.embed(tokens[:, None])
     hidden, caches = self.language.step(embeds, step, caches)
@@ -130,7 +176,7 @@ class InternVL(nn.Module):
   ) -> Float[Array, "B T V"]:
     """Touches every parameter: what initialisation traces."""
     if tiles is not None:
-      self.encode(tiles)
+      self.encode(tiles, jnp.zeros((len(tiles), 3), jnp.int32))
     zeros = jnp.zeros_like(tokens)
     return self.logits(self(tokens, zeros, zeros))
 
@@ -155,8 +201,19 @@ class InternVL(nn.Module):
       x = jnp.where((tile_slots >= 0)[..., None], images, x)
     return constrain(x, ("act_replica", "act_residual", "act_shard"))
 
+  def _spatial(
+    self,
+    positions: Int[Array, "B T"],
+    tile_slots: Int[Array, "B T"] | None,
+    tile_places: Int[Array, "I 3"] | None,
+  ) -> tuple[Int[Array, "B T ..."], Int[Array, "B T"]]:
+    """Returns the rotary positions of tokens, and of those that follow them."""
+    if tile_slots is None or tile_places is None or not self.cfg.decoder.mrope:
+      return positions, positions + 1
+    return spatial_positions(positions, tile_slots, tile_places)
+
   def _rotary(
-    self, positions: Int[Array, "B T"], lengths: Int[Array, "B T"]
+    self, positions: Int[Array, "B T ..."], lengths: Int[Array, "B T"]
   ) -> tuple[Float[Array, "B T H/2"], Float[Array, "B T H/2"]]:
     cfg = self.cfg
     return rotary_tables(positions, lengths, cfg.decoder, cfg.dtype)

@@ -177,7 +177,7 @@ def _vector(
 
 
 def rotary_tables(
-  positions: Int[Array, "*B"],
+  positions: Int[Array, "..."],
   lengths: Int[Array, "*B"],
   cfg: DecoderConfig,
   dtype: str,
@@ -189,6 +189,8 @@ def rotary_tables(
   on its own sequence only.
 
   Args:
+    positions: one for each token; or, with `cfg.mrope`, one in time, row and
+      column.
     lengths: the length of the sequence each token belongs to.
   """
   exponents = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / np.float32(
@@ -204,6 +206,9 @@ def rotary_tables(
     long = (lengths > cfg.max_positions)[..., None]
     inverse = jnp.where(long, scaled, inverse)
   angles = positions.astype(jnp.float32)[..., None] * inverse
+  if positions.ndim > lengths.ndim:
+    axes = np.repeat(np.arange(3), cfg.mrope)
+    angles = angles[..., axes, np.arange(len(axes))]
   return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
 
 

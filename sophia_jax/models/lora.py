@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,13 +23,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from sophia_jax.models.config import InternVLConfig
+from sophia_jax.models.config import InternVLConfig, QwenVisionConfig
 from sophia_jax.models.internvl import Params, abstract_params, logical_axes
 
 PART, SCALE = "lora", "lora_scale"
 """Top-level parts that a model with adapters has: the adapters; alpha / r."""
 COLLECTION = "lora"
 """Collection of variables in which a model finds the adapters."""
+_FUSED = re.compile(r"vision/layers/attn/[qkv]/kernel")
+"""Kernels of Qwen2.5-VL's encoder that are parts of a tensor on disk."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,11 @@ def kernels(cfg: InternVLConfig, lora: Lora) -> dict[str, Shape]:
 def every(cfg: InternVLConfig) -> dict[str, Shape]:
   """Returns all kernels that an adapter can be for, by path."""
   found = {}
+  qwen = isinstance(cfg.vision, QwenVisionConfig)
   for path, leaf in flatten_dict(abstract_params(cfg), sep="/").items():
+    # One linear map in every checkpoint, which PEFT adapts as a whole.
+    if qwen and _FUSED.match(path):
+      continue
     # The embedding of patches is a convolution in every checkpoint format.
     if path.endswith("/kernel") and "/patch/" not in path:
       *stack, inputs, outputs = leaf.shape

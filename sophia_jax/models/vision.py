@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +28,14 @@ PROJECTOR_EPS = 1e-5
 QK_NORM_EPS = 1e-6
 
 
-def normalise(tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I S S 3"]:
+def normalise(
+  tiles: UInt8[Array, "I S S 3"],
+  mean: Sequence[float] = IMAGE_MEAN,
+  std: Sequence[float] = IMAGE_STD,
+) -> Float[Array, "I S S 3"]:
   """Returns (x / 255 - mean) / std in fp32, with ImageNet statistics."""
-  mean, std = (np.array(x, np.float32) for x in (IMAGE_MEAN, IMAGE_STD))
-  return (tiles.astype(jnp.float32) / 255 - mean) / std
+  m, s = (np.array(x, np.float32) for x in (mean, std))
+  return (tiles.astype(jnp.float32) / 255 - m) / s
 
 
 def patches(
@@ -134,7 +140,7 @@ class VisionEncoder(nn.Module):
   @nn.compact
   def __call__(self, tiles: UInt8[Array, "I S S 3"]) -> Float[Array, "I G D"]:
     cfg, vision = self.cfg, self.cfg.vision
-    assert vision is not None
+    assert isinstance(vision, VisionConfig)
     types = (cfg.dtype, cfg.param_dtype)
     x = patches(normalise(tiles).astype(cfg.dtype), vision.patch_size)
     x = Dense(vision.width, (None, "vision_embed"), True, *types, name="patch")(

@@ -247,6 +247,7 @@ def abstract_batch(
   ids: Any = jax.ShapeDtypeStruct(rows, jnp.int32)
   weights: Any = jax.ShapeDtypeStruct(rows, jnp.float32)
   pixels: Any = jax.ShapeDtypeStruct((shape.tiles, side, side, 3), jnp.uint8)
+  places: Any = jax.ShapeDtypeStruct((shape.tiles, 3), jnp.int32)
   batch = Batch(
     tokens=ids,
     targets=ids,
@@ -255,6 +256,7 @@ def abstract_batch(
     positions=ids,
     tile_slots=ids,
     tiles=pixels,
+    tile_places=places,
     streams=dict.fromkeys(streams, weights),
   )
   return jax.tree.map(

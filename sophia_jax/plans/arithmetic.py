@@ -14,7 +14,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from sophia_jax.algorithms.contract import Algorithm
-from sophia_jax.models import InternVLConfig, flops, lora
+from sophia_jax.models import InternVLConfig, QwenVisionConfig, flops, lora
 from sophia_jax.models.lora import Lora
 from sophia_jax.plans import aot
 from sophia_jax.plans.shape import Shape
@@ -191,7 +191,13 @@ def _encoder_bytes(case: Case) -> float:
   vision = case.cfg.vision
   if vision is None:
     return 0.0
-  patches = (vision.grid**2 + 1) * case.shape.tiles / case.mesh.size
+  tiles = case.shape.tiles
+  if isinstance(vision, QwenVisionConfig):
+    # Devices that share a row all encode its images.
+    patches = vision.grid**2 * tiles / case.mesh.shape["data"]
+    patches /= case.mesh.shape["fsdp"]
+    return 2.0 * patches * (5 * vision.width + 3 * vision.mlp)
+  patches = (vision.grid**2 + 1) * tiles / case.mesh.size
   return 2.0 * patches * (5 * vision.width + 2 * vision.mlp)
 
 

@@ -32,6 +32,8 @@ class Slots:
   token: Int[Array, "S"]
   """The token to be fed next, at `position`."""
   position: Int[Array, "S"]
+  offset: Int[Array, "S"]
+  """Distance from `position` to the rotary position (`InternVL.offsets`)."""
   left: Int[Array, "S"]
   """Tokens that may still be drawn."""
   drawn: Int[Array, "S"]
@@ -55,6 +57,7 @@ def empty(cfg: InternVLConfig, slots: int, length: int) -> Slots:
     caches=init_caches(cfg, s, c),
     token=jnp.zeros(s, jnp.int32),
     position=jnp.zeros(s, jnp.int32),
+    offset=jnp.zeros(s, jnp.int32),
     left=jnp.zeros(s, jnp.int32),
     drawn=jnp.zeros(s, jnp.int32),
     tokens=jnp.zeros((s, c), jnp.int32),
@@ -70,16 +73,25 @@ def empty(cfg: InternVLConfig, slots: int, length: int) -> Slots:
 
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(
-  model, params, tokens, lengths, tile_slots, tiles
-) -> tuple[KVCache, ...]:
+  model, params, tokens, lengths, tile_slots, tiles, tile_places
+) -> tuple[tuple[KVCache, ...], Int[Array, "B"]]:
+  """Returns the caches of prompts, and `InternVL.offsets` of them."""
   apply: Any = functools.partial(model.apply, {"params": params})
-  embeds = None if tiles is None else apply(tiles, method="encode")
-  _, caches = apply(tokens, lengths, tile_slots, embeds, method="prefill")
-  return caches
+  shown = tiles is not None
+  embeds = apply(tiles, tile_places, method="encode") if shown else None
+  args = tokens, lengths, tile_slots, embeds, tile_places
+  _, caches = apply(*args, method="prefill")
+  return caches, apply(lengths, tile_slots, tile_places, method="offsets")
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def insert(slots: Slots, caches: tuple[KVCache, ...], source, fresh) -> Slots:
+def insert(
+  slots: Slots,
+  caches: tuple[KVCache, ...],
+  offsets: Int[Array, "B"],
+  source,
+  fresh,
+) -> Slots:
   """Copies prefilled row source[s] into slot s; -1 leaves the slot alone."""
   new = source >= 0
   rows = jnp.maximum(source, 0)
@@ -91,7 +103,9 @@ def insert(slots: Slots, caches: tuple[KVCache, ...], source, fresh) -> Slots:
     return jax.lax.dynamic_update_slice(old, head, (0,) * old.ndim)
 
   filled = dataclasses.replace(
-    slots, caches=jax.tree.map(put, slots.caches, caches)
+    slots,
+    caches=jax.tree.map(put, slots.caches, caches),
+    offset=jnp.where(new, offsets[rows], slots.offset),
   )
   return _started(filled, new, fresh)
 
@@ -130,7 +144,8 @@ def decode(
 
   def step(carry):
     i, s = carry
-    hidden, caches = apply(s.token, s.position, s.caches, method="decode")
+    args = s.token, s.position, s.caches, s.offset
+    hidden, caches = apply(*args, method="decode")
     token, logp = sampling.draw(
       apply(hidden, method="logits"),
       s.keys,

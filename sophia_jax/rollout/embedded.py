@@ -11,15 +11,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import UInt32
 
 from sophia_jax.data.chat import Renderer
+from sophia_jax.data.native import Tiles, placed
 from sophia_jax.models.internvl import InternVL
 from sophia_jax.rollout import decoding
 from sophia_jax.rollout.decoding import QUEUE, Slots
@@ -81,7 +83,7 @@ class EmbeddedEngine:
   tick computes depends on nothing but the requests and the ticks between them.
 
   Args:
-    load_tiles: image path -> uint8[n, S, S, 3]; the one image path.
+    load_tiles: (image path, number of tiles) -> tiles; the one image path.
   """
 
   def __init__(
@@ -90,7 +92,7 @@ class EmbeddedEngine:
     params: Any,
     renderer: Renderer,
     config: EngineConfig,
-    load_tiles: Callable[[str, int], UInt8[np.ndarray, "n S S 3"]],
+    load_tiles: Callable[[str, int], Tiles],
   ):
     self.model, self.params = model, params
     self.version: int | None = None
@@ -340,15 +342,15 @@ class EmbeddedEngine:
       if key not in rows:
         rows[key] = len(prompts)
         prompts.append(request.prompt)
-    tokens, lengths, tile_slots, tiles = self._prompt_arrays(prompts)
-    caches = decoding.prefill(
-      self.model, self.params, tokens, lengths, tile_slots, tiles
+    caches, offsets = decoding.prefill(
+      self.model, self.params, *self._prompt_arrays(prompts)
     )
     source = np.full(self.config.slots, -1, np.int32)
     for place, job in zip(places, group):
       source[place] = rows[_prompt_key(job.prompt)]
       job.cached = len(job.prompt) - 1
-    return decoding.insert(slots, caches, source, self._fresh(group, places))
+    fresh = self._fresh(group, places)
+    return decoding.insert(slots, caches, offsets, source, fresh)
 
   def _fresh(
     self, group: Sequence[_Job], places: Sequence[int]
@@ -385,13 +387,14 @@ class EmbeddedEngine:
     return fresh
 
   def _prompt_arrays(self, prompts: list[Prompt]):
-    """Returns right-padded prompts in bucketed shapes, and the tiles they show."""
+    """Returns right-padded prompts in bucketed shapes, and the tiles they show
+    with their places."""
     n, longest = self.config.prefill_rows, max(map(len, prompts))
     length = min(_bucket(longest, 32), self.config.length)
     tokens = np.zeros((n, length), np.int32)
     lengths = np.ones(n, np.int32)
     tile_slots = np.full((n, length), -1, np.int32)
-    tiles: list[np.ndarray] = []
+    tiles: list[Tiles] = []
     first: dict[tuple, int] = {}  # (images, tiles) -> the first of their slots
     slots = 0
     for row, prompt in enumerate(prompts):
@@ -404,18 +407,26 @@ class EmbeddedEngine:
         slots += len(image)
         tiles += map(self.load_tiles, prompt.images, prompt.tiles)
       tile_slots[row, image] = first[shown] + np.arange(len(image))
-    return tokens, lengths, tile_slots, self._tile_array(tiles)
+    return tokens, lengths, tile_slots, *self._tile_arrays(tiles)
 
-  def _tile_array(self, tiles: list[np.ndarray]) -> np.ndarray | None:
+  def _tile_arrays(
+    self, images: list[Tiles]
+  ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Returns the tiles of images, padded to a bucket, and their places."""
     vision = self.model.cfg.vision
     if vision is None:
-      return None
-    stacked = np.concatenate(tiles) if tiles else np.zeros((0,), np.uint8)
+      return None, None
+    count = sum(math.prod(tiles.shape[:-3]) for tiles in images)
     side = vision.image_size
-    room = _bucket(max(len(stacked), 1), self.config.prefill_rows)
+    room = _bucket(max(count, 1), self.config.prefill_rows)
     padded = np.zeros((room, side, side, 3), np.uint8)
-    padded[: len(stacked)] = stacked.reshape(-1, side, side, 3)
-    return padded
+    places = np.full((room, 3), [-1, 0, 0], np.int32)
+    first = 0
+    for image in images:
+      here = slice(first, first + math.prod(image.shape[:-3]))
+      padded[here], places[here] = placed(image, first)
+      first = here.stop
+    return padded, places
 
 
 def _stretches(

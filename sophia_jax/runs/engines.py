@@ -18,6 +18,7 @@ from sophia_jax.checkpoints.staging import replacing
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.models import QwenVisionConfig
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.scorers import CommonWords, ScoreClient
@@ -34,7 +35,7 @@ from sophia_jax.runs.run import Run
 from sophia_jax.servers import supervise
 from sophia_jax.servers.backends.base import Role
 from sophia_jax.train import sharding
-from sophia_jax.types import Sampling
+from sophia_jax.types import Sampling, SophiaError
 
 SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
 """Checkpoint format that each backend takes a policy in."""
@@ -63,9 +64,14 @@ def policy(
     return
   image = run.section(ImageConfig, "images")
   cfg, words = policies.load_words(directory, image, run.config.prompts.system)
+  if isinstance(cfg.vision, QwenVisionConfig):
+    raise SophiaError(
+      f"{directory}: Qwen2.5-VL is sampled by the embedded engine alone; give "
+      "--config.policy.engine=embedded"
+    )
   tokens = max_new_tokens
   if cfg.vision:
-    tokens += cfg.tokens_per_tile * (image.max_tiles + image.thumbnail)
+    tokens += cfg.tokens_per_tile * image.most
   directory = directory if choice.urls else _servable(run, directory)
   with (
     _urls(run, choice, "policy", directory) as urls,

@@ -63,9 +63,8 @@ class Ask:
     """
     text = len(problem.text.encode(errors="surrogatepass"))
     count = len(problem.images)
-    image = self.words.image.share(count)
-    tiles = image.max_tiles + image.thumbnail
-    each = tiles * self.words.tokens_per_tile + 32
+    most = self.words.image.share(count).most
+    each = most * self.words.tokens_per_tile + 32
     return overhead + text + count * each + _SLACK
 
 

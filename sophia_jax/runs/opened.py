@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sophia_jax.checkpoints.writing import Held, Values
 from sophia_jax.models import (
   DecoderConfig,
   InternVLConfig,
+  QwenVisionConfig,
   VisionConfig,
   lora,
 )
@@ -149,15 +151,24 @@ def _trained_config(step: Path) -> InternVLConfig:
   """The model that a checkpoint was saved of."""
   model: dict[str, Any] = dict(read_identity(step)["model"])
   try:
-    decoder = DecoderConfig(**model.pop("decoder"))
+    decoder = DecoderConfig(**_hashable(model.pop("decoder")))
     vision = model.pop("vision")
+    kind = QwenVisionConfig if vision and "window" in vision else VisionConfig
     return InternVLConfig(
-      decoder=decoder, vision=vision and VisionConfig(**vision), **model
+      decoder=decoder, vision=vision and kind(**_hashable(vision)), **model
     )
   except TypeError as e:
     raise SophiaError(
       f"{step}: saved by another version of this program ({e})"
     ) from e
+
+
+def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns settings as they were before JSON made lists of their tuples."""
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in settings.items()
+  }
 
 
 def _same_shapes(

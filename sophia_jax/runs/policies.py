@@ -18,6 +18,7 @@ from sophia_jax.models import (
   InternVL,
   InternVLConfig,
   Params,
+  QwenVisionConfig,
   abstract_params,
   logical_axes,
 )
@@ -241,12 +242,7 @@ def load_words(
     SophiaError: as `load`.
   """
   cfg = read_config(directory)
-  if cfg.vision and cfg.vision.image_size != image.tile_size:
-    raise SophiaError(
-      f"{directory}: takes tiles of {cfg.vision.image_size} pixels, "
-      f"config.images.tile_size is {image.tile_size}; give "
-      f"--config.images.tile_size={cfg.vision.image_size}"
-    )
+  _check_tiles(cfg, image, directory)
   renderer = Renderer(str(directory), image, cfg.tokens_per_tile, system)
   if renderer.vocab_size > cfg.decoder.vocab:
     raise SophiaError(
@@ -254,6 +250,34 @@ def load_words(
       f"{cfg.decoder.vocab}; they are not of one checkpoint"
     )
   return cfg, renderer
+
+
+def _check_tiles(
+  cfg: InternVLConfig, image: ImageConfig, directory: Path
+) -> None:
+  """Refuses images that are cut as another model takes them.
+
+  Raises:
+    SophiaError: names the settings that fit.
+  """
+  if cfg.vision is None:
+    return
+  qwen = isinstance(cfg.vision, QwenVisionConfig)
+  method = "native" if qwen else "grid"
+  side = cfg.vision.image_size
+  if image.method != method:
+    limits = (4, 1280) if qwen else (1, 12)
+    raise SophiaError(
+      f"{directory}: its images are cut by method {method!r}, config.images.method "
+      f"is {image.method!r}; give --config.images.method={method} "
+      f"--config.images.tile_size={side} --config.images.min_tiles={limits[0]} "
+      f"--config.images.max_tiles={limits[1]}"
+    )
+  if side != image.tile_size:
+    raise SophiaError(
+      f"{directory}: takes tiles of {side} pixels, config.images.tile_size is "
+      f"{image.tile_size}; give --config.images.tile_size={side}"
+    )
 
 
 def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:

@@ -238,8 +238,8 @@ def check_images(
   if seen:
     raise SophiaError(
       f"{where}: problem {seen[0].id} has images ({len(seen)} of "
-      f"{len(problems)} do), and the policy is a text-only model; give an "
-      "InternVL checkpoint as config.policy.path"
+      f"{len(problems)} do), and the policy is a text-only model; give a "
+      "vision-language checkpoint as config.policy.path"
     )
 
 

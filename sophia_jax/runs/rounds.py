@@ -192,7 +192,7 @@ class Rounds:
   def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
     """Annotates and learns a round; returns the metrics of its last update."""
     session, stage = self._session, self._stage
-    shape = training.packing(self._run, stage, self._model)
+    shape = training.packing(self._run, stage, self._model, self._mesh)
     reading = training.reading(stage, self._model, self._mesh)
     sequences = session.annotate(
       sampled.sequences, shape, reading, self._models()

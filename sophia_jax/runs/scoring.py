@@ -12,13 +12,14 @@ import numpy as np
 
 from sophia_jax.checkpoints import sidecars
 from sophia_jax.checkpoints.config import read_config
-from sophia_jax.data.chat import DEFAULT_SYSTEM
+from sophia_jax.checkpoints.tiling import read_native_limits
+from sophia_jax.data.chat import DEFAULT_SYSTEM, QWEN_SYSTEM
 from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.data.problems import load_examples
 from sophia_jax.data.rows import pack
 from sophia_jax.files import write_jsonl
-from sophia_jax.models import Params
+from sophia_jax.models import Params, QwenVisionConfig
 from sophia_jax.progress import Progress
 from sophia_jax.runs import policies
 from sophia_jax.train import sharding
@@ -46,8 +47,7 @@ def score(
   Rows hold one sequence each, padded to a power of two, so that a score does
   not depend on its neighbours and few shapes are compiled.
   """
-  vision = read_config(directory).vision
-  image = ImageConfig(tile_size=vision.image_size if vision else 448)
+  image = image_config(directory)
   if max_tiles is not None:
     image = dataclasses.replace(image, max_tiles=max_tiles)
   if system is None:
@@ -76,15 +76,30 @@ def score(
   return write_jsonl(out, rows())
 
 
+def image_config(directory: Path) -> ImageConfig:
+  """Returns how a checkpoint's own processor cuts images, up to its limits."""
+  vision = read_config(directory).vision
+  if isinstance(vision, QwenVisionConfig):
+    least, most = read_native_limits(directory, vision.image_size)
+    return ImageConfig(
+      method="native",
+      tile_size=vision.image_size,
+      min_tiles=least,
+      max_tiles=most,
+    )
+  return ImageConfig(tile_size=vision.image_size if vision else 448)
+
+
 def default_system(directory: Path) -> str | None:
   """Returns the system prompt of examples that have none.
 
   An export has the one that it was trained under in its chat template; other
-  InternVL checkpoints were trained under InternVL's own sentence.
+  checkpoints with vision were trained under their family's own sentence.
   """
-  found = sidecars.system_of(directory)
-  if found is None and read_config(directory).vision:
-    return DEFAULT_SYSTEM
+  found, vision = sidecars.system_of(directory), read_config(directory).vision
+  if found is None and vision:
+    qwen = isinstance(vision, QwenVisionConfig)
+    return QWEN_SYSTEM if qwen else DEFAULT_SYSTEM
   return found
 
 

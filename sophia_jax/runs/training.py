@@ -26,7 +26,7 @@ from sophia_jax.data.problems import load_examples
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
-from sophia_jax.models import Params, lora
+from sophia_jax.models import Params, QwenVisionConfig, lora
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
@@ -84,7 +84,7 @@ def learn(run: Run, stage: Stage) -> None:
       sources = {
         name: trainer.annotate(
           list(own),  # type: ignore[call-overload]
-          packing(run, stage, model),
+          packing(run, stage, model, mesh),
           reading(stage, model, mesh),
           starts,
         )
@@ -280,8 +280,13 @@ def words(run: Run, model: Model) -> PolicyWords:
   return PolicyWords(model.renderer, run.config.prompts.slow_thinking)
 
 
-def packing(run: Run, stage: Stage, model: Model) -> PackConfig:
-  """Returns the stage's own shape, filled as the run says."""
+def packing(run: Run, stage: Stage, model: Model, mesh: Mesh) -> PackConfig:
+  """Returns the stage's own shape, filled as the run says.
+
+  Raises:
+    SophiaError: an image could be spread over devices, which Qwen2.5-VL's encoder
+      does not do.
+  """
   train = stage.train
   values = {
     **run.config.packing.to_dict(),
@@ -290,7 +295,15 @@ def packing(run: Run, stage: Stage, model: Model) -> PackConfig:
     "tile_budget": train.tiles if model.module.cfg.vision else 0,
     "microbatches": train.microbatches,
   }
-  return section(PackConfig, values, "packing")
+  shape = section(PackConfig, values, "packing")
+  qwen = isinstance(model.module.cfg.vision, QwenVisionConfig)
+  devices = mesh.shape["data"] * mesh.shape["fsdp"]
+  if qwen and shape.shards % devices:
+    raise SophiaError(
+      f"config.packing.shards={shape.shards} with Qwen2.5-VL: make it a multiple "
+      f"of {devices}, the devices that share the rows (data x fsdp)"
+    )
+  return shape
 
 
 def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
@@ -328,7 +341,7 @@ def _loader(
   mixed = "visual" in sources
   return Loader(
     sources,
-    packing(run, stage, model),
+    packing(run, stage, model, mesh),
     LoaderConfig(
       epochs=stage.train.epochs,
       seed=run.seed + (stage.train.order << 32),

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from sophia_jax.checkpoints import read_config
 from sophia_jax.config import section
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.models import InternVLConfig
+from sophia_jax.models import InternVLConfig, QwenVisionConfig
 from sophia_jax.servers import backends, environments
 from sophia_jax.servers.backends import Platform, Role, ServeSpec
 from sophia_jax.servers.backends.base import cache
@@ -143,6 +143,11 @@ def _checked(model: Path, role: Role) -> InternVLConfig | None:
     return None
   if role == "policy" and cfg.vision is None:
     raise SophiaError(f"{model}: a text model; a policy is an InternVL")
+  if isinstance(cfg.vision, QwenVisionConfig):
+    raise SophiaError(
+      f"{model}: Qwen2.5-VL is not served here; sample it with "
+      "--config.policy.engine=embedded"
+    )
   if role == "reasoner" and cfg.vision is not None:
     raise SophiaError(f"{model}: an InternVL; a reasoner is a text model")
   return cfg

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from sophia_jax.algorithms.contract import Forward, View
 from sophia_jax.models import STATISTICS, lora
+from sophia_jax.models.device_kernels import shards
 from sophia_jax.train import sharding
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError
@@ -78,9 +79,17 @@ def hidden_states(
   """Returns the final hidden states of packed rows, teacher-forced."""
   apply: Any = functools.partial(model.apply, lora.variables(params))
   shown = "vision" in params and len(batch.tiles) > 0
-  embeds = apply(batch.tiles, method="encode") if shown else None
+  places = batch.tile_places if shown else None
+  # A device has whole shards of the packing, and no image is in two of them.
+  where = places, shards("act_batch")
+  embeds = apply(batch.tiles, *where, method="encode") if shown else None
   return apply(
-    batch.tokens, batch.segment_ids, batch.positions, batch.tile_slots, embeds
+    batch.tokens,
+    batch.segment_ids,
+    batch.positions,
+    batch.tile_slots,
+    embeds,
+    places,
   )
 
 

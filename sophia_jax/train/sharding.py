@@ -143,7 +143,7 @@ def batch_shardings(batch: Batch, mesh: Mesh) -> Any:
   rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "context"))
   tiles: Any = NamedSharding(mesh, PartitionSpec(AXES))
   shardings = jax.tree.map(lambda _: rows, batch)
-  return dataclasses.replace(shardings, tiles=tiles)
+  return dataclasses.replace(shardings, tiles=tiles, tile_places=tiles)
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from sophia_jax.types import SophiaError
 from tests.checkpoints.toy import (
   CFG,
   LLAMA,
+  QWEN_VL,
   TEXT,
   VARIANTS,
   assert_same,
@@ -100,7 +101,7 @@ def test_a_failed_export_leaves_nothing(params, saved):
 # 445 + 12 L and 349 + 12 L around Qwen2, 445 + 11 L and 349 + 11 L around Qwen3,
 # 445 + 9 L and 349 + 7 L around InternLM2; with the 6B encoder 688 and 598
 # instead of 445 and 349; of a text model 3 + 11 L, one less where the head is
-# tied.
+# tied; of Qwen2.5-VL 393 + 12 L, one less where the head is tied.
 PUBLISHED = {
   "internvl2_5_1b": (938_193_024, 733, 637),
   "internvl2_5_2b": (2_205_754_368, 661, 517),
@@ -121,6 +122,10 @@ PUBLISHED = {
   "internvl3_5_8b": (8_528_318_464, 841, 745),
   "internvl3_5_14b": (15_119_523_840, 885, 789),
   "internvl3_5_38b": (38_390_405_504, 1392, 1302),
+  "qwen2_5_vl_3b": (3_754_622_976, 824, None),
+  "qwen2_5_vl_7b": (8_292_166_656, 729, None),
+  "qwen2_5_vl_32b": (33_452_718_336, 1161, None),
+  "qwen2_5_vl_72b": (73_410_777_344, 1353, None),
   "qwen3_0_6b": (596_049_920, 310, None),
   "qwen3_1_7b": (1_720_574_976, 310, None),
   "qwen3_4b": (4_022_468_096, 398, None),
@@ -146,7 +151,10 @@ def test_sizes_have_the_published_counts(size):
     assert (len(chat), parameters(chat)) == (tensors, count)
   leaves = jax.tree.leaves(abstract_params(cfg))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
-  assert cfg.tokens_per_tile == (0 if tensors is None else 256)
+  tokens = {"internvl": 256, "qwen2_5": 1, "qwen3_": 0}
+  assert cfg.tokens_per_tile == next(
+    n for name, n in tokens.items() if size.startswith(name)
+  )
 
 
 @pytest.mark.parametrize("size", ["internvl2_5_26b", "internvl3_38b"])
@@ -165,6 +173,8 @@ def test_every_naming_reads_what_it_writes(naming, tmp_path):
     cfg = LLAMA
   if naming is Naming.CHAT_INTERNLM2:
     cfg = VARIANTS["300m-internlm2"]
+  if naming in (Naming.QWEN_VL, Naming.QWEN_VL_MEMORY):
+    cfg = QWEN_VL
   params = random_params(cfg)
   values = Held(params, None)
   tensors = {

@@ -11,7 +11,7 @@ from sophia_jax.checkpoints import adapters
 from sophia_jax.models import lora
 from sophia_jax.models.lora import Lora
 from sophia_jax.types import SophiaError
-from tests.checkpoints.toy import CFG, TEXT, assert_same
+from tests.checkpoints.toy import CFG, QWEN_VL, TEXT, assert_same
 
 HOW = Lora(rank=2, alpha=4.0, parts=("language",), targets=("attn", "mlp"))
 
@@ -48,6 +48,28 @@ def test_both_namings_of_transformers_are_read(tree, saved):
     lambda t: [t.update({old(name): t.pop(name)}) for name in list(t)],
   )
   assert_same(adapters.load(saved, HOW, CFG), tree)
+
+
+def test_of_qwen_vl(tmp_path):
+  """The encoder's q, k and v are one map on disk, which has no adapter."""
+  how = Lora(
+    rank=2,
+    alpha=4.0,
+    parts=("language", "projector", "vision"),
+    targets=("attn", "mlp", "projector"),
+  )
+  tree = lora.init(QWEN_VL, how, 3)
+  adapters.save(tree, how, QWEN_VL, tmp_path / "a", "base")
+  names = load_file(tmp_path / "a" / adapters.TENSORS)
+  for module in (
+    "language_model.layers.1.self_attn.q_proj",
+    "visual.blocks.2.attn.proj",
+    "visual.blocks.0.mlp.gate_proj",
+    "visual.merger.mlp.2",
+  ):
+    assert f"base_model.model.model.{module}.lora_A.weight" in names
+  assert not any("qkv" in name for name in names)
+  assert_same(adapters.load(tmp_path / "a", how, QWEN_VL), tree)
 
 
 def test_of_a_text_model(tmp_path):

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from sophia_jax.models import (
   DecoderConfig,
   InternVLConfig,
+  QwenVisionConfig,
   VisionConfig,
   abstract_params,
 )
@@ -69,6 +70,16 @@ LLAMA = InternVLConfig(
   decoder=dataclasses.replace(
     QWEN2, qkv_bias=False, rope_scaling=None, rope_factor=1.0
   ),
+  dtype="float32",
+)
+QWEN_VL = InternVLConfig(
+  vision=QwenVisionConfig(
+    width=16, depth=3, heads=2, mlp=24, patch_size=2, window=2, full=(1,)
+  ),
+  decoder=dataclasses.replace(
+    QWEN2, mrope=(1, 1, 2), rope_scaling=None, rope_factor=1.0
+  ),
+  image_token_id=IMAGE_TOKEN,
   dtype="float32",
 )
 TEXT = {

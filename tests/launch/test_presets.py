@@ -21,6 +21,7 @@ NAMES = (
   "internvl3_38b",
   "internvl3_5_8b",
   "internvl3_5_38b",
+  "qwen2_5_vl_7b",
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 from sophia_jax.runs import sampling, training
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
+from sophia_jax.train import sharding
 from sophia_jax.types import Role, SophiaError, Status
 from tests.launch.commands import export
 from tests.rollout import little
@@ -113,7 +114,8 @@ def test_the_packing_is_the_stage_s_shape_filled_as_the_run_says(run):
 
   def shape():
     stage = stages.read(run.config, "sophia")
-    return training.packing(run, stage, training.opened(run, stage))
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    return training.packing(run, stage, training.opened(run, stage), mesh)
 
   run.config.packing.shards = 2
   found = shape()

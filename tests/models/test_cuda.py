@@ -176,7 +176,8 @@ def test_the_engine(name):
     ints = functools.partial(shaped, mesh, dtype=jnp.int32, axes=())
     prompts = on_cuda.lowered(
       functools.partial(decoding.prefill, model),
-      *(params, micro.tokens, ints(4), micro.tile_slots, micro.tiles),
+      *(params, micro.tokens, ints(4), micro.tile_slots),
+      *(micro.tiles, micro.tile_places),
     )
     allowed = shaped(mesh, cfg.decoder.vocab, dtype=bool, axes=())
     decode = lambda *args: decoding.decode(model, *args, False, 4)

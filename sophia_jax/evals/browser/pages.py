@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sophia_jax.data.images import load_tiles, open_image, tile
+from sophia_jax.data.images import open_image, tile
+from sophia_jax.data.native import pictures
 from sophia_jax.evals.browser import views
 from sophia_jax.evals.browser.query import PER_PAGE, SOLVED, SORTS, Found, Query
 from sophia_jax.evals.browser.session import Session
@@ -159,7 +160,7 @@ class Pages:
     """Returns the tiles of an image; 0 if it cannot be read."""
     images = self.session.source(view.place).images.share(len(problem.images))
     try:
-      return len(tile(open_image(problem.images[n]), images))
+      return len(pictures(tile(open_image(problem.images[n]), images)))
     except SophiaError:
       return 0
 
@@ -291,8 +292,8 @@ class Pages:
     if number is not None:
       source = self.session.source(table.places[table.place[g]])
       images = source.images.share(len(problem.images))
-      count = len(tile(open_image(path), images))
-      picture = Image.fromarray(load_tiles(path, count, images)[number])
+      shown = pictures(tile(open_image(path), images))
+      picture = Image.fromarray(shown[number])
     else:
       picture = open_image(path)
       if values.get("small"):

@@ -1,0 +1,77 @@
+"""Images at nearly their own size: whole tiles, each of which is a token.
+
+Qwen2.5-VL's way. An image keeps its aspect ratio; only what is beyond the limits
+is scaled.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from sophia_jax.types import SophiaError
+
+MAX_RATIO = 200
+"""Longest side over the shortest, beyond which an image is refused."""
+
+Tiles = UInt8[np.ndarray, "*grid S S 3"]
+"""Tiles of an image: [n, S, S, 3] where each is a picture, or [rows, columns, S,
+S, 3] where all are one."""
+
+
+@functools.lru_cache(maxsize=65536)
+def native_grid(
+  width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int
+) -> tuple[int, int]:
+  """Returns (columns, rows) of the tiles that an image is resized to.
+
+  Raises:
+    SophiaError: one side is more than MAX_RATIO times the other.
+  """
+  if max(width, height) > MAX_RATIO * min(width, height):
+    raise SophiaError(
+      f"{width}x{height} pixels, one side is over {MAX_RATIO} times the other; "
+      "crop the image or leave it out"
+    )
+  area = tile_size**2
+  columns, rows = (round(side / tile_size) for side in (width, height))
+  if columns * rows > max_tiles:
+    shrink = math.sqrt(width * height / (max_tiles * area))
+    columns, rows = (
+      max(1, math.floor(side / shrink / tile_size)) for side in (width, height)
+    )
+  elif columns * rows < min_tiles:
+    grow = math.sqrt(min_tiles * area / (width * height))
+    columns, rows = (
+      math.ceil(side * grow / tile_size) for side in (width, height)
+    )
+  return columns, rows
+
+
+def placed(
+  tiles: Tiles, first: int
+) -> tuple[UInt8[np.ndarray, "n S S 3"], Int32[np.ndarray, "n 3"]]:
+  """Returns tiles in a row, and the places that a batch has for them.
+
+  Args:
+    first: index of the first of them in the batch.
+
+  Returns:
+    The tiles; and number of the picture, row and column of each.
+  """
+  grid = tiles.shape[:-3]
+  shape = (1, *grid) if len(grid) == 2 else (*grid, 1, 1)
+  at = np.indices(shape, np.int32).reshape(3, -1).T
+  at[:, 0] += first
+  return tiles.reshape(-1, *tiles.shape[-3:]), at
+
+
+def pictures(tiles: Tiles) -> UInt8[np.ndarray, "n H W 3"]:
+  """Returns the pictures that tiles are parts of: each itself, or one of all."""
+  if tiles.ndim == 4:
+    return tiles
+  rows, columns, side = tiles.shape[:3]
+  return tiles.swapaxes(1, 2).reshape(1, rows * side, columns * side, 3)
