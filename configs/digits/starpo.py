@@ -12,6 +12,8 @@ Hardware:  two CPU cores, 4 GiB
 Expect:    docs/results/relatives.md
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.digits import world
@@ -20,7 +22,7 @@ from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.runs.stage import stage
 
 ENV = "frozen_lake"
-EPISODES = {
+EPISODES: dict[str, Any] = {
   "data": f"data/{ENV}.jsonl",
   "trials": f"data/{ENV}_heldout.jsonl",
   "n": 16,

@@ -303,6 +303,8 @@ class Algorithm:
   check: Callable[[Problem], Any] | None = None
   """Raises SophiaError for a problem that the recipe cannot sample for, before
   any is sampled. None: it can for all."""
+  example: Problem = Problem(id="0", question="", answer="0")
+  """A problem that it can sample for; plans count the requests of its recipe."""
   context: int = 0
   """Largest prompt of a turn after the first, tokens; 0: there is one turn."""
   trial: Trial | None = None

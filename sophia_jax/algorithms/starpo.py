@@ -27,8 +27,12 @@ from sophia_jax.algorithms.contract import Algorithm, Annotator, Term, constant
 from sophia_jax.algorithms.reductions import Reduction
 from sophia_jax.envs import registry
 from sophia_jax.envs.episode import Limits
-from sophia_jax.types import SophiaError
+from sophia_jax.envs.lake import FrozenLake
+from sophia_jax.types import Problem, SophiaError
 
+EXAMPLE = Problem(
+  id="0", question="", answer=registry.written(FrozenLake(rows=("SF", "FG")))
+)
 ADVANTAGES = ("group", "gae", "bilevel")
 FILTERS = ("none", "share", "mass", "softmax", "ratio")
 
@@ -150,6 +154,7 @@ def starpo(c: Config) -> Algorithm:
     made,
     sample=episodes.episodes(c.n, c.limits, c.context),
     check=registry.of,
+    example=EXAMPLE,
     context=c.context,
     trial=trial if c.trials else None,
     reward=episodes.returned,

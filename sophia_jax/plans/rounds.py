@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -184,7 +185,7 @@ def own(asked: dict[str, int]) -> dict[str, int]:
 
 async def _sampled(algorithm: Algorithm, world: _Counting) -> None:
   assert algorithm.sample is not None
-  await algorithm.sample(world, Problem(id="0", question="", answer="0"))
+  await algorithm.sample(world, algorithm.example)
 
 
 class _Counting:
@@ -222,6 +223,24 @@ class _Counting:
     del template, problem, context
     nothing = np.zeros(1, np.int32)
     return Prompt(token_ids=nothing, roles=nothing.astype(np.int8))
+
+  def extend(
+    self,
+    prompt: Prompt,
+    completion: Completion,
+    text: str,
+    pictures: Sequence[str] = (),
+  ) -> Prompt:
+    del completion, text, pictures
+    return prompt
+
+  def picture(self, pixels: np.ndarray) -> str:
+    del pixels
+    return ""
+
+  def chance(self, problem: Problem, path: tuple[int, ...]) -> int:
+    del problem, path
+    return 0
 
   def length(self, completion: Completion) -> int:
     return len(completion.token_ids)

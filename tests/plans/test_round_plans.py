@@ -59,6 +59,7 @@ def case(name, **settings):
       {"captions": 2, "trajectories": 3},
       {"caption": 2, "reasoner": 6},
     ),
+    ("starpo", {"n": 3, "turns": 4}, {"policy": 12}),
   ],
 )
 def test_requests_are_those_of_the_recipe(name, settings, asked):
