@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from configs import internvl3_8b
 from sophia_jax.jobs import machines, slurm
 from tests.clusters import two_nodes
 from tests.clusters.two_nodes import until
@@ -41,7 +42,7 @@ def cluster(tmp_path_factory):
 def submit(cluster, tmp_path):
   """submit(what launch.train does) -> the number of the job."""
 
-  def run(train):
+  def run(train, job=None):
     python = tmp_path / "python"
     python.write_text(
       "#!/usr/bin/env bash\n"
@@ -52,8 +53,8 @@ def submit(cluster, tmp_path):
     python.chmod(0o755)
     target, module, _, given = golden.JOBS["gke-gpu"]
     job = dataclasses.replace(
-      golden.job(target, module, "policy:1", given),
-      trainer=machines.read("cpu:1"),
+      job or golden.job(target, module, "policy:1", given),
+      trainer=machines.read("cpu:1", hosts=2 if job else 1),
       server=machines.read("cpu:1"),
       workdir=str(tmp_path / "W"),
       root=str(tmp_path),
@@ -84,6 +85,35 @@ def test_steps_follow_each_other(cluster, submit, tmp_path):
   number = submit(FINISHED)
   assert ended(cluster, number) == "COMPLETED", cluster.log(tmp_path / "W")
   assert calls(tmp_path) == ["0 launch.serve", "0 launch.train", "0 launch.run"]
+
+
+def test_hosts_share_the_sampling_and_one_reports(cluster, submit, tmp_path):
+  """Both nodes train; the programs of a step run beside each other."""
+  given = {"topology": "h100:32", "policy.engine": "embedded"}
+  job = golden.job("slurm", internvl3_8b, "", given)
+  number = submit(
+    """
+    for last; do :; done
+    echo "$last" >> flags
+    echo '{"sophia/sample": 1, "sophia": 1}' > stages.json ;;
+    launch.sample)
+    for last; do :; done
+    echo "$last" >> flags
+    echo '{"sophia/sample": 1}' > stages.json
+    """,
+    job,
+  )
+  assert ended(cluster, number) == "COMPLETED", cluster.log(tmp_path / "W")
+  steps = calls(tmp_path)
+  assert steps == [
+    *["0 launch.sample"] * 2,
+    *["0 launch.train"] * 2,
+    "0 launch.run",
+  ]
+  flags = (tmp_path / "flags").read_text().splitlines()
+  # The builder counted four hosts; the script has the two of this cluster.
+  assert sorted(flags[:2]) == ["--shard=0/2", "--shard=1/2"]
+  assert flags[2:] == ["--config.topology=h100:32"] * 2
 
 
 def test_near_the_time_limit_it_saves_and_is_requeued(
