@@ -26,8 +26,9 @@ def main() -> None:
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
   preflight.check(run, stage.name)
-  run.begin()
-  pipeline.update(run, stage)
+  with run.updating(share=stage.name == run.last().name):
+    run.begin()
+    pipeline.update(run, stage)
   if meeting.is_leader():
     print(f"checkpoint: {training.export_directory(run, stage)}")
     for line in updates.table(run.workdir):

@@ -1,6 +1,7 @@
 """Commands as processes of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -29,9 +30,15 @@ def environment(tmp_path_factory):
 def start(environment):
   """start("launch.run", "--flag=...", ..., XLA_FLAGS=...) -> the running command."""
 
+  # A test that is killed leaves none behind; not even one that it has stopped
+  # (SIGSTOP), which no SIGTERM would end.
+  with_us = (
+    ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+  )
+
   def run(module, *arguments, **variables):
     return subprocess.Popen(
-      [sys.executable, "-m", module, *map(str, arguments)],
+      [*with_us, sys.executable, "-m", module, *map(str, arguments)],
       cwd=ROOT,
       env=environment | variables,
       stdout=subprocess.PIPE,
