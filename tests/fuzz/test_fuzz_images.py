@@ -50,7 +50,7 @@ def test_every_plugin_of_pillow_is_read_or_refused(name, place):
   if name in Image.SAVE:
     for mode in ("RGB", "L", "1"):
       try:
-        Image.new(mode, (8, 8)).save(file, name)
+        Image.new(mode, (32, 32)).save(file, name)
         written = True
         break
       except (OSError, ValueError, KeyError, AttributeError, TypeError):
@@ -59,13 +59,11 @@ def test_every_plugin_of_pillow_is_read_or_refused(name, place):
     pytest.skip("this build of Pillow cannot write it")
   place.write_bytes(file.getvalue())
   found = read(place)
-  known = (
-    Image.open(io.BytesIO(file.getvalue())) if name in Image.OPEN else None
-  )
-  if known is not None and known.format in images.FORMATS:
-    assert found is not None
+  if found is not None:
+    # A "MPO" is a JPEG with further pictures behind it.
+    assert name in {*images.FORMATS, "DIB", "MPO"}
   else:
-    assert found is None
+    assert name not in images.FORMATS
 
 
 SCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0

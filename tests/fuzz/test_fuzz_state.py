@@ -143,7 +143,7 @@ def open_model(directory):
     one_line(lambda: load_params(directory, cfg))
 
 
-@examples(25)
+@examples(8)
 @given(data=st.data())
 def test_damaged_model_directories(data, model, tmp_path_factory):
   place = tmp_path_factory.mktemp("damaged") / "m"
@@ -170,7 +170,7 @@ PROBLEM = {
 }
 
 
-@examples(120)
+@examples(60)
 @given(data=st.data())
 def test_problems(data, place):
   path = place / "p.jsonl"
