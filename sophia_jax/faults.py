@@ -1,4 +1,4 @@
-"""The last resort of a command: one line, and a report for whoever can fix it."""
+"""The last resort of a command: one line, and a report that names the fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every fuzz test asks: one line, no hang, bounded memory.
+"""Checks of every fuzz test: one line, no hang, bounded memory.
 
 A short run is part of `make test`; `make test-slow` runs FUZZ_SCALE times as many
 examples.
@@ -24,7 +24,7 @@ def examples(count):
 
 
 def one_line(work):
-  """Calls `work`; whatever it refuses it refuses in one short line."""
+  """Calls `work`, which may refuse its input in one short line."""
   try:
     return work()
   except SophiaError as e:
