@@ -114,15 +114,12 @@ test-kill: .venv/.dev
 	$(BIN)/python -m tests.kill.campaign --kills=$(KILLS)
 	$(BIN)/python -m pytest -n0 tests/launch/test_rounds.py -k thirty_kills
 
-# The lowest versions that requirements.txt allows; uv is what can resolve them.
-.venv-lowest/.complete: requirements-dev.txt requirements.txt | .venv/.runtime
+# The lowest versions that requirements-test.txt allows; pip cannot ask for them.
+.venv-lowest/.complete: requirements-test.txt requirements.txt | .venv/.runtime
 	$(BIN)/python -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
-	grep -vE '^(torch|mkdocs|ruff|mypy)' requirements-dev.txt \
-	  > .venv-lowest/requirements-dev.txt
-	sed -i 's#^-r #-r ../#' .venv-lowest/requirements-dev.txt
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
-	  --resolution lowest-direct -r .venv-lowest/requirements-dev.txt
+	  --resolution lowest-direct -r requirements-test.txt
 	touch $@
 
 test-lowest: .venv-lowest/.complete

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sophia_jax import faults
 from tests.launch.commands import ROOT
 
 
@@ -51,11 +52,16 @@ def start(environment):
 
 @pytest.fixture(scope="session")
 def command(start):
-  """command("launch.run", "--flag=...", ...) -> the finished process."""
+  """command("launch.run", "--flag=...", ...) -> the finished process.
+
+  A fault of the program fails the test, whatever it asks.
+  """
 
   def run(module, *arguments):
     process = start(module, *arguments)
     out, err = process.communicate(timeout=600)
+    assert process.returncode != faults.CODE, err
+    assert "Traceback" not in err, err
     return subprocess.CompletedProcess([], process.returncode, out, err)
 
   return run
