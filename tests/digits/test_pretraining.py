@@ -33,7 +33,7 @@ CFG = InternVLConfig(
 
 
 def pretrained(place, config=CONFIG):
-  scans, _ = scenes.load_scans(0, 100)
+  scans, _ = scenes.load_scans(0, 0.5)
   params = init_params(CFG, jax.random.key(0))
   return pretrain.pretrain_vision(
     InternVL(CFG), params, scans, config, 0, place
