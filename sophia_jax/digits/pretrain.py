@@ -94,9 +94,9 @@ def pretrain_vision(
   )
   step = _step(model, classes, tx)
   state = create({"live": live, "head": head}, tx, ("live", "head"))
-  settings = {**dataclasses.asdict(config), "unclear": unclear}
+  identity = dataclasses.asdict(config) | {"seed": seed, "unclear": unclear}
   history: list[dict[str, float]] = []
-  saved = Checkpoints(checkpoints, 1, {"seed": seed, "vision": settings})
+  saved = Checkpoints(checkpoints, 1, identity)
   with contextlib.closing(saved), stopping.watched():
     if restored := saved.restore(state):
       state, history = restored[0], restored[1]["history"]

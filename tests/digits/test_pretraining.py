@@ -19,10 +19,14 @@ from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
 CONFIG = pretrain.VisionConfig(steps=6, images=2)
-SIDE = 28 * scenes.GRID
 CFG = InternVLConfig(
   vision=VisionConfig(
-    width=16, depth=1, heads=2, mlp=32, image_size=SIDE, patch_size=14
+    width=16,
+    depth=1,
+    heads=2,
+    mlp=32,
+    image_size=scenes.SIDE,
+    patch_size=scenes.SIDE // (2 * scenes.GRID),
   ),
   decoder=DecoderConfig(
     vocab=16, width=16, depth=1, heads=2, kv_heads=1, mlp=32, head_dim=8
