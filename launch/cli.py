@@ -31,17 +31,24 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 
 # ---------------------------------------------------------------------- commands
-def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
+def start(
+  command: Callable[[], None],
+  example: str,
+  needs: tuple[str, ...],
+  resumes: bool = False,
+):
   """Runs a command whose flags are defined; never returns.
 
-  Exit codes: 0 for success (SIGTERM included: progress is saved and a restart
-  resumes), 1 for an error that the user can fix, `faults.CODE` for a fault of
-  this program; each is reported in one line. 130 after Ctrl-C.
+  Exit codes: 0 for success (SIGTERM included, where the same command resumes),
+  1 for an error that the user can fix, `faults.CODE` for a fault of this
+  program; each is reported in one line. 130 after Ctrl-C.
 
   Args:
     command: the work, once the flags are parsed.
     example: a command line, for --help and errors.
     needs: flags that must be given.
+    resumes: whether the command looks at `stopping` and saves what it has;
+      SIGTERM ends any other at once.
   """
 
   def parse(argv: list[str]) -> list[str]:
@@ -71,7 +78,7 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
 
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    stopping.install()
+    (stopping.install if resumes else stopping.release)()
     xla_flags.apply()
     sys.exit(_last_resort(lambda: meeting.run(work)))
 

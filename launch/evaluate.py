@@ -229,4 +229,4 @@ def _show(result: dict[str, Any], exam: Exam, model: str) -> page.Evaluation:
 
 if __name__ == "__main__":
   define_flags()
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

@@ -37,4 +37,4 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "shard", "0/1", "Shard of the problems, as i/n from 0/n to n-1/n."
   )
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

@@ -40,4 +40,4 @@ if __name__ == "__main__":
   meeting.define_flags()
   cli.define_name_flag()
   cli.define_stage_flag("The stage; by default the last of config.order.")
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

@@ -9,6 +9,7 @@ together, jax.distributed has the handler, and they agree on when to stop
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,13 @@ def _note(number: int, frame: FrameType | None) -> None:
 def install() -> None:
   """Makes SIGTERM a flag for the rest of this process."""
   signal.signal(signal.SIGTERM, _note)
+
+
+def release() -> None:
+  """Lets SIGTERM end this process at once, also one that arrived before."""
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  if _Flag.raised:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -140,6 +140,20 @@ def test_sigterm_during_start_up_is_a_flag():
   assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
+RELEASED = EARLY + "stopping.release()\nprint('alive')\n"
+
+
+def test_a_command_that_saves_nothing_ends_at_once():
+  done = subprocess.run(
+    [sys.executable, "-c", RELEASED],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == -signal.SIGTERM
+  assert "alive" not in done.stdout and not done.stderr
+
+
 # --------------------------------------------------------------- the last resort
 def raised(error):
   def command():
