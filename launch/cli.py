@@ -251,11 +251,15 @@ def _set_up() -> None:
 
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0]) if error.args else type(error).__name__
-  return _shortened(" ".join(text.split()))
+  return _shortened(text)
 
 
-def _shortened(line: str) -> str:
-  """Cuts what a line quotes to QUOTED characters, and the line to LONGEST."""
+def _shortened(text: str) -> str:
+  """Returns a text as one line of at most LONGEST characters.
+
+  Quotations in it have at most QUOTED.
+  """
+  line = " ".join(text.split())
   line = _QUOTATION.sub(
     lambda m: m[0] if len(m[0]) <= QUOTED else f"{m[0][:QUOTED]}...", line
   )
@@ -265,5 +269,5 @@ def _shortened(line: str) -> str:
 
 
 def _fail(message: str) -> None:
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {_shortened(message)}", file=sys.stderr)
   sys.exit(1)
