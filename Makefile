@@ -12,8 +12,8 @@ BOTH := tests/models tests/algorithms/test_identities.py tests/data/test_packing
   tests/train/test_step.py tests/train/test_optimizer.py
 
 .PHONY: setup setup-dev quickstart quickstart-grpo gpu-suite test test-latest \
-  test-commands test-slow \
-  test-servers test-browser test-clusters test-sky check format docs reference clean
+  test-commands test-slow test-servers test-browser test-clusters test-sky \
+  test-kill test-lowest audit check format docs reference clean
 
 setup: .venv/.runtime
 setup-dev: .venv/.dev
@@ -106,6 +106,33 @@ gpu-suite: .venv-gpu/.complete
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+	FUZZ_SCALE=50 $(BIN)/python -m pytest tests/fuzz
+
+# Whole runs, and runs of rounds, killed at random times: hours on two cores.
+KILLS ?= 200
+test-kill: .venv/.dev
+	$(BIN)/python -m tests.kill.campaign --kills=$(KILLS)
+	$(BIN)/python -m pytest -n0 tests/launch/test_rounds.py -k thirty_kills
+
+# The lowest versions that requirements-test.txt allows; pip cannot ask for them.
+.venv-lowest/.complete: requirements-test.txt requirements.txt | .venv/.runtime
+	$(BIN)/python -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	  --resolution lowest-direct -r requirements-test.txt
+	touch $@
+
+test-lowest: .venv-lowest/.complete
+	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 4 \
+	  --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not servers and not latest" $(ARGS)
+
+# Known vulnerabilities of what is installed; needs a network.
+audit: .venv/.dev
+	$(BIN)/python -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c \
+	  "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 # Makes the servers' own environments on first use; SGLang-JAX needs Python 3.12.
 test-servers: .venv/.dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,29 +16,39 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from sophia_jax import faults, stopping
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting, xla_flags
 from sophia_jax.runs import saved
 from sophia_jax.runs.run import CONFIG, UPDATES, Run
-from sophia_jax.train.session import Preempted
+from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
 SAVED = Path(saved.__file__)
+QUOTED, LONGEST = 200, 1200
+_QUOTATION = re.compile(r"'[^']*'|\"[^\"]*\"|[\w+.-]{200,}")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 
 # ---------------------------------------------------------------------- commands
-def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
+def start(
+  command: Callable[[], None],
+  example: str,
+  needs: tuple[str, ...],
+  resumes: bool = False,
+):
   """Runs a command whose flags are defined; never returns.
 
-  Exit codes: 0 for success (SIGTERM during sampling and training included:
-  progress is saved and a restart resumes), 1 for an error reported in one line,
-  130 after Ctrl-C.
+  Exit codes: 0 for success (SIGTERM included, where the same command resumes),
+  1 for an error that the user can fix, `faults.CODE` for a fault of this
+  program; each is reported in one line. 130 after Ctrl-C.
 
   Args:
     command: the work, once the flags are parsed.
     example: a command line, for --help and errors.
     needs: flags that must be given.
+    resumes: whether the command looks at `stopping` and saves what it has;
+      SIGTERM ends any other at once.
   """
 
   def parse(argv: list[str]) -> list[str]:
@@ -49,7 +60,10 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
       rest = flags.FLAGS(_with_saved(argv))
     except SophiaError as e:
       _fail(str(e))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    except (
+      *(flags.Error, AttributeError, KeyError, TypeError, ValueError),
+      *(OverflowError, RecursionError, SyntaxError),
+    ) as e:
       _fail(f"{_one_line(e)}; see --help. Example: {example}")
     for name in needs:
       if flags.FLAGS[name].value is None:
@@ -64,8 +78,9 @@ def start(command: Callable[[], None], example: str, needs: tuple[str, ...]):
 
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
+    (stopping.install if resumes else stopping.release)()
     xla_flags.apply()
-    sys.exit(_exit_code(lambda: meeting.run(work)))
+    sys.exit(_last_resort(lambda: meeting.run(work)))
 
   app.run(main, flags_parser=parse)
 
@@ -84,6 +99,19 @@ def _exit_code(command: Callable[[], int | None]) -> int:
     if meeting.is_leader():
       print(f"preempted: {e}; the same command resumes there")
     return 0
+
+
+def _last_resort(command: Callable[[], int]) -> int:
+  """Reports whatever else ends a command in one line, too."""
+  try:
+    return _exit_code(command)
+  except KeyboardInterrupt:
+    print("interrupted; the same command resumes", file=sys.stderr)
+    return 130
+  except Exception as e:
+    line, code = faults.line_of(e)
+    print(f"error: {_shortened(line)}", file=sys.stderr)
+    return code
 
 
 def _help() -> None:
@@ -223,9 +251,23 @@ def _set_up() -> None:
 
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0]) if error.args else type(error).__name__
-  return " ".join(text.split())
+  return _shortened(text)
+
+
+def _shortened(text: str) -> str:
+  """Returns a text as one line of at most LONGEST characters.
+
+  Quotations in it have at most QUOTED.
+  """
+  line = " ".join(text.split())
+  line = _QUOTATION.sub(
+    lambda m: m[0] if len(m[0]) <= QUOTED else f"{m[0][:QUOTED]}...", line
+  )
+  if len(line) <= LONGEST:
+    return line
+  return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _fail(message: str) -> None:
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {_shortened(message)}", file=sys.stderr)
   sys.exit(1)

@@ -16,6 +16,7 @@ Examples:
 
 import dataclasses
 import datetime
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from sophia_jax.evals.summary import PLAIN
 from sophia_jax.runs import evaluation
 from sophia_jax.runs.evaluation import Exam
 from sophia_jax.runs.run import UPDATES
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 EXAMPLE = (
   "python -m launch.evaluate --config=configs/quickstart.py --workdir=W "
@@ -82,6 +83,7 @@ def define_flags() -> None:
 def main() -> None:
   run = cli.run_of_flags()
   config = _config(run)
+  _check_name(FLAGS.name)
   model = hub.local(FLAGS.model or run.workdir / "export").absolute()
   if not FLAGS.rescore and not model.is_dir():
     raise SophiaError(
@@ -93,6 +95,18 @@ def main() -> None:
   against = Path(FLAGS.against).absolute() if FLAGS.against else None
   if against and len(exams) > 1:
     raise SophiaError("--against: compares one evaluation; give one benchmark")
+  with evaluation.locked(run, exams):
+    _evaluate(run, exams, model, config, against)
+
+
+def _evaluate(
+  run: cli.Run,
+  exams: Sequence[Exam],
+  model: Path,
+  config: EvalConfig,
+  against: Path | None,
+) -> None:
+  """Asks what is missing, grades, and writes the page."""
   if not FLAGS.rescore:
     evaluation.ask(run, exams, model, config)
   with evaluation.reader(run, FLAGS.judge) as reader:
@@ -113,6 +127,18 @@ def main() -> None:
   print(f"page: {path}")
   for exam in exams:
     print(f"responses: {run.workdir / 'evals' / exam.name}.json")
+
+
+def _check_name(name: str | None) -> None:
+  """Refuses a --name that is no name of a file: it is one inside W/evals.
+
+  Raises:
+    SophiaError: it has a slash, begins with a dot, or is too long.
+  """
+  if name is not None and not re.fullmatch(r"\w[^/\x00-\x1f]{0,99}", name):
+    raise SophiaError(
+      f"--name={quoted(name)}: letters, digits and dots, without a folder"
+    )
 
 
 def _config(run: cli.Run) -> EvalConfig:
@@ -203,4 +229,4 @@ def _show(result: dict[str, Any], exam: Exam, model: str) -> page.Evaluation:
 
 if __name__ == "__main__":
   define_flags()
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

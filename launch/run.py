@@ -64,4 +64,4 @@ if __name__ == "__main__":
   cli.define_run_flags()
   cli.define_name_flag()
   cli.define_stage_flag("The one stage to run; all of them by default.")
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

@@ -24,9 +24,10 @@ def main() -> None:
   run = cli.run_of_flags()
   stage = pipeline.first_sampled(run, flags.FLAGS.stage)
   preflight.check(run)
-  with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
-    pipeline.run_until(run, stage)
-  sampling.sample(run, stage, shard)
+  with run.locked(share=True):
+    with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
+      pipeline.run_until(run, stage)
+    sampling.sample(run, stage, shard)
   print(f"trajectories: {sampling.store_directory(run, stage)}")
 
 
@@ -36,4 +37,4 @@ if __name__ == "__main__":
   flags.DEFINE_string(
     "shard", "0/1", "Shard of the problems, as i/n from 0/n to n-1/n."
   )
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

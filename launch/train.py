@@ -26,8 +26,9 @@ def main() -> None:
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
   preflight.check(run, stage.name)
-  run.begin()
-  pipeline.update(run, stage)
+  with run.updating(share=stage.name == run.last().name):
+    run.begin()
+    pipeline.update(run, stage)
   if meeting.is_leader():
     print(f"checkpoint: {training.export_directory(run, stage)}")
     for line in updates.table(run.workdir):
@@ -39,4 +40,4 @@ if __name__ == "__main__":
   meeting.define_flags()
   cli.define_name_flag()
   cli.define_stage_flag("The stage; by default the last of config.order.")
-  cli.start(main, EXAMPLE, ("config", "workdir"))
+  cli.start(main, EXAMPLE, ("config", "workdir"), resumes=True)

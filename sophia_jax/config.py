@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 T = TypeVar("T")
 
@@ -67,6 +67,7 @@ def section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
   ]
   if absent:
     raise SophiaError(f"config.{name}.{absent[0]}: must be set")
+  _check_values(fields, values, name)
   frozen = {
     k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
   }
@@ -74,6 +75,47 @@ def section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
     return cls(**frozen)
   except ValueError as e:
     raise SophiaError(f"config.{name}: {e}") from e
+
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+  "int": ((int,), "a whole number"),
+  "float": ((int, float), "a number"),
+  "str": ((str,), "a text"),
+  "bool": ((bool,), "True or False"),
+}
+"""Annotation of a field -> what it takes, and how that is called."""
+_LARGEST = 1 << 63
+
+
+def _check_values(
+  fields: Mapping[str, dataclasses.Field[Any]],
+  values: Mapping[str, Any],
+  name: str,
+) -> None:
+  """Refuses values of another type, beyond any use, and negative counts.
+
+  A negative number means something only in a class with such a default.
+
+  Raises:
+    SophiaError: names the key.
+  """
+  defaults = [f.default for f in fields.values() if f.type == "int"]
+  signed = any(isinstance(d, int) and d < 0 for d in defaults)
+  for key, value in values.items():
+    field = fields[key]
+    if field.type not in _KINDS:
+      continue
+    types, called = _KINDS[str(field.type)]
+    wrong = not isinstance(value, types) or (
+      isinstance(value, bool) and field.type != "bool"
+    )
+    if wrong or (isinstance(value, int) and abs(value) >= _LARGEST):
+      raise SophiaError(
+        f"config.{name}.{key}={quoted(value)}: must be {called}"
+        + " below 2**63" * (not wrong)
+      )
+    if field.type == "int" and value < 0 and not signed:
+      raise SophiaError(f"config.{name}.{key}={value}: is negative")
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

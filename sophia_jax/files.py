@@ -17,16 +17,20 @@ import logging
 import os
 import re
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
+from sophia_jax import stopping
 from sophia_jax.types import SophiaError
 
 _log = logging.getLogger("sophia_jax")
 _MODE = 0o666
 """Permissions of a new file, from which the umask takes away."""
+_LEFT_S = 1.0
+"""Time after which a lock is somebody else's work, seconds."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -112,6 +116,27 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
   """Replaces a file with an indented JSON value; errors as for `replacing`."""
   write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+  """Reads a JSON object, such as `write_json` writes.
+
+  Args:
+    remedy: the advice of the error.
+
+  Raises:
+    SophiaError: absent, unreadable, or another thing than a JSON object.
+  """
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except OSError as e:
+    raise SophiaError(f"{path}: {e.strerror}; {remedy}") from None
+  except (ValueError, RecursionError) as e:
+    what = " ".join(str(e).split())[:100]
+    raise SophiaError(f"{path}: damaged ({what}); {remedy}") from None
+  if not isinstance(found, dict):
+    raise SophiaError(f"{path}: not a JSON object; {remedy}")
+  return found
 
 
 def _sync(directory: Path) -> None:
@@ -342,13 +367,17 @@ def _end(fd: int) -> int:
 def exclusive(path: Path, what: str) -> Iterator[None]:
   """Holds a lock file; waits while another process holds it.
 
+  SIGTERM ends the wait by Preempted; it would not end a blocking flock.
+
   Args:
     what: the work that the lock protects, for the log of a waiting process.
   """
   with _closing(_open(path)) as fd:
     if not _locked(fd):
       _log.info("%s: another process holds the lock; waiting", what)
-      fcntl.flock(fd, fcntl.LOCK_EX)
+      while not _locked(fd):
+        stopping.check(f"waited for {what} of another process")
+        time.sleep(stopping.LOOK_S)
     yield
 
 
@@ -363,7 +392,9 @@ def shared(path: Path, terms: str) -> Iterator[None]:
     if _locked(fd):
       os.ftruncate(fd, 0)
       os.pwrite(fd, terms.encode(), 0)
-    fcntl.flock(fd, fcntl.LOCK_SH)
+    while not _locked(fd, fcntl.LOCK_SH):
+      stopping.check("waited for another process to name its terms")
+      time.sleep(stopping.LOOK_S)
     current = os.pread(fd, 256, 0).decode(errors="replace")
     if current != terms:
       raise SophiaError(
@@ -373,16 +404,24 @@ def shared(path: Path, terms: str) -> Iterator[None]:
     yield
 
 
-def claim(path: Path, what: str, remedy: str) -> int:
+def claim(path: Path, what: str, remedy: str, share: bool = False) -> int:
   """Locks a file until its descriptor, which is returned, is closed.
 
   The file names the process that holds it.
+
+  Args:
+    share: lets others hold it that share it too.
 
   Raises:
     SophiaError: another process holds it.
   """
   fd = _open(path)
-  if not _locked(fd):
+  # Children of a process that was killed hold its locks until they end, too.
+  deadline = time.monotonic() + _LEFT_S
+  while not _locked(fd, fcntl.LOCK_SH if share else fcntl.LOCK_EX):
+    if time.monotonic() < deadline:
+      time.sleep(stopping.LOOK_S)
+      continue
     holder = os.read(fd, 32).decode(errors="replace").strip() or "?"
     os.close(fd)
     raise SophiaError(f"{path}: process {holder} is writing {what}; {remedy}")
@@ -391,10 +430,26 @@ def claim(path: Path, what: str, remedy: str) -> int:
   return fd
 
 
-def _locked(fd: int) -> bool:
-  """Takes the exclusive lock unless another process holds one."""
+@contextlib.contextmanager
+def held(
+  path: Path, what: str, remedy: str, share: bool = False
+) -> Iterator[None]:
+  """Holds a lock file for the block, as `claim` does.
+
+  Args:
+    share: lets others hold it that share it too.
+
+  Raises:
+    SophiaError: another process holds it.
+  """
+  with _closing(claim(path, what, remedy, share)):
+    yield
+
+
+def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+  """Takes the lock unless another process holds one that excludes it."""
   try:
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(fd, how | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
   return True

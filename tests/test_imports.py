@@ -28,7 +28,7 @@ def table() -> dict[str, set[str]]:
   names = {"all": everything, "nothing": set()}
   return {
     package: set().union(*(names.get(t, {t}) for t in targets))
-    | ({"progress"} if package != "types" else set())
+    | ({"progress", "stopping"} if package != "types" else set())
     for package, targets in allowed.items()
   }
 

@@ -41,6 +41,7 @@ _UNSUPPORTED = {
 """Families that InternVL3.5 is published with beside the dense ones."""
 _ROUTER = re.compile(r"^(?:model\.)?(?:mlp2|gating|pooling_before_gating)\.")
 """Tensors of InternVL3.5-Flash beyond those of InternVL3.5."""
+_DEEPEST = 10_000
 _ADAPTER = re.compile(r"\blora_|\.base_layer\.|\bbase_model\.")
 
 
@@ -355,7 +356,7 @@ def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
   scale = scale if scale in v else "initializer_factor"
   return VisionConfig(
     width=_whole(v, "hidden_size"),
-    depth=_whole(v, "num_hidden_layers"),
+    depth=_depth(v),
     heads=_whole(v, "num_attention_heads"),
     mlp=_whole(v, "intermediate_size"),
     image_size=_side(v, "image_size"),
@@ -384,7 +385,7 @@ def _read_text(t: Section, tied: bool) -> DecoderConfig:
   return DecoderConfig(
     vocab=_whole(t, "vocab_size"),
     width=width,
-    depth=_whole(t, "num_hidden_layers"),
+    depth=_depth(t),
     heads=heads,
     kv_heads=_whole(t, "num_key_value_heads", heads),
     mlp=_whole(t, "intermediate_size"),
@@ -439,6 +440,16 @@ def _whole(
   if not number or not least <= found < _LARGEST:
     raise ValueError(
       f"{key} is {quoted(found)}; expected a whole number from {least}"
+    )
+  return found
+
+
+def _depth(section: Section) -> int:
+  """Returns a number of layers; each of them becomes tensors to look for."""
+  found = _whole(section, "num_hidden_layers")
+  if found > _DEEPEST:
+    raise ValueError(
+      f"num_hidden_layers is {found}; expected at most {_DEEPEST}"
     )
   return found
 

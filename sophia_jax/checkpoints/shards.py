@@ -28,8 +28,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     raise SophiaError(f"{path}: no such file")
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise SophiaError(f"{path}: not JSON ({e})") from e
+  except (ValueError, RecursionError) as e:
+    raise SophiaError(f"{path}: not JSON ({str(e)[:100]})") from e
+  except OSError as e:
+    raise SophiaError(f"{path}: {e.strerror}; check the file") from e
   if not isinstance(found, dict):
     raise SophiaError(f"{path}: expected a JSON object")
   return found

@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
+from sophia_jax import stopping
 from sophia_jax.checkpoints import blocked, keys
 from sophia_jax.checkpoints.keys import Part
 from sophia_jax.checkpoints.shards import DTYPES, INDEX, SINGLE
@@ -124,7 +125,11 @@ def tensor_bytes(table: Table, values: Values) -> dict[str, int]:
 
 
 def write_tensors(work: pathlib.Path, table: Table, values: Values) -> None:
-  """Writes every tensor of `table` into `work`, with an index if need be."""
+  """Writes every tensor of `table` into `work`, with an index if need be.
+
+  Raises:
+    Preempted: SIGTERM arrived.
+  """
   sizes = tensor_bytes(table, values)
   groups = list(_group(sizes))
   weight_map: dict[str, str] = {}
@@ -140,6 +145,7 @@ def write_tensors(work: pathlib.Path, table: Table, values: Values) -> None:
       of_file = {name: table[name] for name in group}
       for name in _write_file(work / file, of_file, values, pool):
         done += sizes[name]
+        stopping.check("nothing is exported; the same command does it again")
         rate = done / 1e9 / max(time.monotonic() - start, 1e-9)
         progress.advance(1, **{"GB/s": rate})
       weight_map |= dict.fromkeys(group, file)

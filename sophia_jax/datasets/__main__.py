@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sophia_jax import faults
 from sophia_jax.config import nearest
 from sophia_jax.data.schema import check_records, json_schema, schema_of
 from sophia_jax.types import SophiaError
@@ -180,6 +181,13 @@ def main(argv: list[str] | None = None) -> int:
   except SophiaError as e:
     print(f"error: {e}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print("interrupted; nothing is written", file=sys.stderr)
+    return 130
+  except Exception as e:
+    line, code = faults.line_of(e)
+    print(f"error: {line}", file=sys.stderr)
+    return code
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -8,8 +8,11 @@ token takes the encoder about a hundred steps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,12 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sophia_jax import stopping
 from sophia_jax.digits import scenes
 from sophia_jax.models.internvl import InternVL
+from sophia_jax.train.checkpoint import Checkpoints
+from sophia_jax.train.state import TrainState, create
 
 CLASSES = (11, len(scenes.INKS), len(scenes.PAPERS))
 """Classes of a token's three labels: no digit or a digit, ink, paper. An unclear
 digit is one class more."""
+CHECKPOINT_EVERY = 100
+"""Updates between checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +65,20 @@ def pretrain_vision(
   scans: scenes.Scans,
   config: VisionConfig,
   seed: int,
+  checkpoints: Path,
   unclear: float = 0.0,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
   """Trains vision encoder and projector to name the contents of each token.
 
   Linear heads read each image token after the projector and are discarded.
+  A killed run resumes from the newest checkpoint, and ends with the same bits.
 
   Args:
+    checkpoints: directory of its checkpoints, one for this seed and config.
     unclear: share of the digits that are unclear, and are to be called so.
+
+  Raises:
+    Preempted: SIGTERM arrived; the state is saved.
 
   Returns:
     The parameters with "vision" and "projector" replaced, and the loss and
@@ -78,15 +92,40 @@ def pretrain_vision(
     optax.cosine_onecycle_schedule(config.steps, config.learning_rate, 0.1),
     weight_decay=config.weight_decay,
   )
+  step = _step(model, classes, tx)
+  state = create({"live": live, "head": head}, tx, ("live", "head"))
+  identity = dataclasses.asdict(config) | {"seed": seed, "unclear": unclear}
+  history: list[dict[str, float]] = []
+  saved = Checkpoints(checkpoints, 1, identity)
+  with contextlib.closing(saved), stopping.watched():
+    if restored := saved.restore(state):
+      state, history = restored[0], restored[1]["history"]
+    first = int(state.step)
+    batches = _batches(seed, scans, config, unclear)
+    for i, batch in enumerate(itertools.islice(batches, first, None), first):
+      state, loss, right = step(state, *batch)
+      if i % 20 == 0 or i == config.steps - 1:
+        row = {"step": i, "loss": float(loss), "accuracy": float(right)}
+        history.append(row)
+      if stopping.requested() or (i + 1) % CHECKPOINT_EVERY == 0:
+        saved.save(state, {"history": history})
+        stopping.check(f"saved update {i + 1} in {checkpoints}")
+  return {**params, **state.params["live"]}, history
+
+
+def _step(
+  model: InternVL, classes: Sequence[int], tx: optax.GradientTransformation
+) -> Callable[..., tuple[TrainState, Any, Any]]:
+  """Returns one update: (state, tiles, labels) -> state, loss and accuracy."""
 
   def loss_fn(trained, tiles, labels):
-    live, head = trained
-    tokens = model.apply({"params": live}, tiles, method="encode")
+    tokens = model.apply({"params": trained["live"]}, tiles, method="encode")
+    logits = tokens @ trained["head"]
     loss = 0.0
-    heads = jnp.split(tokens @ head, np.cumsum(classes)[:-1], axis=-1)
-    for logits, names in zip(heads, labels.reshape(-1, len(classes)).T):
+    heads = jnp.split(logits, np.cumsum(classes)[:-1], axis=-1)
+    for each, names in zip(heads, labels.reshape(-1, len(classes)).T):
       loss += optax.softmax_cross_entropy_with_integer_labels(
-        logits, names
+        each, names
       ).mean()
     digits = labels[..., 0].ravel()
     shown = digits > 0
@@ -94,18 +133,15 @@ def pretrain_vision(
     return loss, right
 
   @jax.jit
-  def step(trained, opt_state, tiles, labels):
+  def step(state, tiles, labels):
     (loss, right), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      trained, tiles, labels
+      state.params, tiles, labels
     )
-    updates, opt_state = tx.update(grads, opt_state, trained)
-    return optax.apply_updates(trained, updates), opt_state, loss, right
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    made = state.replace(
+      step=state.step + 1, params=params, opt_state=opt_state
+    )
+    return made, loss, right
 
-  trained = (live, head)
-  opt_state = tx.init(trained)
-  history = []
-  for i, (tiles, labels) in enumerate(_batches(seed, scans, config, unclear)):
-    trained, opt_state, loss, right = step(trained, opt_state, tiles, labels)
-    if i % 20 == 0 or i == config.steps - 1:
-      history.append({"step": i, "loss": float(loss), "accuracy": float(right)})
-  return {**params, **trained[0]}, history
+  return step

@@ -28,7 +28,7 @@ def read_scores(path: Path) -> dict[str, list[bool]]:
       scores.setdefault(row["id"], []).append(right)
   except OSError as e:
     raise SophiaError(f"{path}: {e.strerror}; give a W/evals/NAME.json") from e
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     raise SophiaError(
       f"{path}: not an evaluation; give a W/evals/NAME.json"
     ) from None

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.problems import asked_digest
 from sophia_jax.evals.benchmarks.base import Grade, Rule, Scored
@@ -125,6 +126,7 @@ def grade(
       a rule. Responses are read from the disk chunk by chunk.
   """
   for start in range(0, len(problems), AT_ONCE):
+    stopping.check("the responses are stored; only their grades are not")
     chunk = problems[start : start + AT_ONCE]
     grades = grader(
       (problem, response.text, response.finish)

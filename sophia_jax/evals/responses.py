@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from sophia_jax.data.problems import asked_digest
-from sophia_jax.files import JsonLines, write_json
-from sophia_jax.types import FinishReason, Problem, SophiaError, host
+from sophia_jax.files import JsonLines, read_json, write_json
+from sophia_jax.types import FinishReason, Problem, SophiaError, host, quoted
 
 Key = tuple[str, int]
 """Problem id and number of the sample."""
@@ -126,7 +126,8 @@ class Responses:
       self.path.name.replace(".responses.jsonl", ".settings.json")
     )
     there = bool(self._places) and path.exists()
-    before = json.loads(path.read_text(encoding="utf-8")) if there else {}
+    remedy = "restore it, or remove it and the responses to ask again"
+    before = read_json(path, remedy) if there else {}
     if settings is None:
       if not there:
         raise SophiaError(f"{self.path}: no responses yet; evaluate first")
@@ -136,7 +137,8 @@ class Responses:
       if before.get(key) != current.get(key):
         raise SophiaError(
           f"{self.path}: its responses were made with {key}="
-          f"{before.get(key)!r}, not {current.get(key)!r}; give another --name, "
+          f"{quoted(before.get(key))}, not {quoted(current.get(key))}; give "
+          "another --name, "
           "or remove the file to ask everything again"
         )
     write_json(path, current)

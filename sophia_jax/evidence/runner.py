@@ -7,7 +7,6 @@ that start from its result.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.evidence.experiment import Experiment, Unit, units
-from sophia_jax.files import JsonLines, Line, read_jsonl
+from sophia_jax.files import JsonLines, Line, read_json, read_jsonl
 from sophia_jax.types import SophiaError
 
 LINE = (
@@ -128,7 +127,7 @@ def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = said[-1][:300] if said else "nothing was printed"
     raise SophiaError(f"{log}: exit code {code}: {last}")
-  return json.loads((place / "report.json").read_text(encoding="utf-8"))
+  return read_json(place / "report.json", "remove the run's directory")
 
 
 def _command(

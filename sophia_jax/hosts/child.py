@@ -15,9 +15,10 @@ import re
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 
+from sophia_jax import faults
+from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
 ABORTED = 70
@@ -49,6 +50,7 @@ def run_in_child(work: Callable[[], int], explain: Callable[[str], str]) -> int:
 
   Raises:
     SophiaError: the child was aborted, with the explanation.
+    Preempted: SIGTERM arrived before the processes had met.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -63,8 +65,10 @@ def run_in_child(work: Callable[[], int], explain: Callable[[str], str]) -> int:
     output = _StderrFilter(read).until_ended(child)
     _, status = os.waitpid(child, 0)
   code = os.waitstatus_to_exitcode(status)
-  if code in (0, 1):  # the child has reported its own error
+  if code in (0, 1, faults.CODE):  # the child has reported its own error
     return code
+  if code == -signal.SIGTERM:
+    raise Preempted("SIGTERM; the processes had not met")
   if why := explain(output):
     raise SophiaError(why)
   sys.stderr.write(output)
@@ -87,6 +91,8 @@ def _die_with(parent: int) -> None:
   In a separate process group the child receives no Ctrl-C of the terminal.
   """
   os.setpgid(0, 0)
+  # Until the processes have met: then jax.distributed handles it.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
@@ -102,7 +108,8 @@ def _run_and_exit(work: Callable[[], int], file2: int) -> None:
     code = work()
   finally:
     if (error := sys.exception()) is not None:
-      traceback.print_exception(error)
+      line, code = faults.line_of(error)
+      print(f"error: {line}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a normal exit would wait for lost peers

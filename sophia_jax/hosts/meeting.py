@@ -203,6 +203,22 @@ def assert_same(what: str, text: str, remedy: str) -> None:
     )
 
 
+def refuse_together(why: str) -> None:
+  """Ends every process if process 0 has a reason to.
+
+  Args:
+    why: the reason; "": none. Only process 0's counts.
+
+  Raises:
+    SophiaError: there is one.
+  """
+  refused = bool(why)
+  if jax.distributed.is_initialized():
+    refused = bool(multihost_utils.broadcast_one_to_all(np.array(refused)))
+  if refused:
+    raise SophiaError(why or "process 0 has refused to begin; see its error")
+
+
 def wait_for_file(path: Path) -> None:
   """Waits until this process sees a file that process 0 has written.
 

@@ -49,7 +49,7 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
     while True:
       try:
         task = json.loads(link.recv_bytes())
-      except EOFError:
+      except (EOFError, OSError):  # the parent has ended
         return
       # If the parent is gone nobody kills a comparison that hangs; this
       # thread needs no GIL, which a huge multiplication would not release.
@@ -63,7 +63,10 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
       except MemoryError:
         os._exit(1)
       faulthandler.cancel_dump_traceback_later()
-      link.send_bytes(status.encode())
+      try:
+        link.send_bytes(status.encode())
+      except OSError:
+        return
 
 
 def limit_memory(memory_mb: int) -> None:

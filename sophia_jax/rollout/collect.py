@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from typing import Any
 
 from sophia_jax.rollout import ticks
 from sophia_jax.rollout.world import World
+from sophia_jax.stopping import LOOK_S
 from sophia_jax.types import Group, Problem
 
 Sample = Callable[[World, Problem], Awaitable[Group]]
@@ -41,6 +43,7 @@ def collect(
 
   Raises:
     SophiaError: what an engine, the verifier or the store raises.
+    Preempted: SIGTERM arrived; what has finished is stored.
   """
   flights = _Flights(iter(problems), sample, world, ahead)
   try:
@@ -74,9 +77,13 @@ class _Flights:
 
   async def _finished(self, task: asyncio.Task[Group]) -> None:
     """Waits for one problem; raises where any other fails meanwhile."""
-    await asyncio.wait(
-      (task, self._failed), return_when=asyncio.FIRST_COMPLETED
-    )
+    done: set[asyncio.Future[Any]] = set()
+    while not done:  # the loop wakes up, and sees whether it is to end
+      done, _ = await asyncio.wait(
+        (task, self._failed),
+        timeout=LOOK_S,
+        return_when=asyncio.FIRST_COMPLETED,
+      )
     if self._failed.done():
       self._failed.result()
 

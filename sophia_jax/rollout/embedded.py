@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt32
 
+from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.native import Tiles, placed
 from sophia_jax.models.internvl import InternVL
@@ -252,6 +253,7 @@ class EmbeddedEngine:
 
     Raises:
       SophiaError: as for `submit` and `tick`.
+      Preempted: SIGTERM arrived.
     """
     waiting = iter(requests)
     try:
@@ -262,6 +264,7 @@ class EmbeddedEngine:
           return
         for _, completion in self.tick():
           yield completion
+        stopping.check()
     finally:
       self.clear()
 

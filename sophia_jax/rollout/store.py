@@ -55,7 +55,7 @@ from sophia_jax.rollout.records import (
   identity,
   scan,
 )
-from sophia_jax.types import Completion, Grade, Problem, SophiaError
+from sophia_jax.types import Completion, Grade, Problem, SophiaError, quoted
 
 FORMAT = 2
 FSYNC_S = 10.0
@@ -279,8 +279,11 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
     raise SophiaError(
       f"{header}: no store here; run launch.sample first"
     ) from None
-  except ValueError as e:
-    raise SophiaError(f"{header}: not JSON ({e}); remove the store") from e
+  except OSError as e:
+    raise SophiaError(f"{header}: {e.strerror}; remove the store") from e
+  except (ValueError, RecursionError) as e:
+    why = str(e)[:100]
+    raise SophiaError(f"{header}: not JSON ({why}); remove the store") from e
   if not isinstance(found, dict) or found.get("format") != FORMAT:
     raise SophiaError(
       f"{header}: not a store of format {FORMAT}; sample into a new workdir"
@@ -294,8 +297,8 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
   for key in sorted(stored.keys() | wanted.keys()):
     if not _agrees(stored.get(key), wanted.get(key)):
       raise SophiaError(
-        f"{header}: made with {key}={stored.get(key)!r}, not "
-        f"{wanted.get(key)!r}; use that value or another workdir"
+        f"{header}: made with {key}={quoted(stored.get(key), 200)}, not "
+        f"{quoted(wanted.get(key), 200)}; use that value or another workdir"
       )
   return stored
 

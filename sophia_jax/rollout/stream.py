@@ -7,12 +7,15 @@ takes results. A source that blocks for long thus holds no result back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
+
+from sophia_jax import stopping
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -46,13 +49,19 @@ class Stream(Generic[A, R]):
     self._closed = False
 
   def __iter__(self) -> Iterator[R]:
-    """Raises what drawing or a piece of work raised; what finished comes first."""
+    """Yields results.
+
+    Raises:
+      Preempted: SIGTERM arrived.
+      BaseException: what drawing or a piece of work raised; what finished comes
+        first.
+    """
     drawing = self._drawer.submit(self._draw)
     drawing.add_done_callback(self._finished.put)
     total, taken = math.inf, 0
     error: BaseException | None = None
     while taken < total and not (error and self._finished.empty()):
-      future = self._finished.get()
+      future = self._next_finished()
       error = error or future.exception()
       if future is drawing:
         total = math.inf if error else drawing.result()
@@ -63,6 +72,13 @@ class Stream(Generic[A, R]):
         yield future.result()
     if error:
       raise error
+
+  def _next_finished(self) -> Future[Any]:
+    """Waits for a result, and looks at SIGTERM meanwhile."""
+    while True:
+      with contextlib.suppress(queue.Empty):
+        return self._finished.get(timeout=stopping.LOOK_S)
+      stopping.check()
 
   def _draw(self) -> int:
     """Starts work for every item; returns how many there were."""

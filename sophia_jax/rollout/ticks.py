@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from sophia_jax import stopping
 from sophia_jax.types import Completion, Problem, Request, Verdict
 
 T = TypeVar("T")
@@ -83,19 +84,22 @@ class Ticks:
     """Requests by (number of the engine, ticket)."""
     self._grades: collections.deque[_Grading] = collections.deque()
     self._stopped: BaseException | None = None
+    self._closing = False
+    """Whether the loop only runs to cancel what is in flight."""
     self._loop: asyncio.AbstractEventLoop | None = None
     self._hung: set[int] = set()
     """Numbers of engines that have not returned from a tick."""
 
   def new_loop(self) -> asyncio.AbstractEventLoop:
     """Returns an event loop that calls `advance` whenever it is idle."""
+    self._closing = False
     self._loop = asyncio.SelectorEventLoop(_Selector(self.advance))
     return self._loop
 
   def stop(self, error: BaseException) -> None:
     """Ends sampling by `error` before the next tick.
 
-    May be called from a signal handler or another thread. What has finished by
+    May be called from another thread. What has finished by
     then is stored.
     """
     self._stopped = error
@@ -105,7 +109,7 @@ class Ticks:
 
   def close(self) -> None:
     """Drops the requests in flight, in every engine that is not hung."""
-    self._stopped = None
+    self._stopped, self._closing = None, True
     self._grades.clear()
     self._awaited.clear()
     for number, engine in enumerate(self._engines):
@@ -137,9 +141,10 @@ class Ticks:
 
     Raises:
       BaseException: what `stop` was given, or an engine or the verifier raised.
+      Preempted: SIGTERM arrived.
     """
-    if self._stopped is not None:
-      raise self._stopped
+    if self._stopping():
+      raise self._end()
     busy = [n for n, engine in enumerate(self._engines) if engine.busy]
     if not busy and not self._grades:
       return False
@@ -178,10 +183,18 @@ class Ticks:
     """Waits for all of them, or until the grace after `stop` is over."""
     deadline: float | None = None
     while concurrent.futures.wait(futures, _LOOK_S).not_done:
-      if self._stopped is not None:
+      if self._stopping():
         deadline = deadline or time.monotonic() + grace_s
         if time.monotonic() >= deadline:
-          raise self._stopped
+          raise self._end()
+
+  def _stopping(self) -> bool:
+    if self._closing:
+      return False
+    return self._stopped is not None or stopping.requested()
+
+  def _end(self) -> BaseException:
+    return self._stopped or stopping.Preempted("SIGTERM")
 
 
 class _Selector(selectors.DefaultSelector):

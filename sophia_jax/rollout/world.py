@@ -155,7 +155,7 @@ class World:
       self.store.finish(problem.id, self.digest(problem))
 
   def stop(self, error: BaseException) -> None:
-    """Makes `collect` raise `error` soon; safe in a signal handler."""
+    """Makes `collect` raise `error` soon; may be called from any thread."""
     self.ticks.stop(error)
 
   # ------------------------------------------------ algorithms.contract.World

@@ -129,6 +129,7 @@ def _see(run: Run, config: corpus.CorpusConfig) -> None:
     scans,
     run.section(pretrain.VisionConfig, "prepare.vision"),
     run.seed,
+    run.workdir / "vision" / "checkpoints",
     config.unclear,
   )
   metrics = run.workdir / "vision" / "metrics.jsonl"

@@ -7,13 +7,13 @@ Weights are read only where they are needed.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from sophia_jax.checkpoints import Format, read_config
 from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import open_values, write_directory
+from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.checkpoints.staging import replacing
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
@@ -179,7 +179,7 @@ def _servable(run: Run, directory: Path) -> Path:
   SGLang reads the original format alone, and stages export transformers': it
   gets a copy, W/servers/policy.
   """
-  kind = json.loads((directory / CONFIG).read_text("utf-8")).get("model_type")
+  kind = read_json(directory / CONFIG).get("model_type")
   if SERVED[backend(run)] is Format.HF or kind != "internvl":
     return directory
   cfg = read_config(directory)

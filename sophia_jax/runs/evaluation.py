@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sophia_jax import files, stopping
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.evals import page, summary
@@ -79,9 +80,9 @@ def evaluate_once(run: Run, name: str, directory: Path, step: str = "") -> None:
   step = step or name
   if run.done(step):
     return
-  with run.step(step):
-    config = run.section(EvalConfig, "eval")
-    exam = _held_out(run, name, config)
+  config = run.section(EvalConfig, "eval")
+  exam = _held_out(run, name, config)
+  with locked(run, [exam]), run.step(step):
     ask(run, [exam], directory, config)
     finish(run, exam, config)
 
@@ -108,6 +109,21 @@ def _held_out(run: Run, name: str, config: EvalConfig) -> Exam:
     problems=problems[: config.limit or None],
     data=str(run.path(run.config.data.heldout)),
   )
+
+
+@contextlib.contextmanager
+def locked(run: Run, exams: Sequence[Exam]) -> Iterator[None]:
+  """Lets no other command write the same evaluations in the block.
+
+  Raises:
+    SophiaError: another command writes one of them.
+  """
+  remedy = "wait for it, or give another --name"
+  with contextlib.ExitStack() as stack:
+    for exam in exams:
+      path = run.evals(exam.name) / f".{exam.name}.lock"
+      stack.enter_context(files.held(path, f"evaluation {exam.name}", remedy))
+    yield
 
 
 # ------------------------------------------------------------------------ asking
@@ -166,6 +182,7 @@ def _answer(
     total = len(exam.problems) * config.samples
     left = _missing(run, exam, settings, config)
     with (
+      stopping.explained(f"what was answered is in {_path(run, exam)}"),
       Responses(_path(run, exam), settings) as responses,
       Progress(exam.name, total, "response", total - left) as progress,
     ):

@@ -7,7 +7,6 @@ stage "chains" has written.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from typing import Any
 
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.schema import record_errors
-from sophia_jax.files import write_json, write_jsonl
+from sophia_jax.files import read_json, write_json, write_jsonl
 from sophia_jax.hosts import meeting
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, sampling, training
@@ -68,7 +67,8 @@ def begun(run: Run, stage: Stage) -> tuple[Path, dict[str, Any]] | None:
   record = directory / RECORD
   if not record.exists():
     return None
-  return record, json.loads(record.read_text("utf-8"))["identity"]
+  remedy = "remove it, and what the stage has written"
+  return record, read_json(record, remedy).get("identity", {})
 
 
 def _written(path: Path, items: Iterable[Problem | Example]) -> dict[str, int]:

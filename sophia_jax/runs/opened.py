@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sophia_jax.checkpoints.config import CONFIG
 from sophia_jax.checkpoints.directories import open_values
 from sophia_jax.checkpoints.keys import Part
 from sophia_jax.checkpoints.writing import Held, Values
+from sophia_jax.files import read_json
 from sophia_jax.models import (
   DecoderConfig,
   InternVLConfig,
@@ -135,7 +135,7 @@ def _base(step: Path) -> Path:
   update = directory.name if directory.parent.name == UPDATES else ""
   for own in (directory, directory.parent):
     if (own / CONFIG).is_file():
-      values = json.loads((own / CONFIG).read_text(encoding="utf-8"))
+      values = read_json(own / CONFIG, "give --base, where it started from")
       workdir = directory.parents[1] if update else own
       run = Run(ConfigDict(values), str(workdir), name=update)
       for name in run.config.get("order", ()):

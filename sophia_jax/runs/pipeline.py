@@ -33,33 +33,49 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
     The report; {} where `only` is given.
 
   Raises:
-    SophiaError: a mistake in config or data; nothing is written then.
+    SophiaError: a mistake in config or data, or another command writes the
+      workdir; nothing is written then.
+    Preempted: SIGTERM arrived; the same command resumes.
   """
   if run.config.get("planning"):
     return _planned(run, only)
-  start(run, only)
+  preflight.check(run, only)
+  with run.updating(share=_is_sampled(run, only)):
+    begin(run)
+    last = run.last()
+    for stage in run.stages():
+      if only not in ("", stage.name):
+        continue
+      if stage.name == last.name:
+        evaluation.evaluate_once(run, "before", run.start(stage))
+        trials.measure(run, stage, "before", run.start(stage))
+      learn(run, stage)
+      if stage.config.model == training.POLICY and stage.learns:
+        _evaluate_after(run, stage, last)
+    return {} if only else report(run)
+
+
+def _is_sampled(run: Run, only: str) -> bool:
+  """Returns whether everything before the last stage's update is done."""
   last = run.last()
-  for stage in run.stages():
-    if only not in ("", stage.name):
-      continue
-    if stage.name == last.name:
-      evaluation.evaluate_once(run, "before", run.start(stage))
-      trials.measure(run, stage, "before", run.start(stage))
-    learn(run, stage)
-    if stage.config.model == training.POLICY and stage.learns:
-      _evaluate_after(run, stage, last)
-  return {} if only else report(run)
+  steps = [s.name for s in run.stages() if s.name != last.name]
+  if last.samples and last.config.rounds == 1:
+    steps.append(sampling.step_name(last))
+  return only in ("", last.name) and all(map(run.done, [*steps, "before"]))
 
 
 def _planned(run: Run, only: str) -> dict[str, Any]:
   """Runs a config that plans, once the stages that make its model are done."""
   planning.read(run)
   if run.config.order:
-    start(run, only)
-    for stage in run.stages():
-      if only in ("", stage.name):
-        learn(run, stage)
-  return {} if only else planning.run_all(run)
+    preflight.check(run, only)
+  with run.locked():
+    if run.config.order:
+      begin(run)
+      for stage in run.stages():
+        if only in ("", stage.name):
+          learn(run, stage)
+    return {} if only else planning.run_all(run)
 
 
 def start(run: Run, only: str = "") -> None:
@@ -69,6 +85,11 @@ def start(run: Run, only: str = "") -> None:
     SophiaError: a mistake in config or data; nothing is written then.
   """
   preflight.check(run, only)
+  begin(run)
+
+
+def begin(run: Run) -> None:
+  """Makes the workdir, and what the config makes."""
   run.begin()
   if run.config.get("prepare"):
     digits.prepare(run)

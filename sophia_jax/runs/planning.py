@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sophia_jax import stopping
 from sophia_jax.evals import measures
 from sophia_jax.evals.stats import wilson
 from sophia_jax.files import JsonLines, write_json
@@ -112,10 +113,15 @@ class _Results(JsonLines):
   def once(
     self, key: Any, make: Callable[[], dict[str, Any]]
   ) -> dict[str, Any]:
-    """Returns the result of a key, made where it is not there yet."""
+    """Returns the result of a key, made where it is not there yet.
+
+    Raises:
+      Preempted: SIGTERM arrived.
+    """
     text = json.dumps(key, sort_keys=True)
     of = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     if of not in self._known:
+      stopping.check(f"what was measured is in {self.path}")
       self._known[of] = json.loads(json.dumps(make()))
       self.append({"of": of, "result": self._known[of]})
     return self._known[of]

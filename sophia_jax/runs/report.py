@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sophia_jax import stopping
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals import report as page
+from sophia_jax.files import read_json
 from sophia_jax.runs import digits, sampler, sampling, trials
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
@@ -124,6 +125,7 @@ def _selected(
     scored = credit.rewarded(every, algorithm.reward, moment)
     kept = {g.problem.id: g for g in algorithm.select(scored, moment)}
     for group in every:
+      stopping.check("everything except the report is done")
       chosen = kept.get(group.problem.id)
       leaves = chosen.rollouts if chosen else ()
       yield group, {r.id for r in leaves if r.verdict}
@@ -192,7 +194,7 @@ def _measures(run: Run) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
   if not path.exists():
     return {}
-  return json.loads(path.read_text(encoding="utf-8"))
+  return read_json(path, "remove it, and give the same command again")
 
 
 def _answer(row: dict[str, Any]) -> tuple[str, Verdict]:

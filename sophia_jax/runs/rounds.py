@@ -29,9 +29,10 @@ from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
 from sophia_jax.runs.stage import Stage
+from sophia_jax.stopping import Preempted
 from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
-from sophia_jax.train.session import Preempted, Session
+from sophia_jax.train.session import Session
 from sophia_jax.types import Group, Problem, TokenSequence
 
 _log = logging.getLogger("sophia_jax")

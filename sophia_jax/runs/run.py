@@ -16,18 +16,22 @@ from typing import Any, TypeVar
 import jax
 from ml_collections import ConfigDict
 
+from sophia_jax import stopping
 from sophia_jax.checkpoints import hub
 from sophia_jax.config import nearest, section
 from sophia_jax.data.problems import load_problems
-from sophia_jax.files import write_json
+from sophia_jax.files import held, read_json, write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
-from sophia_jax.types import Problem, SophiaError
+from sophia_jax.types import Problem, SophiaError, quoted
 
 T = TypeVar("T")
 CONFIG, SECONDS, UPDATES = "config.json", "stages.json", "updates"
+LOCK, UPDATE_LOCK = ".lock", ".update.lock"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_REMAKE = "name the workdir of a finished run"
+_REPEAT = "remove it: steps resume from what they wrote"
 
 
 class Run:
@@ -66,6 +70,11 @@ class Run:
     self.place = self.workdir / UPDATES / name if name else self.workdir
     """Directory of what the last stage makes: checkpoints, export, report."""
     self.base = Base.of(config.get("base", ""))
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 32:
+      raise SophiaError(
+        f"config.seed={quoted(seed)}: a whole number from 0 to 2**32 - 1"
+      )
     self._problems: dict[Path, tuple[Problem, ...]] = {}
 
   def agree(self) -> None:
@@ -81,6 +90,7 @@ class Run:
         workdir.
     """
     own = self.place / CONFIG
+    stopping.check("nothing is begun")
     self.agree()
     if meeting.is_leader():
       for path in (self.workdir / CONFIG, own):
@@ -88,6 +98,54 @@ class Run:
           write_json(path, self.config.to_dict())
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
+
+  @contextlib.contextmanager
+  def locked(self, share: bool = False) -> Iterator[None]:
+    """Lets no other command write the workdir in the block.
+
+    Args:
+      share: lets others in that share it too, and write other files: shards of
+        the sampling, updates beside each other.
+
+    Raises:
+      SophiaError: another command writes this workdir; raised in every process.
+    """
+    remedy = "wait for it, stop it, or use another --workdir"
+    with self._held(self.workdir / LOCK, "this workdir", remedy, share):
+      yield
+
+  @contextlib.contextmanager
+  def updating(self, share: bool = False) -> Iterator[None]:
+    """Lets no other command make the same update in the block.
+
+    Args:
+      share: lets further updates (--name) be made at the same time: everything
+        before the last stage's update is there, and only read.
+
+    Raises:
+      SophiaError: another command makes this update, or writes this workdir.
+    """
+    remedy = "wait for it, or give another --name"
+    with (
+      self.locked(share),
+      self._held(self.place / UPDATE_LOCK, "this update", remedy),
+    ):
+      yield
+
+  @contextlib.contextmanager
+  def _held(
+    self, path: Path, what: str, remedy: str, share: bool = False
+  ) -> Iterator[None]:
+    """Holds a lock for the block; with several processes the leader holds it."""
+    with contextlib.ExitStack() as stack:
+      why = ""
+      if meeting.is_leader():
+        try:
+          stack.enter_context(held(path, what, remedy, share))
+        except SophiaError as e:
+          why = str(e)
+      meeting.refuse_together(why)
+      yield
 
   @property
   def seed(self) -> int:
@@ -261,7 +319,12 @@ class Run:
 
   @contextlib.contextmanager
   def step(self, name: str) -> Iterator[None]:
-    """Records a step as done, with its seconds, once its block has ended."""
+    """Records a step as done, with its seconds, once its block has ended.
+
+    Raises:
+      Preempted: SIGTERM arrived before the step began.
+    """
+    stopping.check(f"{name} is not begun")
     logging.getLogger("sophia_jax").info("--- %s", name)
     start = time.monotonic()
     yield
@@ -281,8 +344,13 @@ class Base:
 
   def __init__(self, workdir: Path):
     self.workdir = workdir
-    self.config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    self.config = read_json(workdir / CONFIG, _REMAKE)
     """The base's config."""
+    order = self.config.get("order")
+    if not isinstance(order, list) or not order:
+      raise SophiaError(
+        f"{workdir / CONFIG}: has no order of stages; {_REMAKE}"
+      )
     self._done = _seconds(workdir)
 
   @classmethod
@@ -316,7 +384,12 @@ def stage_directory(workdir: Path, order: Any, stage: str) -> Path:
 
 def _seconds(workdir: Path) -> dict[str, float]:
   path = workdir / SECONDS
-  return json.loads(path.read_text("utf-8")) if path.exists() else {}
+  if not path.exists():
+    return {}
+  found = read_json(path, _REPEAT)
+  if not all(isinstance(value, int | float) for value in found.values()):
+    raise SophiaError(f"{path}: holds something else than seconds; {_REPEAT}")
+  return found
 
 
 def one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:

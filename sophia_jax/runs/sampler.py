@@ -29,6 +29,7 @@ from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
 from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
+from sophia_jax.stopping import explained
 from sophia_jax.train import sharding
 from sophia_jax.types import Group, Problem, Request, Sampling
 
@@ -61,7 +62,6 @@ class Sampler:
     self.problems = sampling.fitting(run, stage)
     """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
-    self._world: World | None = None
 
   def groups(self, number: int, problems: Sequence[Problem]) -> list[Group]:
     """Samples problems of a round; what its store holds is not asked again.
@@ -73,7 +73,7 @@ class Sampler:
     """
     own = [p for p in problems if p in self._shard]
     with alone(), self._open(number, self._shard.name) as store:
-      world = self._world = World(
+      world = World(
         store,
         self._seats,
         self.policy.renderer,
@@ -83,7 +83,6 @@ class Sampler:
       )
       world.check(own)
       found = self._collect(own, world)
-    self._world = None
     if self._shard.count == 1:
       return found
     meeting.barrier(f"sampled {number}.{problems[0].id if problems else ''}")
@@ -97,11 +96,6 @@ class Sampler:
         store, seats, self.policy.renderer, seed=self._run.seed, round=number
       )
       return self._collect(problems, world)
-
-  def stop(self, error: BaseException) -> None:
-    """Ends the sampling in progress, if there is any, by `error`."""
-    if self._world is not None:
-      self._world.stop(error)
 
   def _collect(self, problems: Sequence[Problem], world: World) -> list[Group]:
     assert self._stage.algorithm.sample is not None
@@ -159,12 +153,9 @@ def opened(
     sampling.verifier(run) as judge,
     (_embedded if embedded else _served)(run, stage, model, params) as policy,
     sampling.opened_others(run, stage) as others,
+    explained("what was finished is stored"),
   ):
-    sampler = Sampler(run, stage, policy, others, judge)
-    with sampling.preemptible(
-      sampler.stop, "what was finished is stored", chained=True
-    ):
-      yield sampler
+    yield Sampler(run, stage, policy, others, judge)
 
 
 @contextlib.contextmanager

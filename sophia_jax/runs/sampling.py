@@ -12,9 +12,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from sophia_jax.runs import engines, lengths, policies, teachers
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
-from sophia_jax.train.session import Preempted
+from sophia_jax.stopping import explained
 from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
 
 _log = logging.getLogger("sophia_jax")
@@ -280,7 +279,7 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
   start = time.monotonic()
   with (
     files.shared(directory / "sampling.lock", shard.terms),
-    preemptible(_raised, f"what was finished is in {directory}"),
+    explained(f"what was finished is in {directory}"),
     open_store(run, stage, shard=shard) as store,
   ):
     name = f" {shard.name}" if shard.count > 1 else ""
@@ -316,8 +315,6 @@ def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
     found = collect(missing, stage.algorithm.sample, world)
     total = len(done) + len(missing)
     with (
-      # An exception out of nowhere could be lost in a coroutine.
-      preemptible(world.stop, f"what was finished is in {store.path}"),
       contextlib.closing(found),
       Progress(step_name(stage), total, "problem", len(done)) as progress,
     ):
@@ -356,34 +353,6 @@ def _finish(
       _log.info("%d problems are left, of other shards", others)
     elif not run.done(step_name(stage)):
       run.mark(step_name(stage), seconds)
-
-
-def _raised(error: BaseException) -> None:
-  raise error
-
-
-@contextlib.contextmanager
-def preemptible(
-  stop: Callable[[BaseException], None], what: str, chained: bool = False
-) -> Iterator[None]:
-  """Ends sampling by Preempted when SIGTERM arrives in the block.
-
-  Args:
-    stop: takes the error; raises it, or has it raised where that is safe.
-    chained: whether the handler before, a training session's, is called too.
-  """
-  before = signal.getsignal(signal.SIGTERM)
-
-  def handle(*args: Any) -> None:
-    if chained and callable(before):
-      before(*args)
-    stop(Preempted(f"SIGTERM; {what}"))
-
-  signal.signal(signal.SIGTERM, handle)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 # ------------------------------------------------------------------- who is asked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.stats import wilson
-from sophia_jax.files import write_json
+from sophia_jax.files import read_json, write_json
 from sophia_jax.progress import Progress
 from sophia_jax.rollout import roles
 from sophia_jax.rollout.collect import collect
@@ -68,7 +67,7 @@ def starts(run: Run, stage: Stage) -> Sequence[Problem]:
 def read(run: Run, name: str) -> dict[str, Any]:
   """Returns what `measure` wrote; {} where it wrote nothing."""
   path = _path(run, name)
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  return read_json(path, "remove it to measure again") if path.exists() else {}
 
 
 def summary(rollouts: Sequence[Rollout]) -> dict[str, Any]:

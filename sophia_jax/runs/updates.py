@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sophia_jax.files import read_json
 from sophia_jax.runs.run import CONFIG, UPDATES
 from sophia_jax.train import metrics
 
@@ -60,7 +61,7 @@ def _read(place: Path, name: str) -> Update:
 def _json(path: Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
-  return json.loads(path.read_text(encoding="utf-8"))
+  return read_json(path, "remove the update, or restore the file")
 
 
 def _flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -134,7 +134,9 @@ def _checked(model: Path, role: Role) -> InternVLConfig | None:
     cfg = read_config(model)
   except SophiaError:
     kind = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(
+      OSError, ValueError, AttributeError, RecursionError
+    ):
       kind = json.loads((model / "config.json").read_text("utf-8")).get(
         "model_type"
       )

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from sophia_jax.data.loader import Loader
+from sophia_jax.stopping import Preempted
 from sophia_jax.train.metrics import NotFinite
-from sophia_jax.train.session import Preempted, Session
+from sophia_jax.train.session import Session
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError
 

@@ -11,8 +11,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +19,7 @@ import flax.linen as nn
 import jax
 from jax.experimental import multihost_utils
 
+from sophia_jax import stopping
 from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.config import free
 from sophia_jax.data.loader import Reading
@@ -107,10 +106,6 @@ class TrainConfig(OptimizerConfig):
 
 
 NO_LOG = LogConfig(tensorboard=False)
-
-
-class Preempted(Exception):
-  """SIGTERM arrived; the state is saved."""
 
 
 class Session:
@@ -399,25 +394,11 @@ def _profiling(
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-  """Yields a function that tells whether SIGTERM arrived."""
+  """Yields a function that returns whether SIGTERM arrived."""
   if jax.process_count() > 1:  # jax.distributed has set a handler
     # Processes agree on the number of a call, and no number may be left out.
     calls = itertools.count(1)
     yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
     return
-  arrived = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield arrived.is_set  # only the main thread may set handlers
-    return
-  before = signal.getsignal(signal.SIGTERM)
-
-  def handle(*args: Any) -> None:
-    arrived.set()
-    if callable(before):  # another session's
-      before(*args)
-
-  signal.signal(signal.SIGTERM, handle)
-  try:
-    yield arrived.is_set
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  with stopping.watched():
+    yield stopping.requested

@@ -67,6 +67,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     SophiaError: the axes do not multiply to the number of devices.
   """
   sizes = [getattr(config, axis) for axis in AXES]
+  if bad := [axis for axis, s in zip(AXES, sizes) if s < 1 and s != -1]:
+    raise SophiaError(
+      f"config.mesh.{bad[0]}={getattr(config, bad[0])}: a number of devices, or "
+      "-1 for all that are left"
+    )
   devices = jax.devices() if devices is None else devices
   known = int(np.prod([s for s in sizes if s != -1]))
   sizes = [len(devices) // known if s == -1 else s for s in sizes]

@@ -1,11 +1,13 @@
 """Commands as processes of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from sophia_jax import faults
 from tests.launch.commands import ROOT
 
 
@@ -29,9 +31,15 @@ def environment(tmp_path_factory):
 def start(environment):
   """start("launch.run", "--flag=...", ..., XLA_FLAGS=...) -> the running command."""
 
+  # A test that is killed leaves none behind; not even one that it has stopped
+  # (SIGSTOP), which no SIGTERM would end.
+  with_us = (
+    ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+  )
+
   def run(module, *arguments, **variables):
     return subprocess.Popen(
-      [sys.executable, "-m", module, *map(str, arguments)],
+      [*with_us, sys.executable, "-m", module, *map(str, arguments)],
       cwd=ROOT,
       env=environment | variables,
       stdout=subprocess.PIPE,
@@ -44,11 +52,16 @@ def start(environment):
 
 @pytest.fixture(scope="session")
 def command(start):
-  """command("launch.run", "--flag=...", ...) -> the finished process."""
+  """command("launch.run", "--flag=...", ...) -> the finished process.
+
+  A fault of the program fails the test, whatever it asks.
+  """
 
   def run(module, *arguments):
     process = start(module, *arguments)
     out, err = process.communicate(timeout=600)
+    assert process.returncode != faults.CODE, err
+    assert "Traceback" not in err, err
     return subprocess.CompletedProcess([], process.returncode, out, err)
 
   return run

@@ -352,21 +352,26 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_no_worker_outlives_a_killed_parent_not_even_a_hanging_one():
+def test_no_worker_outlives_a_killed_parent_not_even_a_hanging_one(tmp_path):
+  """And none of them says a word."""
   here = Path(__file__)
   paths = os.pathsep.join([str(here.parents[2]), str(here.parent)])
-  run = subprocess.run(
-    [sys.executable, "-c", SCRIPT],
-    stdout=subprocess.PIPE,
-    env={**os.environ, "PYTHONPATH": paths},
-    text=True,
-  )
+  said = tmp_path / "stderr"
+  with said.open("w") as stderr:
+    run = subprocess.run(
+      [sys.executable, "-c", SCRIPT],
+      stdout=subprocess.PIPE,
+      stderr=stderr,
+      env={**os.environ, "PYTHONPATH": paths},
+      text=True,
+    )
   pids = run.stdout.split()
   assert run.returncode == -signal.SIGKILL and pids
   end = time.monotonic() + 30
   while any(map(alive, pids)) and time.monotonic() < end:
     time.sleep(0.1)
   assert not any(map(alive, pids))
+  assert not said.read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sophia_jax.train.session import Preempted
+from sophia_jax.stopping import Preempted
 from sophia_jax.train.sharding import MeshConfig
 from tests.train import training
 

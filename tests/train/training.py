@@ -16,9 +16,10 @@ from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.models import InternVL, logical_axes
+from sophia_jax.stopping import Preempted
 from sophia_jax.train import metrics, sharding
 from sophia_jax.train.loop import fit
-from sophia_jax.train.session import NO_LOG, Preempted, Session, TrainConfig
+from sophia_jax.train.session import NO_LOG, Session, TrainConfig
 from tests.train import toy
 
 CONFIG = TrainConfig(

@@ -225,7 +225,7 @@ def _saved_files(folder: Path) -> frozenset[str] | None:
   try:
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     return frozenset(file["filename"] for file in state["_data_files"])
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from sophia_jax.checkpoints import read_config
+from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.servers.backends.base import Packages, Platform, ServeSpec
 from sophia_jax.types import SophiaError
 
@@ -141,7 +142,7 @@ def _policy(spec: ServeSpec) -> tuple[str, ...]:
   """
   cfg = read_config(spec.model)
   config = spec.model / "config.json"
-  kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+  kind = read_json(config).get("model_type")
   if kind != "internvl_chat":
     raise SophiaError(
       f"{config}: --backend=sglang serves a policy in the original format, not "
