@@ -294,6 +294,9 @@ def everything(groups: Sequence[Group], moment: Moment) -> Sequence[Group]:
   return groups
 
 
+_EXAMPLE = Problem(id="0", question="", answer="0")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
   """A method; see the module."""
@@ -303,7 +306,7 @@ class Algorithm:
   check: Callable[[Problem], Any] | None = None
   """Raises SophiaError for a problem that the recipe cannot sample for, before
   any is sampled. None: it can for all."""
-  example: Problem = Problem(id="0", question="", answer="0")
+  example: Problem = _EXAMPLE
   """A problem that it can sample for; plans count the requests of its recipe."""
   context: int = 0
   """Largest prompt of a turn after the first, tokens; 0: there is one turn."""
