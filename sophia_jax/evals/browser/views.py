@@ -44,6 +44,8 @@ CURVES = {
 }
 """Metrics that are plotted, and their captions; times of stages as well."""
 TIMES = "timing_s/"
+ENDED = "ended_"
+"""Beginning of the reward parts that say how an episode ended."""
 
 
 # ----------------------------------------------------------------------- a group
@@ -73,12 +75,19 @@ class Card:
 
   @property
   def parts(self) -> list[tuple[str, float]]:
-    """Reward parts, the mix excepted."""
+    """Reward parts, except for the mix and the ways it did not end."""
     return [
       (name, value)
       for name, value in sorted(self.rollout.rewards.items())
-      if isinstance(value, (int, float)) and name != "reward"
+      if isinstance(value, (int, float))
+      and name != "reward"
+      and (value or not name.startswith(ENDED))
     ]
+
+  def turn_reward(self, turn: int) -> float | None:
+    """Returns the reward of a turn of an episode; None where turns have none."""
+    values = self.rollout.rewards.get("turns")
+    return values[turn] if isinstance(values, tuple) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +207,10 @@ def explained(rollout: Rollout, problem: Problem) -> str:
   verdict = rollout.verdict
   if verdict is None:
     return ""
+  if ends := [n for n in rollout.rewards if n.startswith(ENDED)]:
+    how = [n.removeprefix(ENDED) for n in ends if rollout.rewards[n]]
+    goal = "reached" if verdict.status is Status.RIGHT else "not reached"
+    return f"the goal was {goal}; the episode ended by {', '.join(how)}"
   found = verdict.extracted[:200]
   return {
     Status.RIGHT: f"found {found!r}, as the gold answer has it",

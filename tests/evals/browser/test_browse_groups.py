@@ -1,5 +1,7 @@
 """A group's selection and advantages are those that a run learns from."""
 
+import dataclasses
+
 import pytest
 
 from sophia_jax.algorithms import credit
@@ -7,6 +9,7 @@ from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals.browser import groups as trees
 from sophia_jax.evals.browser import views
 from sophia_jax.rollout.records import Graded
+from sophia_jax.types import Problem, Status, Verdict
 from tests.evals.browser import browsed
 
 
@@ -124,3 +127,21 @@ def test_a_difference_is_by_words():
   assert ("new", "7 <b>") in pieces
   old = " ".join(text for kind, text in pieces if kind != "new")
   assert old == "so the answer is 6"
+
+
+def test_an_episode_says_how_it_ended(grpo):
+  card = next(views.group(grpo, grpo.catalogue.table(), 0).cards)
+  rewards = {"turns": (0.0, 1.0), "ended_done": 1.0, "ended_limit": 0.0}
+  rollout = dataclasses.replace(
+    card.rollout,
+    rewards=rewards,
+    turns=card.rollout.turns * 2,
+    verdict=Verdict(status=Status.RIGHT),
+  )
+  problem = Problem(id="p", question="", answer="")
+  said = views.explained(rollout, problem)
+  assert said == "the goal was reached; the episode ended by done"
+  played = dataclasses.replace(card, rollout=rollout)
+  assert played.parts == [("ended_done", 1.0)]
+  assert [played.turn_reward(n) for n in (0, 1)] == [0.0, 1.0]
+  assert card.turn_reward(0) is None
