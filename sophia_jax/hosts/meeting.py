@@ -290,10 +290,11 @@ def _check_name(meeting: Meeting) -> None:
     try:
       socket.getaddrinfo(host.strip("[]"), None)
       return
-    except socket.gaierror as e:
+    except (OSError, UnicodeError) as e:
       if not left:
+        why = getattr(e, "strerror", None) or e
         raise SophiaError(
-          f"{host}: {e.strerror}: the processes meet at this name, and it does "
+          f"{host}: {why}: the processes meet at this name, and it does "
           f"not resolve on {socket.gethostname()}; {remedy}"
         ) from None
     time.sleep(1)

@@ -321,6 +321,27 @@ def test_contradicting_flags_are_refused(flagged, values, said):
   assert str(e.value).startswith(said)
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "a" * 70])
+def test_a_name_that_is_none_is_refused(host):
+  where = meeting.Meeting(f"{host}:1", 2, 0, join_timeout_s=3, peer_timeout_s=3)
+  with pytest.raises(SophiaError, match=f"^{host}: .*correct --coordinator"):
+    meeting._check_name(where)
+
+
+@pytest.mark.parametrize(
+  ("nodes", "first"),
+  [
+    ("n1", "n1"),
+    ("n1,m2", "n1"),
+    ("n[001-015],m2", "n001"),
+    ("n[3,7-9]", "n3"),
+    ("gpu-a[12]", "gpu-a12"),
+  ],
+)
+def test_the_first_node_of_a_slurm_step(nodes, first):
+  assert meeting._first_node(nodes) == first
+
+
 def test_flags_make_a_meeting(flagged):
   meeting = flagged(coordinator="a:1", processes=2, process=1)
   assert (meeting.coordinator, meeting.processes, meeting.process) == (
