@@ -57,6 +57,7 @@ def gradients(params, batch):
 
 
 def main() -> None:
+  jax.config.update("jax_disable_most_optimizations", True)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype),
