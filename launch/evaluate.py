@@ -95,6 +95,8 @@ def main() -> None:
   against = Path(FLAGS.against).absolute() if FLAGS.against else None
   if against and len(exams) > 1:
     raise SophiaError("--against: compares one evaluation; give one benchmark")
+  if not FLAGS.rescore:
+    evaluation.check(run, exams, model, config)
   with evaluation.locked(run, exams):
     _evaluate(run, exams, model, config, against)
 

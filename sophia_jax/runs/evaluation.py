@@ -82,6 +82,7 @@ def evaluate_once(run: Run, name: str, directory: Path, step: str = "") -> None:
     return
   config = run.section(EvalConfig, "eval")
   exam = _held_out(run, name, config)
+  check(run, [exam], directory, config)
   with locked(run, [exam]), run.step(step):
     ask(run, [exam], directory, config)
     finish(run, exam, config)
@@ -130,11 +131,10 @@ def locked(run: Run, exams: Sequence[Exam]) -> Iterator[None]:
 def ask(
   run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
 ) -> None:
-  """Samples the answers that are missing.
+  """Samples the answers that are missing, of exams that `check` let pass.
 
   The policy is loaded once, and only if answers are missing.
   """
-  check(run, exams, directory, config)
   settings = _settings(run, fingerprint(directory), config)
   unfinished = [exam for exam in exams if _missing(run, exam, settings, config)]
   if unfinished:
