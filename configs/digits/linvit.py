@@ -26,10 +26,10 @@ def get_config() -> ConfigDict:
   c.planning = {
     "prior": defaults(PriorConfig),
     "sweep_lake": defaults(
-      SweepConfig, world="frozen_lake", horizon=20, episodes=1500
+      SweepConfig, world="frozen_lake", horizon=20, episodes=600
     ),
     "sweep_blocks": defaults(
-      SweepConfig, world="blocksworld", horizon=8, episodes=1500
+      SweepConfig, world="blocksworld", horizon=8, episodes=300
     ),
     "search": defaults(SearchConfig),
     "episodes": defaults(EpisodesConfig),
