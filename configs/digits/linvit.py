@@ -8,7 +8,9 @@ Method:    docs/algorithms/linvit.md (arXiv 2402.16181)
 Run:       python -m launch.run --config=configs/digits/linvit.py --workdir=W \\
              --config.base=runs/quickstart
 Hardware:  two CPU cores, 4 GiB
-Expect:    docs/results/linvit.md
+Time:      under 5 minutes, from a finished quickstart on
+Expect:    BlocksWorld solved 0 % by the prior alone, 85 % by looking ahead; samples
+           by prior in docs/results/linvit.md
 """
 
 from ml_collections import ConfigDict
