@@ -8,7 +8,9 @@ Method:    docs/algorithms/linvit.md (arXiv 2402.16181)
 Run:       python -m launch.run --config=configs/digits/linvit.py --workdir=W \\
              --config.base=runs/quickstart
 Hardware:  two CPU cores, 4 GiB
-Expect:    docs/results/linvit.md
+Time:      under 5 minutes, from a finished quickstart on
+Expect:    BlocksWorld solved 0 % by the prior alone, 85 % by looking ahead; samples
+           by prior in docs/results/linvit.md
 """
 
 from ml_collections import ConfigDict
@@ -26,10 +28,10 @@ def get_config() -> ConfigDict:
   c.planning = {
     "prior": defaults(PriorConfig),
     "sweep_lake": defaults(
-      SweepConfig, world="frozen_lake", horizon=20, episodes=1500
+      SweepConfig, world="frozen_lake", horizon=20, episodes=600
     ),
     "sweep_blocks": defaults(
-      SweepConfig, world="blocksworld", horizon=8, episodes=1500
+      SweepConfig, world="blocksworld", horizon=8, episodes=300
     ),
     "search": defaults(SearchConfig),
     "episodes": defaults(EpisodesConfig),

@@ -109,7 +109,7 @@ def noisy(
     others = [
       other.gold
       for other in everything
-      if other.image == question.image and other.id != question.id
+      if other.image == question.image and other.gold != question.gold
     ]
     found = rng.sample(others, min(len(others), max(candidates - 2, 0)))
     found.append(question.gold.replace("SELECT", "SELEC", 1))

@@ -183,10 +183,13 @@ def _sql_ways(
 ) -> Iterator[Way]:
   def problems() -> Iterator[tuple[str, Environment]]:
     for number in range(config.problems):
-      question = questions[number % len(questions)]
+      trial, place = divmod(number, len(questions))
+      question = questions[place]
+      # The simulated proposer answers each trial of a question differently.
+      named = dataclasses.replace(question, id=f"{question.id}/{trial}")
       yield (
-        f"{name} {question.id}",
-        sql.SqlEpisode(question, database, config.turns),
+        f"{name} {named.id}",
+        sql.SqlEpisode(named, database, config.turns),
       )
 
   way = functools.partial(
