@@ -54,6 +54,8 @@ PARTS = (
   Part("checkpoint", "benchmarks.gpu.checkpoint", 30, shares=True),
   Part("quickstart", "benchmarks.gpu.quickstart", 120),
 )
+CACHE = Path("runs/gpu-cache")
+"""Compiled programs of JAX."""
 DRY_SECONDS = 600.0
 """Time limit of a part on a CPU, however busy."""
 
@@ -150,11 +152,14 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def environment(part: Part, dry: bool) -> dict[str, str]:
   """Returns the variables of a part."""
   env = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-  # The reference of (a) is computed by the same process's CPU.
+  # The reference of `correctness` is computed by the CPU of the same process.
   env["JAX_PLATFORMS"] = "cpu" if dry else "cuda,cpu"
   if dry:
     # Threads of torch that wait for each other spin, which costs others most.
     env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+  else:
+    # Parts, and a second suite, compile the same programs.
+    env.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE.absolute()))
   if part.shares:
     env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
   xla_flags.apply(env)

@@ -24,7 +24,7 @@ from sophia_jax.models import (
 
 TOY = Size(
   VisionConfig(width=64, depth=1, heads=1, mlp=64, image_size=28),
-  {"width": 128, "depth": 2, "heads": 2, "kv_heads": 1}
+  {"width": 128, "depth": 1, "heads": 2, "kv_heads": 1}
   | {"head_dim": 64, "mlp": 128},
   vocab=1024,
   words=1,
