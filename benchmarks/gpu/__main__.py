@@ -56,7 +56,7 @@ PARTS = (
 )
 CACHE = Path("runs/gpu-cache")
 """Compiled programs of JAX."""
-DRY_SECONDS = 600.0
+DRY_SECONDS = 1800.0
 """Time limit of a part on a CPU, however busy."""
 
 
