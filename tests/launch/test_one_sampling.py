@@ -172,7 +172,8 @@ def test_the_evaluation_of_an_update(walk):
   assert len(cards) == SAMPLES
   for i, card in enumerate(cards):
     assert f"hp{i // 2}, sample {i % 2 + 1}<" in card
-    assert "What do you see" + " paper" * (i // 2 % 3) + "<" in card
+    asked = re.search(r"What do you see((?: paper)*)", card)
+    assert asked and asked[1].split() == ["paper"] * (i // 2 % 3)
   assert f">{model}<" in text and f">{walk.mine.heldout}<" in text
   for said in ("Date: ", "max_new_tokens", "temperature"):
     assert said in text
