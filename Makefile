@@ -28,7 +28,8 @@ setup-dev: .venv/.dev
 .venv/.runtime: requirements.txt pyproject.toml Makefile | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	PYTHONWARNINGS=ignore \
+	  $(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 .venv/.dev: requirements-dev.txt requirements-test.txt .venv/.runtime

@@ -8,6 +8,8 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from importlib import util
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from ml_collections import ConfigDict, config_flags
 from sophia_jax import faults, stopping
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting, xla_flags
+from sophia_jax.plans import aot
 from sophia_jax.runs import saved
-from sophia_jax.runs.run import CONFIG, UPDATES, Run
+from sophia_jax.runs.run import CONFIG, UPDATES, Run, completed
 from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
@@ -76,11 +79,15 @@ def start(
     _set_up()
     return _exit_code(command)
 
+  def joined() -> int:
+    _check_platform()
+    return meeting.run(work)
+
   def main(_: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     (stopping.install if resumes else stopping.release)()
     xla_flags.apply()
-    sys.exit(_last_resort(lambda: meeting.run(work)))
+    sys.exit(_last_resort(joined))
 
   app.run(main, flags_parser=parse)
 
@@ -91,6 +98,11 @@ def _exit_code(command: Callable[[], int | None]) -> int:
     return command() or 0
   except SophiaError as e:
     print(f"error: {_one_line(e)}", file=sys.stderr)
+    return 1
+  except RuntimeError as e:
+    if not (line := _absent_platform(e)):
+      raise
+    print(f"error: {line}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     print("interrupted; the same command resumes", file=sys.stderr)
@@ -112,6 +124,36 @@ def _last_resort(command: Callable[[], int]) -> int:
     line, code = faults.line_of(e)
     print(f"error: {_shortened(line)}", file=sys.stderr)
     return code
+
+
+def _check_platform() -> None:
+  """Refuses a platform whose part of jax is not installed.
+
+  Raises:
+    SophiaError: it is absent, or a libtpu that would end the process without a
+      word.
+  """
+  asked = jax.config.jax_platforms or ""
+  names = asked.split(",")
+  if "tpu" in names:
+    aot.check_libtpu(f"JAX_PLATFORMS={asked}")
+  plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+  if {"cuda", "gpu"} & set(names) and not any(map(util.find_spec, plugins)):
+    raise SophiaError(
+      f"JAX_PLATFORMS={asked}: this jax is without GPUs: "
+      f'pip install "jax[cuda12]=={version("jax")}", or set JAX_PLATFORMS=cpu'
+    )
+
+
+def _absent_platform(error: RuntimeError) -> str:
+  """Returns the line for a platform that jax cannot start; "" for other errors."""
+  if "nable to initialize backend" not in str(error):
+    return ""
+  return (
+    f"JAX_PLATFORMS={jax.config.jax_platforms or ''}: {_one_line(error)[:300]}; "
+    'for GPUs pip install "jax[cuda12]", for TPUs "jax[tpu]", or set '
+    "JAX_PLATFORMS=cpu"
+  )
 
 
 def _help() -> None:
@@ -201,7 +243,9 @@ def define_run_flags() -> None:
   config_flags.DEFINE_config_file(
     "config",
     None,
-    "A file of configs/, or a config.json; the workdir's own if absent.",
+    "A file of configs/, or a config.json; the workdir's own if absent. Each of "
+    "its keys is a flag, --config.KEY=VALUE; docs/reference/config.md explains "
+    "them.",
   )
   flags.DEFINE_string("workdir", None, "Directory that the run writes to.")
 
@@ -231,8 +275,12 @@ def run_of_flags(name: str = "") -> Run:
 
   Args:
     name: the update, for commands whose --name is an update's.
+
+  Raises:
+    SophiaError: a section of the config is absent, or the name is none.
   """
-  return Run(flags.FLAGS.config, flags.FLAGS.workdir, given(), name)
+  config = completed(flags.FLAGS.config)
+  return Run(config, flags.FLAGS.workdir, given(), name)
 
 
 def _set_up() -> None:

@@ -31,8 +31,11 @@ def main() -> None:
   result = pipeline.run_all(run, flags.FLAGS.stage)
   for line in _lines(result):
     print(line)
-  if result:
-    print(f"report: {run.place / 'report.html'}")
+  if not result and not run.config.get("planning"):
+    pipeline.page(run)
+  page = run.place / "report.html"
+  if page.exists():
+    print(f"report: {page}")
   for line in updates.table(run.workdir):
     print(line)
 

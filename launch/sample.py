@@ -23,7 +23,7 @@ def main() -> None:
   shard = sampling.Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
   stage = pipeline.first_sampled(run, flags.FLAGS.stage)
-  preflight.check(run)
+  preflight.check(run, sampled=stage.name)
   with run.locked(share=True):
     with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
       pipeline.run_until(run, stage)

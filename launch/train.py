@@ -1,4 +1,4 @@
-"""The update of a stage -> W/checkpoints, W/export. Resumes by itself.
+"""The update of a stage -> W/export, W/report.html. Resumes by itself.
 
 Several processes may do it together, on one machine or many with a common W:
 each is started with the same command (under Slurm, by one `srun`), or is given
@@ -29,8 +29,10 @@ def main() -> None:
   with run.updating(share=stage.name == run.last().name):
     run.begin()
     pipeline.update(run, stage)
+    page = pipeline.page(run)
   if meeting.is_leader():
     print(f"checkpoint: {training.export_directory(run, stage)}")
+    print(f"report: {page}")
     for line in updates.table(run.workdir):
       print(line)
 

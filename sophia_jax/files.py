@@ -226,8 +226,13 @@ def append_jsonl(path: Path, values: Mapping[str, Any]) -> None:
   Raises:
     SophiaError: the disk is full; the file is then as it was.
   """
+  append_bytes(path, json.dumps(values).encode() + b"\n")
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+  """Appends bytes, whole or not at all; errors as for `append_jsonl`."""
   with _closing(_open(path, os.O_APPEND)) as fd:
-    append(fd, json.dumps(values).encode() + b"\n", path)
+    append(fd, data, path)
 
 
 _CHECKSUM = re.compile(rb', "crc": "([0-9a-f]{8})"}\n$')

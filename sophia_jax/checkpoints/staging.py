@@ -9,8 +9,8 @@ import fcntl
 import glob
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -43,7 +43,6 @@ def replacing(directory: str | pathlib.Path) -> Iterator[pathlib.Path]:
     _clear_left(directory)
     with _held(directory) as work:
       yield work
-      work.chmod(0o755)
       _replace(work, directory)
   except SafetensorError as e:
     raise _unwritten(directory, str(e)) from e
@@ -54,8 +53,8 @@ def replacing(directory: str | pathlib.Path) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _held(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """Makes a hidden directory beside, locked while this process lives."""
-  prefix = f".{directory.name}."
-  work = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+  work = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+  work.mkdir()  # as the umask has it, unlike a directory of tempfile
   lock = os.open(work, os.O_RDONLY)
   try:
     # A file system without locks leaves what a kill leaves.

@@ -180,7 +180,7 @@ def _write_file(
   The bytes are those of `safetensors.numpy.save_file`.
   """
   header, starts = _header(table, values)
-  file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+  file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
   try:
     _write(file, memoryview(header), 0)
     ahead, writing = 0, list[Future[None]]()

@@ -134,7 +134,8 @@ def write_report(
   """Writes report.json and report.html; returns the path of the page.
 
   Args:
-    report: at least the keys that `validate` checks. "title" heads the page;
+    report: at least the keys that `validate` checks. "pass_at_1" holds null for
+      what is not measured; "title" heads the page;
       "comparison" ({"gained", "lost", "p"}) is shown under the scores.
     curves: stage -> (step, loss) points, in the order of the stages.
 
@@ -159,6 +160,8 @@ def validate(report: Mapping[str, Any]) -> None:
   _number(report, "seed")
   for when in ("before", "after"):
     where = f"pass_at_1.{when}"
+    if _look_up(report, where) is None:
+      continue  # not measured
     low, value, high = (
       _number(report, f"{where}.{key}") for key in ("low", "value", "high")
     )

@@ -55,7 +55,7 @@ def devices(topology: str) -> Sequence[Any]:
         f"set XLA_FLAGS=--xla_force_host_platform_device_count={size}"
       )
     return local
-  check_libtpu(topology)
+  check_libtpu(f"--topology={topology}")
   try:
     return topologies.get_topology_desc(topology, platform="tpu").devices
   except RuntimeError as e:
@@ -64,8 +64,11 @@ def devices(topology: str) -> Sequence[Any]:
     ) from e
 
 
-def check_libtpu(topology: str) -> None:
+def check_libtpu(what: str) -> None:
   """Refuses a libtpu that this jax cannot read: it would die without a word.
+
+  Args:
+    what: setting that asks for it, for the error.
 
   Raises:
     SophiaError: names the version of jax's own extra, and the command.
@@ -80,12 +83,12 @@ def check_libtpu(topology: str) -> None:
     installed = version("libtpu")
   except PackageNotFoundError:
     raise SophiaError(
-      f"--topology={topology}: compiling for a TPU needs its compiler: {remedy}"
+      f"{what}: TPUs need libtpu, their runtime and compiler: {remedy}"
     ) from None
   if wanted and not fnmatch.fnmatchcase(installed, wanted):
     raise SophiaError(
-      f"--topology={topology}: libtpu {installed} is installed, jax {own} takes "
-      f"{wanted}: {remedy}"
+      f"{what}: libtpu {installed} is installed, jax {own} takes {wanted}: "
+      f"{remedy}"
     )
 
 

@@ -53,6 +53,10 @@ Rewards = Callable[[Problem, Completion, Verdict], Mapping[str, float]]
 """Names and values of an answer's reward parts."""
 
 
+class Missing(SophiaError):
+  """An answer or a grade that the store lacks, where nothing else gives one."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seat:
   """How a role is asked, and by whom it is played."""
@@ -170,7 +174,8 @@ class World:
     """Returns the answer of `role` at a place of the problem's tree.
 
     Raises:
-      SophiaError: the engine failed, or there is none and the store lacks it.
+      SophiaError: the engine failed.
+      Missing: there is no engine, and the store lacks it.
       ValueError: the same place is asked for a second time meanwhile.
     """
     digest = self.digest(problem)
@@ -200,7 +205,8 @@ class World:
     """Returns the verdict on an answer, and its reward parts.
 
     Raises:
-      SophiaError: the verifier failed, or there is none and the store lacks it.
+      SophiaError: the verifier failed.
+      Missing: there is no verifier, and the store lacks it.
     """
     digest = self.digest(problem)
     grade = self.store.grade(problem.id, digest, path, completion)
@@ -324,8 +330,8 @@ class World:
       )
     return self.seats[role]
 
-  def _missing(self, what: str) -> SophiaError:
-    return SophiaError(f"{self.store.path}: {what} is missing; sample it again")
+  def _missing(self, what: str) -> Missing:
+    return Missing(f"{self.store.path}: {what} is missing; sample it again")
 
 
 def request_name(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sophia_jax.hosts import meeting
 from sophia_jax.runs import (
   digits,
   evaluation,
@@ -78,19 +79,26 @@ def _planned(run: Run, only: str) -> dict[str, Any]:
     return {} if only else planning.run_all(run)
 
 
-def start(run: Run, only: str = "") -> None:
+def start(run: Run, only: str = "", sampled: str = "") -> None:
   """Checks everything, then makes the workdir and what the config makes.
+
+  Args: as of `preflight.check`.
 
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.
   """
-  preflight.check(run, only)
-  begin(run)
+  preflight.check(run, only, sampled)
+  begin(run, sampled)
 
 
-def begin(run: Run) -> None:
-  """Makes the workdir, and what the config makes."""
-  run.begin()
+def begin(run: Run, sampled: str = "") -> None:
+  """Makes the workdir, and what the config makes.
+
+  Args:
+    sampled: a stage that is going to be sampled for and not learnt: a workdir
+      whose update has begun keeps that update's config.
+  """
+  run.begin(keep=bool(sampled) and made.begun(run, run.last()) is not None)
   if run.config.get("prepare"):
     digits.prepare(run)
 
@@ -146,7 +154,7 @@ def first_sampled(run: Run, name: str = "") -> Stage:
 
 def run_until(run: Run, stage: Stage) -> None:
   """Prepares the run and does all stages before `stage`."""
-  start(run)
+  start(run, sampled=stage.name)
   for other in run.stages():
     if other.name == stage.name:
       return
@@ -176,6 +184,14 @@ def trainable(run: Run, name: str = "") -> Stage:
       "not there; run the stages before it (launch.run, launch.train --stage)"
     )
   return stage
+
+
+def page(run: Run) -> Path:
+  """Writes the report, once for all processes, and returns its page."""
+  if meeting.is_leader():
+    report(run)
+  meeting.barrier(f"report of {run.place}")
+  return run.place / "report.html"
 
 
 def _evaluate_after(run: Run, stage: Stage, last: Stage) -> None:

@@ -32,11 +32,13 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.types import Problem, SophiaError
 
 
-def check(run: Run, only: str = "") -> None:
+def check(run: Run, only: str = "", sampled: str = "") -> None:
   """Finds every mistake that can be found before anything is paid for.
 
   Args:
     only: the one stage that is going to run; "": all of them.
+    sampled: a stage that is going to be sampled for and not learnt: settings of
+      its update may differ from those that it was begun with.
 
   Raises:
     SophiaError: the first mistake; names the key or the line, and the remedy.
@@ -59,7 +61,9 @@ def check(run: Run, only: str = "") -> None:
       _check_reasoners(run, chosen)
     _check_data(run, chosen, words)
   for stage in chosen:
-    _check_resumed(run, stage)
+    _check_samples(run, stage)
+    if stage.name != sampled:
+      _check_resumed(run, stage)
 
 
 def _check_given(run: Run, *, whole: bool) -> None:
@@ -244,16 +248,24 @@ def check_images(
 
 
 # -------------------------------------------------------------- what is there
+def _check_samples(run: Run, stage: Stage) -> None:
+  """Refuses samples of other settings than the config's.
+
+  Raises:
+    SophiaError: names the setting that differs.
+  """
+  if stage.samples and stage.config.rounds == 1 and run.start(stage).is_dir():
+    store.check_header(
+      sampling.store_directory(run, stage), sampling.store_meta(run, stage)
+    )
+
+
 def _check_resumed(run: Run, stage: Stage) -> None:
   """Refuses to repeat a stage with other settings than it was begun with.
 
   Raises:
     SophiaError: names the first setting that differs.
   """
-  if stage.samples and stage.config.rounds == 1 and run.start(stage).is_dir():
-    store.check_header(
-      sampling.store_directory(run, stage), sampling.store_meta(run, stage)
-    )
   begun = made.begun(run, stage)
   if begun is None or not run.start(stage).is_dir():
     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from sophia_jax.types import Group, Status, Verdict
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 SHOWN = 6
 """Problems that the page shows in full."""
+ANSWERS = 12
+"""Answers to held-out problems that the page shows."""
 CURVES = {
   "loss": "loss",
   "critic/score/mean": "reward",
@@ -34,29 +36,28 @@ CURVES = {
 }
 """Metrics that the page plots, and their captions."""
 
-Groups = Callable[[], Iterator[tuple[Group, set[str]]]]
-"""Goes through the groups, each with the ids of its selected rollouts."""
-
 
 def report(run: Run) -> dict[str, Any]:
-  """Writes W/report.json and W/report.html, and returns the former."""
+  """Writes W/report.json and W/report.html, and returns the former.
+
+  What is not measured is null there: pass@1, where only `launch.train` has run.
+  """
   before, after = (_evaluation(run, name) for name in ("before", "after"))
-  sampled = [s for s in _all_stages(run) if s.samples and _is_here(run, s)]
-  groups: Groups = lambda: _groups(run, sampled[-1:])
-  selected: set[str] = set().union(*(ids for _, ids in groups()))
-  tally = page.tally((group for group, _ in groups()), selected)
+  evaluated = {"before": before, "after": after}
+  sampled = [s for s in _all_stages(run) if _has_samples(run, s)]
+  shown: list[Group] = []
+  selected: set[str] = set()
+  groups = _seen(_groups(run, sampled[-1:]), shown, selected)
+  tally = page.tally(groups, selected)
   result = {
     "seed": run.seed,
     "algorithm": run.last().config.algorithm,
     "stages": [_stage(run, stage) for stage in _all_stages(run)],
-    "pass_at_1": {
-      "before": before["pass_at_1"],
-      "after": after["pass_at_1"],
-    },
+    "pass_at_1": {k: v.get("pass_at_1") for k, v in evaluated.items()},
     **_measures(run),
-    "by_source": {"before": before["by_source"], "after": after["by_source"]},
+    "by_source": {k: v.get("by_source") for k, v in evaluated.items()},
     "reading": digits.readings(
-      run, {"before": before["responses"], "after": after["responses"]}
+      run, {k: v["responses"] for k, v in evaluated.items() if v}
     ),
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
@@ -68,21 +69,14 @@ def report(run: Run) -> dict[str, Any]:
     "versions": {n: importlib.metadata.version(n) for n in LIBRARIES},
     "config": run.config.to_dict(),
   }
-  held_out = {p.id: p for p in run.problems(run.config.data.heldout)}
-  shown = itertools.islice((group for group, _ in groups()), SHOWN)
   page.write_report(
     run.place,
     result,
     dict(_curves(run)),
     page.Samples(
-      groups=list(shown),
+      groups=shown,
       selected=selected,
-      answers=[
-        page.Answer(
-          problem=held_out[old["id"]], before=_answer(old), after=_answer(new)
-        )
-        for old, new in list(zip(before["responses"], after["responses"]))[:12]
-      ],
+      answers=_answers(run, before, after),
       caption_rewards=tally.caption_rewards,
       lengths=tally.lengths,
       alpha=getattr(sampled[-1].method, "alpha", None) if sampled else None,
@@ -100,6 +94,13 @@ def _is_here(run: Run, stage: Stage) -> bool:
   return run.done(stage.name)
 
 
+def _has_samples(run: Run, stage: Stage) -> bool:
+  """Whether a stage has sampled here, and its samples are still there."""
+  once = stage.samples and stage.config.rounds == 1
+  there = not once or sampling.store_directory(run, stage).is_dir()
+  return stage.samples and there and _is_here(run, stage)
+
+
 # ------------------------------------------------------------------- what is shown
 def _groups(run: Run, sampled: list[Stage]) -> Iterator[tuple[Group, set[str]]]:
   """Yields what a stage sampled: all of one store, or every round of several."""
@@ -110,6 +111,24 @@ def _groups(run: Run, sampled: list[Stage]) -> Iterator[tuple[Group, set[str]]]:
       rounds = sampler.rounds(run, stage)
     for number, found in enumerate(rounds):
       yield from _selected(stage, found, Moment(round=number))
+
+
+def _seen(
+  groups: Iterator[tuple[Group, set[str]]],
+  shown: list[Group],
+  selected: set[str],
+) -> Iterator[Group]:
+  """Yields the groups, which are read once; adds the first and what is learnt.
+
+  Args:
+    shown: takes the first SHOWN groups.
+    selected: takes the ids of a group's selected rollouts before it is yielded.
+  """
+  for group, ids in groups:
+    selected |= ids
+    if len(shown) < SHOWN:
+      shown.append(group)
+    yield group
 
 
 def _selected(
@@ -195,6 +214,22 @@ def _read(path: Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   return read_json(path, "remove it, and give the same command again")
+
+
+def _answers(
+  run: Run, before: dict[str, Any], after: dict[str, Any]
+) -> list[page.Answer]:
+  """Returns the first answers of both evaluations; none where one is absent."""
+  if not (before and after):
+    return []
+  held_out = {p.id: p for p in run.problems(run.config.data.heldout)}
+  pairs = zip(before["responses"], after["responses"])
+  return [
+    page.Answer(
+      problem=held_out[old["id"]], before=_answer(old), after=_answer(new)
+    )
+    for old, new in itertools.islice(pairs, ANSWERS)
+  ]
 
 
 def _answer(row: dict[str, Any]) -> tuple[str, Verdict]:

@@ -99,6 +99,8 @@ class Rounds:
     self._sampler = sampler
     self._words = training.words(run, model)
     self._references = references
+    self._said = False
+    """Whether the tile budget that the data suggest is said."""
 
   def run(self) -> None:
     """Goes through the rounds that the newest checkpoint has not behind it."""
@@ -220,6 +222,9 @@ class Rounds:
       ),
       reading,
     )
+    if meeting.is_leader() and not self._said:
+      self._said = True
+      training.say_tiles(stage, loader.summary()["suggested_tile_budget"])
     meeting.assert_same(
       f"round {moment.round}",
       loader.identity,

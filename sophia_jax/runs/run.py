@@ -29,6 +29,14 @@ from sophia_jax.types import Problem, SophiaError, quoted
 T = TypeVar("T")
 CONFIG, SECONDS, UPDATES = "config.json", "stages.json", "updates"
 LOCK, UPDATE_LOCK = ".lock", ".update.lock"
+SECTIONS = (
+  *("seed", "policy", "data", "images", "prompts", "captioning", "reasoning"),
+  *("answering", "engine", "reward", "mixture", "filters", "packing", "eval"),
+  *("mesh", "log", "stages", "order"),
+)
+"""Keys that every config has."""
+NAMED = ("reasoners", "teachers")
+"""Sections of any number of models by name; none if absent."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _REMAKE = "name the workdir of a finished run"
 _REPEAT = "remove it: steps resume from what they wrote"
@@ -82,8 +90,11 @@ class Run:
     text = json.dumps(self.config.to_dict(), indent=1)
     meeting.assert_same("config", text, "give the same command on every host")
 
-  def begin(self) -> None:
+  def begin(self, keep: bool = False) -> None:
     """Makes the workdir; with several processes the leader makes it.
+
+    Args:
+      keep: the workdir keeps the config that it has, which is its update's.
 
     Raises:
       SophiaError: processes have different configs, or do not see the same
@@ -94,7 +105,7 @@ class Run:
     self.agree()
     if meeting.is_leader():
       for path in (self.workdir / CONFIG, own):
-        if path == own or not path.exists():
+        if (path == own and not keep) or not path.exists():
           write_json(path, self.config.to_dict())
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
@@ -337,6 +348,26 @@ class Run:
     where = self.place if self._is_own(step) else self.workdir
     done = {**_seconds(where), step: round(seconds, 2)}
     write_json(where / SECONDS, done)
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+  """Returns a config that has every section; those for names may be absent.
+
+  Raises:
+    SophiaError: names the first section that is absent.
+  """
+  for name in SECTIONS:
+    if name not in config:
+      raise SophiaError(
+        f"config.{name}: absent; begin with c = configs.base.get_config(), which "
+        "has every section, and change what differs"
+      )
+  absent = [name for name in NAMED if name not in config]
+  if absent:
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.update({name: ConfigDict() for name in absent})
+  return config
 
 
 class Base:

@@ -29,13 +29,21 @@ from sophia_jax.rollout import roles
 from sophia_jax.rollout.collect import collect
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
-from sophia_jax.rollout.world import Seat, World
-from sophia_jax.runs import engines, lengths, policies, teachers
+from sophia_jax.rollout.world import Missing, Seat, World
+from sophia_jax.runs import (
+  engines,
+  figures,
+  lengths,
+  policies,
+  teachers,
+  whole,
+)
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.stopping import explained
-from sophia_jax.types import Group, Problem, Sampling, SophiaError, Status
+from sophia_jax.train.trackers import LogConfig
+from sophia_jax.types import Group, Problem, Sampling, SophiaError
 
 _log = logging.getLogger("sophia_jax")
 
@@ -248,16 +256,22 @@ def groups(run: Run, stage: Stage) -> Iterator[Group]:
   """Yields the groups that a stage's store holds whole, in the problems' order.
 
   They are read again by every iteration; few are in memory at a time.
+
+  Raises:
+    SophiaError: they were sampled under other settings of the method.
   """
-  prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
   assert stage.algorithm.sample is not None
   with open_store(run, stage, read_only=True) as store:
-    world = World(store, replayed(stage, words, prompts), words, seed=run.seed)
-    whole = (p for p in problems(run, stage) if world.complete(p))
-    yield from collect(whole, stage.algorithm.sample, world, ahead=1)
+    world = _replay(run, stage, store)
+    found = (p for p in problems(run, stage) if world.complete(p))
+    try:
+      yield from collect(found, stage.algorithm.sample, world, ahead=1)
+    except Missing as e:
+      whole.forget(store.path)
+      raise SophiaError(
+        f"{e}: config.stages.{stage.name} asks for more than launch.sample was "
+        "given; give it the same settings"
+      ) from e
 
 
 # ---------------------------------------------------------------------- the stage
@@ -289,37 +303,55 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
 
 
 def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
-  """Returns whether a store holds every problem: the data may have grown."""
-  if not (store_directory(run, stage)).is_dir():
+  """Returns whether a store holds every problem: the data may have grown, or the
+  method may ask for more."""
+  directory = store_directory(run, stage)
+  if not directory.is_dir():
     return True  # the samples were removed after the update
   with open_store(run, stage, read_only=True) as store:
-    return all(map(store.complete, problems))
+    if whole.lacking(stage, _replay(run, stage, store), problems):
+      return False
+  whole.record(stage, directory)
+  return True
+
+
+def _replay(run: Run, stage: Stage, store: Store) -> World:
+  """Returns a world in which only the store answers."""
+  prompts = run.section(Prompts, "prompts")
+  _, words = policies.load_words(
+    run.start(stage), run.section(ImageConfig, "images"), prompts.system
+  )
+  return World(store, replayed(stage, words, prompts), words, seed=run.seed)
 
 
 def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
   """Samples the problems of a shard that are not complete."""
   start = time.monotonic()
-  prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
-  replay = World(store, replayed(stage, words, prompts), words)
-  done = {p.id for p in share if replay.complete(p)}
-  missing = [p for p in share if p.id not in done]
+  replay = _replay(run, stage, store)
+  whole.begin(stage, store)
+  missing = whole.lacking(stage, replay, share)
   if not missing:
     return
+  words, done = replay.words, sum(1 for _ in share) - len(missing)
   assert stage.algorithm.sample is not None
-  with verifier(run) as judge, opened_seats(run, stage) as seats:
+  directory = store.path / share.shard.name
+  log = run.section(LogConfig, "log")
+  title = f"{run.workdir.name}-{stage.name}-sample-{share.shard.name}"
+  with (
+    figures.opened(directory, log, title, done) as shown,
+    verifier(run) as judge,
+    opened_seats(run, stage) as seats,
+  ):
     world = World(store, seats, words, judge, seed=run.seed)
     world.check(missing)
     found = collect(missing, stage.algorithm.sample, world)
-    total = len(done) + len(missing)
+    total = done + len(missing)
     with (
       contextlib.closing(found),
-      Progress(step_name(stage), total, "problem", len(done)) as progress,
+      Progress(step_name(stage), total, "problem", done) as progress,
     ):
       for _ in found:
-        progress.advance(1, **_figures(store, world))
+        shown.advance(progress, store, world)
     _log.info("%s", _summary(world, time.monotonic() - start))
     for line in judge.report().lines():
       _log.info("%s", line)
@@ -335,23 +367,18 @@ def _finish(
   """
   with files.exclusive(store.path / "finish.lock", "finishing"):
     store.refresh()
-    words = policies.load_words(
-      run.start(stage), run.section(ImageConfig, "images")
-    )[1]
-    world = World(store, {}, words)
-    others = 0
-    for problem in share.problems:
-      if world.complete(problem):
-        continue
-      if problem in share.shard:
-        raise SophiaError(
-          f"{store.path}: {problem.id} is not complete, perhaps not the only "
-          "one; give the same command again"
-        )
-      others += 1
-    if others:
-      _log.info("%d problems are left, of other shards", others)
-    elif not run.done(step_name(stage)):
+    lacking = whole.lacking(stage, _replay(run, stage, store), share.problems)
+    own = [problem for problem in lacking if problem in share.shard]
+    if own:
+      raise SophiaError(
+        f"{store.path}: {own[0].id} is not complete, perhaps not the only one; "
+        "give the same command again"
+      )
+    if lacking:
+      _log.info("%d problems are left, of other shards", len(lacking))
+      return
+    whole.record(stage, store.path)
+    if not run.done(step_name(stage)):
       run.mark(step_name(stage), seconds)
 
 
@@ -431,22 +458,6 @@ def verifier(run: Run) -> Verifier:
   pool = Verifier(**run.config.reward.to_dict())
   pool.self_check()
   return pool
-
-
-# --------------------------------------------------------------- figures of a run
-def _figures(store: Store, world: World) -> dict[str, float]:
-  """Returns the shares of right and of truncated answers in the store, and the
-  mean length by role of what this process has sampled, tokens."""
-  statuses = store.index.statuses
-  graded = max(1, statuses.total())
-  return {
-    "reward": statuses[Status.RIGHT] / graded,
-    "truncated": statuses[Status.TRUNCATED] / graded,
-    **{
-      f"{role}_tokens": world.tokens[role] / count
-      for role, count in world.sampled.items()
-    },
-  }
 
 
 def _summary(world: World, seconds: float) -> str:

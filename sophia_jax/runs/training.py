@@ -70,12 +70,7 @@ def learn(run: Run, stage: Stage) -> None:
   if meeting.is_leader():
     made = loader.summary()
     write_json(directory / "input.json", made)
-    if stage.train.tiles > (suggested := made["suggested_tile_budget"]) > 0:
-      _log.info(
-        "the data need %d tiles a microbatch, not %d: a smaller "
-        "config.stages.%s.train.tiles saves time and memory",
-        *(suggested, stage.train.tiles, stage.name),
-      )
+    say_tiles(stage, made["suggested_tile_budget"])
   names = POLICY, REFERENCE
   starts = references(stage, model, mesh, names)
   with session(run, stage, model, mesh, loader.steps) as trainer:
@@ -93,6 +88,20 @@ def learn(run: Run, stage: Stage) -> None:
       loader = _loader(run, stage, model, mesh, sources)
     params = fit(trainer, loader)
   export(run, stage, model, params)
+
+
+def say_tiles(stage: Stage, suggested: int) -> None:
+  """Logs the tile budget that the data suggest, where it is a smaller one.
+
+  Args:
+    suggested: tiles of a microbatch; 0: the data have no images.
+  """
+  if stage.train.tiles > suggested > 0:
+    _log.info(
+      "the data need %d tiles a microbatch, not %d: a smaller "
+      "config.stages.%s.train.tiles saves time and memory",
+      *(suggested, stage.train.tiles, stage.name),
+    )
 
 
 # ----------------------------------------------------------------- model, session

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
 from sophia_jax.checkpoints import manifest
@@ -63,6 +64,7 @@ class Checkpoints:
     self._sealing: Future[None] | None = None
     self._over = threading.Event()
     """Set when no save is in flight any more."""
+    absl_logging.get_absl_handler().addFilter(_is_not_ours)
     self._manager = ocp.CheckpointManager(
       self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
     )
@@ -188,12 +190,27 @@ def _written(directory: Path) -> Iterator[None]:
   """Turns what orbax and tensorstore raise on a full disk into one line."""
   try:
     yield
-  except OSError as e:
-    raise _unwritten(directory, e.strerror or str(e)) from e
-  except ValueError as e:  # as tensorstore reports every failure of a file
-    if (found := _FILE_ERROR.search(str(e))) is None:
+  except (OSError, ValueError) as e:
+    if (why := _why_unwritten(e)) is None:
       raise
-    raise _unwritten(directory, found[1].strip()) from e
+    raise _unwritten(directory, why) from e
+
+
+def _why_unwritten(error: BaseException | None) -> str | None:
+  """Returns the system's words on a file that cannot be written; None for other
+  errors."""
+  if isinstance(error, OSError):
+    return error.strerror or str(error)
+  # As tensorstore reports every failure of a file.
+  found = isinstance(error, ValueError) and _FILE_ERROR.search(str(error))
+  return found[1].strip() if found else None
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+  """Returns whether a log record is about anything but a file that orbax's thread
+  could not write: the next call of `Checkpoints` raises that."""
+  error = record.exc_info[1] if record.exc_info else None
+  return "orbax" not in record.pathname or _why_unwritten(error) is None
 
 
 def _unwritten(directory: Path, why: str) -> SophiaError:

@@ -167,15 +167,22 @@ def utilisation(
     tiles = row["image_tokens"] / max(cfg.tokens_per_tile, 1)
     work = flops.Work(live, row["pairs"], tiles)
     needed = flops.update(cfg, work, trained, adapted)
-    memory = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in memory:
-      found["memory_gib"] = round(memory["peak_bytes_in_use"] / 2**30, 2)
+    found |= device_memory()
     if known is not None:
       peak = known.flops * len(devices)
       found["mfu"] = round(needed / row["seconds"] / peak, 4)
     return found
 
   return derived
+
+
+def device_memory() -> Row:
+  """Returns the most memory that this process's first device had in use, GiB; {}
+  where the device does not say."""
+  memory = jax.local_devices()[0].memory_stats() or {}
+  if "peak_bytes_in_use" not in memory:
+    return {}
+  return {"memory_gib": round(memory["peak_bytes_in_use"] / 2**30, 2)}
 
 
 def read(path: Path) -> list[Row]:

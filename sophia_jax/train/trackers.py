@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import socket
+import struct
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +34,7 @@ class LogConfig:
 
 
 class Tracker(Protocol):
-  """A place that takes the metrics of one update."""
+  """A place that takes the metrics of a step."""
 
   def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -38,33 +42,58 @@ class Tracker(Protocol):
 
 
 class TensorBoard(Tracker):
-  """Event files; a resumed run hides the updates after its checkpoint."""
+  """Event files; a resumed run hides the steps after its start.
+
+  They are written here: an error in the thread of tensorboardX's writer, such as
+  a full disk, would not reach the command.
+  """
 
   def __init__(self, directory: Path, step: int):
     # Imports torch where there is one, which costs every command seconds.
-    from tensorboardX import SummaryWriter
+    from tensorboardX import record_writer
+    from tensorboardX.proto import event_pb2, summary_pb2
 
-    self._writer = SummaryWriter(str(directory), purge_step=step + 1)
+    self._crc = record_writer.masked_crc32c
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    host, now = socket.gethostname(), int(time.time())
+    self._path = directory / f"events.out.tfevents.{now}.{host}.{os.getpid()}"
+    self._write(file_version="brain.Event:2")
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(step=step + 1, session_log=start)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+    points = [
+      self._summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
+    ]
+    self._write(step=step, summary=self._summary(value=points))
 
   def close(self) -> None:
-    self._writer.close()
+    pass
+
+  def _write(self, **fields: Any) -> None:
+    """Appends an event as a record of TensorFlow: size, event, their checksums.
+
+    Raises:
+      SophiaError: the disk is full.
+    """
+    data = self._event(wall_time=time.time(), **fields).SerializeToString()
+    size = struct.pack("<Q", len(data))
+    sums = (struct.pack("<I", self._crc(part)) for part in (size, data))
+    files.append_bytes(self._path, size + next(sums) + data + next(sums))
 
 
 class WandB(Tracker):
   """One run of a project, which a resumed training continues."""
 
-  def __init__(self, directory: Path, project: str):
+  def __init__(self, directory: Path, project: str, title: str):
     wandb = _optional("wandb", project)
     directory.mkdir(parents=True, exist_ok=True)
     try:
       self._run: Any = wandb.init(
         project=project,
         id=_run_id(directory / "wandb_id"),
-        name=_title(directory),
+        name=title,
         resume="allow",
         dir=str(directory),
       )
@@ -86,11 +115,11 @@ class WandB(Tracker):
 class Trackio(Tracker):
   """One run of a project on this machine: `trackio show --project NAME`."""
 
-  def __init__(self, directory: Path, project: str):
+  def __init__(self, directory: Path, project: str, title: str):
     trackio = _optional("trackio", project)
     self._run: Any = trackio.init(
       project=project,
-      name=f"{_title(directory)}-{_run_id(directory / 'trackio_id')}",
+      name=f"{title}-{_run_id(directory / 'trackio_id')}",
       resume="allow",
       embed=False,
       auto_log_gpu=False,
@@ -104,23 +133,27 @@ class Trackio(Tracker):
     self._run.finish()
 
 
-def trackers(directory: Path, config: LogConfig, step: int) -> list[Tracker]:
+def trackers(
+  directory: Path, config: LogConfig, step: int, title: str = ""
+) -> list[Tracker]:
   """Opens the trackers that the config asks for.
 
   Args:
-    directory: the stage's directory, which holds what a tracker keeps.
-    step: the update that training resumes from.
+    directory: directory that holds what a tracker keeps, such as the stage's.
+    step: the step that the work resumes from: updates, or problems sampled.
+    title: name of the run; "": the workdir's and the stage's.
 
   Raises:
     SophiaError: a tracker is not installed, or wandb is not logged in.
   """
   opened: list[Tracker] = []
+  title = title or _title(directory)
   if config.tensorboard:
     opened.append(TensorBoard(directory / "tensorboard", step))
   if config.wandb:
-    opened.append(WandB(directory, config.wandb))
+    opened.append(WandB(directory, config.wandb, title))
   if config.trackio:
-    opened.append(Trackio(directory, config.trackio))
+    opened.append(Trackio(directory, config.trackio, title))
   return opened
 
 

@@ -28,6 +28,17 @@ def test_a_directory_is_replaced(exchange, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_who_may_read(mask, tmp_path):
+  before = os.umask(mask)
+  try:
+    write(tmp_path / "out", "text")
+  finally:
+    os.umask(before)
+  modes = [(tmp_path / n).stat().st_mode & 0o777 for n in ("out", "out/text")]
+  assert modes == [0o777 & ~mask, 0o666 & ~mask]
+
+
 def test_after_an_error_it_is_as_it_was(tmp_path):
   write(tmp_path / "out", "first")
   with (

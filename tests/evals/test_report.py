@@ -100,6 +100,19 @@ def test_both_files_hold_the_report(tmp_path):
   assert sorted(os.listdir(tmp_path / "w")) == ["report.html", "report.json"]
 
 
+def test_what_is_not_measured_is_said():
+  report = {**REPORT, "pass_at_1": {"before": None, "after": None}}
+  page = Page(render(report, {}, samples()))
+  assert "is not measured" in page.text and "R(c) = 0.50" in page.text
+  assert "Wilson" not in page.text
+
+
+def test_a_single_panel_is_no_wider_than_one_of_many():
+  """A column is made for each that fits, whether or not a panel fills it."""
+  text = render(REPORT, {"only": [(0, 1.0), (1, 0.5)]}, samples())
+  assert "auto-fill, minmax(290px, 1fr)" in text and "auto-fit" not in text
+
+
 def test_the_page_needs_no_network_and_no_script(tmp_path):
   image = tmp_path / "i.png"
   Image.new("RGB", (9, 9), "red").save(image)

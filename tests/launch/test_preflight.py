@@ -10,7 +10,7 @@ from sophia_jax.checkpoints import hub
 from sophia_jax.files import write_jsonl
 from sophia_jax.runs import pipeline, sampling
 from sophia_jax.runs import stage as stages
-from sophia_jax.runs.run import Run
+from sophia_jax.runs.run import Run, completed
 from sophia_jax.types import SophiaError
 from tests.launch import own, own_config
 from tests.launch.commands import assert_refused
@@ -87,6 +87,43 @@ def test_no_reasoner_at_all(mine, workdir):
   with pytest.raises(SophiaError, match=r"config.reasoners: none.*easy"):
     pipeline.start(run)
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["captioning", "images", "stages"])
+def test_a_section_that_is_absent(mine, workdir, name):
+  config = run_of(mine, workdir, {}).config
+  del config[name]
+  with pytest.raises(SophiaError, match=rf"config.{name}: absent.*base.get_c"):
+    completed(config)
+
+
+def test_absent_reasoners_are_none(mine, workdir, tmp_path, command):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from tests.launch import own_config\n"
+    "def get_config():\n"
+    "  c = own_config.get_config()\n"
+    "  del c['reasoners']\n"
+    "  return c\n"
+  )
+  named = [f for f in mine.flags[1:] if "reasoners" not in f]
+  flags = [f"--config={path}", *named, f"--workdir={workdir}"]
+  done = command("launch.run", *flags)
+  assert_refused(done, "config.reasoners: none, and the method asks one")
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("platform", "said"),
+  [("tpu", 'pip install "jax[tpu]=='), ("cuda", 'pip install "jax[cuda12]==')],
+)
+def test_a_platform_that_is_not_installed(start, tmp_path, platform, said):
+  flags = [own.CONFIG, f"--workdir={tmp_path / 'W'}"]
+  process = start("launch.run", *flags, JAX_PLATFORMS=platform)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 1
+  assert err.startswith(f"error: JAX_PLATFORMS={platform}: ") and said in err
+  assert len(err.splitlines()) == 1 and not out
 
 
 # ------------------------------------------------------------------ Hub's names

@@ -59,7 +59,10 @@ def alone(fresh, train, tmp_path_factory):
   process = train(workdir, devices=4)
   out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
-  assert out == f"checkpoint: {workdir / 'export'}\n"
+  assert out.splitlines() == [
+    f"checkpoint: {workdir / 'export'}",
+    f"report: {workdir / 'report.html'}",
+  ]
   return workdir
 
 
@@ -183,7 +186,7 @@ def test_two_processes_interrupted_twice_export_what_one_exports(
   done = ended(third)
   assert [code for code, _, _ in done] == [0, 0], done
   assert "resumed at update" in done[0][2]
-  assert done[0][1] == f"checkpoint: {workdir / 'export'}\n"
+  assert done[0][1].startswith(f"checkpoint: {workdir / 'export'}\nreport: ")
   assert done[1][1] == ""
   trained(workdir, alone)
   # Process 0 alone writes: nothing is there that one process does not write.

@@ -19,7 +19,7 @@ def test_another_libtpu_is_refused_in_one_line(monkeypatch, installed):
 
   monkeypatch.setattr(aot, "version", of)
   with pytest.raises(SophiaError) as error:
-    aot.check_libtpu("v5p:2x2x1")
+    aot.check_libtpu("--topology=v5p:2x2x1")
   assert f'pip install "jax[tpu]=={version("jax")}"' in str(error.value)
   assert "\n" not in str(error.value)
 
@@ -29,4 +29,4 @@ def test_the_one_of_the_extra_is_taken(monkeypatch):
   monkeypatch.setattr(aot, "requires", lambda name: ["x", pin])
   of = {"jax": "0.10.2", "libtpu": "0.0.42.1"}
   monkeypatch.setattr(aot, "version", of.__getitem__)
-  aot.check_libtpu("v5p:2x2x1")
+  aot.check_libtpu("--topology=v5p:2x2x1")

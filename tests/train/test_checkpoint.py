@@ -1,6 +1,7 @@
 """Checkpoints: the newest whole one is restored, a cut-off one never."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import optax
 import pytest
 
 from sophia_jax.checkpoints import manifest
+from sophia_jax.train import checkpoint
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.train.state import create
 from sophia_jax.types import SophiaError
@@ -170,6 +172,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import jax
+from sophia_jax.train import checkpoint
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.types import SophiaError
 from tests.train.test_checkpoint import IDENTITY, save, state_at
@@ -201,6 +204,17 @@ def test_a_full_disk_is_one_line(tmp_path):
   assert_is_step(restore(tmp_path), 3)
 
 
+def test_what_orbax_logs_of_a_full_disk_is_left_out():
+  full = ValueError("a.b: No space left on device [os_error_code='28']")
+  record = lambda path, error: logging.makeLogRecord(
+    {"pathname": path, "exc_info": (type(error), error, None)}
+  )
+  assert not checkpoint._is_not_ours(record("orbax/future.py", full))
+  assert checkpoint._is_not_ours(record("orbax/future.py", ValueError("a")))
+  assert checkpoint._is_not_ours(record("elsewhere.py", full))
+  assert checkpoint._is_not_ours(logging.makeLogRecord({"pathname": "orbax"}))
+
+
 def test_nothing_is_restored_when_all_are_damaged(tmp_path):
   save(tmp_path, 3)
   cut(largest_file(tmp_path / "3"))
@@ -218,6 +232,7 @@ CUT_OFF = """
 import os, signal, sys
 from pathlib import Path
 from tests.train.test_checkpoint import IDENTITY, save, state_at
+from sophia_jax.train import checkpoint
 from sophia_jax.train.checkpoint import Checkpoints
 directory, size = Path(sys.argv[1]), int(sys.argv[2])
 save(directory, 3, size=size)
@@ -251,6 +266,7 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from sophia_jax.train import sharding
+from sophia_jax.train import checkpoint
 from sophia_jax.train.checkpoint import Checkpoints
 from tests.train.test_checkpoint import IDENTITY, assert_is_step, state_at
 def on_mesh(step, devices):

@@ -1,12 +1,16 @@
-"""Trackers, for real: Weights & Biases offline, trackio where it is installed."""
+"""Trackers, for real: event files, Weights & Biases offline, trackio where it is installed."""
 
 import contextlib
+import resource
 import sqlite3
+import struct
 import sys
 import time
 
 import pytest
 import wandb
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from sophia_jax.train.trackers import LogConfig, trackers
 from sophia_jax.types import SophiaError
@@ -29,6 +33,51 @@ def settings_of_its_own():
   """wandb keeps those of its first use for the process."""
   yield
   wandb.teardown()
+
+
+EVENTS = LogConfig()
+
+
+def events(path):
+  """The events of a file, whose checksums are those of TensorFlow's records."""
+  data, found = path.read_bytes(), []
+  while data:
+    (size,) = struct.unpack("<Q", data[:8])
+    parts = data[:8], data[12 : 12 + size]
+    sums = struct.unpack("<I", data[8:12])
+    sums += struct.unpack("<I", data[12 + size : 16 + size])
+    assert sums == tuple(map(masked_crc32c, parts))
+    found.append(event_pb2.Event.FromString(parts[1]))
+    data = data[16 + size :]
+  return found
+
+
+def test_event_files_are_those_that_tensorboard_reads(tmp_path):
+  run(tmp_path, [3, 4], EVENTS)
+  (path,) = (tmp_path / "tensorboard").iterdir()
+  version, start, *steps = events(path)
+  assert version.file_version == "brain.Event:2"
+  # What an earlier life wrote from here on is hidden.
+  assert start.step == 3 and start.session_log.status == 1
+  assert [event.step for event in steps] == [3, 4]
+  (value,) = steps[1].summary.value
+  assert (value.tag, value.simple_value) == ("loss", 0.25)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  (tracker,) = trackers(tmp_path, EVENTS, 0)
+  (path,) = (tmp_path / "tensorboard").iterdir()
+  whole = path.read_bytes()
+  resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 9, hard))
+  try:
+    with pytest.raises(SophiaError, match=rf"{path}: .*; free the disk$"):
+      tracker.log(1, {"loss": 1.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert path.read_bytes() == whole
+  tracker.log(1, {"loss": 1.0})
+  assert len(events(path)) == 3
 
 
 def test_a_resumed_run_is_one_run_of_wandb(tmp_path, monkeypatch):
