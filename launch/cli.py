@@ -126,6 +126,11 @@ def _last_resort(command: Callable[[], int]) -> int:
     return code
 
 
+def _platforms() -> str:
+  """Returns what JAX_PLATFORMS asks for; "": whatever there is."""
+  return getattr(jax.config, "jax_platforms", None) or ""
+
+
 def _check_platform() -> None:
   """Refuses a platform whose part of jax is not installed.
 
@@ -133,7 +138,7 @@ def _check_platform() -> None:
     SophiaError: it is absent, or a libtpu that would end the process without a
       word.
   """
-  asked = jax.config.jax_platforms or ""
+  asked = _platforms()
   names = asked.split(",")
   if "tpu" in names:
     aot.check_libtpu(f"JAX_PLATFORMS={asked}")
@@ -150,7 +155,7 @@ def _absent_platform(error: RuntimeError) -> str:
   if "nable to initialize backend" not in str(error):
     return ""
   return (
-    f"JAX_PLATFORMS={jax.config.jax_platforms or ''}: {_one_line(error)[:300]}; "
+    f"JAX_PLATFORMS={_platforms()}: {_one_line(error)[:300]}; "
     'for GPUs pip install "jax[cuda12]", for TPUs "jax[tpu]", or set '
     "JAX_PLATFORMS=cpu"
   )
