@@ -10,6 +10,14 @@ from tests.algorithms import rows
 from tests.algorithms.test_methods import SMALL, both
 
 
+def spread_rows(batch, place):
+  """Puts the arrays of rows on the devices; the others, of tiles, are empty."""
+  rows_of = batch.tokens.shape
+  return jax.tree.map(
+    lambda x: jax.device_put(x, place) if np.shape(x) == rows_of else x, batch
+  )
+
+
 def main() -> None:
   jax.config.update("jax_disable_most_optimizations", True)
   assert len(jax.devices()) == 8
@@ -22,9 +30,7 @@ def main() -> None:
   for name in ("sft", "sophia", *SMALL):
     algorithm, batch = both(name)
     step = jax.jit(functools.partial(rows.gradient, algorithm))
-    spread = jax.tree.map(
-      lambda x: jax.device_put(x, place) if np.ndim(x) == 2 else x, batch
-    )
+    spread = spread_rows(batch, place)
     want = jax.device_get(step(near, jax.tree.map(np.asarray, batch)))
     rows.close(jax.device_get(step(near, spread)), want, rtol=1e-4)
     print(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
 from launch.convert import convert
 from sophia_jax.checkpoints import (
@@ -38,10 +40,13 @@ def saved(tmp_path):
 
 
 def test_orbax_and_back(saved, tmp_path):
+  shutil.copytree(tmp_path / "words", saved, dirs_exist_ok=True)
+  words = AutoTokenizer.from_pretrained(saved).get_vocab()
+  edit(saved, image_token_id=words["<|image_pad|>"])
   convert(saved, tmp_path / "orbax", Format.ORBAX)
   convert(tmp_path / "orbax", tmp_path / "again", Format.HF)
   cfg = read_config(tmp_path / "again")
-  assert cfg == QWEN_VL
+  assert cfg == read_config(saved)
   assert_same(load_params(saved, cfg), load_params(tmp_path / "again", cfg))
 
 
