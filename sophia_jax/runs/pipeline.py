@@ -67,7 +67,7 @@ def _is_sampled(run: Run, only: str) -> bool:
 
 def _planned(run: Run, only: str) -> dict[str, Any]:
   """Runs a config that plans, once the stages that make its model are done."""
-  planning.read(run)
+  planning.check(run)
   if run.config.order:
     preflight.check(run, only)
   with run.locked():

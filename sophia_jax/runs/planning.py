@@ -70,6 +70,18 @@ def read(run: Run) -> Plans:
   return found
 
 
+def check(run: Run) -> None:
+  """Finds mistakes before anything is written.
+
+  Raises:
+    SophiaError: a mistake in config.planning, or no model, where no stage of the
+      run is to make it.
+  """
+  plans = read(run)
+  if plans.prior.model and not run.config.order:
+    Model(run, plans.prior)
+
+
 def run_all(run: Run) -> dict[str, Any]:
   """Measures what is not measured yet, and writes the report, which is returned.
 

@@ -20,7 +20,7 @@ DECIDE = {
     *("learning_rate", "schedule", "final_fraction", "warmup_steps"),
     *("weight_decay", "b1", "b2", "clip_norm"),
     *("trained", "lora_rank", "lora_alpha", "lora_targets"),
-    *("epochs", "rows", "length", "tiles", "microbatches"),
+    *("epochs", "order", "rows", "length", "tiles", "microbatches"),
   ],
 }
 
