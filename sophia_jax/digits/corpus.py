@@ -148,13 +148,20 @@ def _problems(
       "id": f"{name}-{i}",
       "images": [_save(directory, f"{name}-{i}", rng, scans, scene)],
       "question": question.text,
-      "answer": question.answer,
+      "answer": _letter(question),
       "answer_type": question.answer_type,
       "source": kind,
     }
     if question.choices:
       row["choices"] = list(question.choices)
     yield Posed(row, question, scene.digits, scene.seen)
+
+
+def _letter(question: language.Question) -> str:
+  """Returns the answer, by its letter where it is an option's text."""
+  if question.answer not in question.choices:
+    return question.answer
+  return chr(65 + question.choices.index(question.answer))
 
 
 def _solutions(

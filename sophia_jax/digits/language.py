@@ -198,21 +198,20 @@ def solved(
   choices: tuple[str, ...],
   digits: Digits,
 ) -> Question:
-  """Answers a question from digits; guesses where none of its options fits."""
+  """Answers a question from digits; guesses where none of its options fits.
+
+  The answer is an option's text: to name its letter is more than a reasoner of 1M
+  parameters learns from 16,000 examples.
+  """
   question = ask_again(kind, text, digits)
   if question.choices or not choices:
     return dataclasses.replace(question, choices=choices)
+  options = dataclasses.replace(question, answer_type="choice", choices=choices)
   if question.answer in choices:
-    at = choices.index(question.answer)
-  else:
-    at = int(rng.integers(len(choices)))
-  return dataclasses.replace(
-    question,
-    answer=chr(65 + at),
-    answer_type="choice",
-    choices=choices,
-    steps=(*question.steps, f"So it is {chr(65 + at)}."),
-  )
+    return options
+  taken = choices[int(rng.integers(len(choices)))]
+  steps = (*question.steps, f"None of them fits, so I take {taken}.")
+  return dataclasses.replace(options, answer=taken, steps=steps)
 
 
 # ----------------------------------------------------------- worked reasoning

@@ -25,7 +25,7 @@ def posed(question, kind):
   return Problem(
     id="1",
     question=question.text,
-    answer=question.answer,
+    answer=corpus._letter(question),
     answer_type=question.answer_type,
     choices=question.choices,
     source=kind,
