@@ -170,8 +170,9 @@ class Mixture:
   def _pass(self, source: int, number: int) -> Indices:
     """Returns the order of one pass over a source.
 
-    numpy takes [seed, number, 0, 0] for [seed, number], of 32 bits: a source alone, in the
-    first round, is shuffled as if there were neither mixture nor rounds.
+    numpy takes [seed, number, 0, 0] for [seed, number], each of 32 bits: a source
+    alone, in the first round, is shuffled as if there were neither mixture nor
+    rounds.
     """
     n = len(self._lengths[source])
     if not self._shuffle:
