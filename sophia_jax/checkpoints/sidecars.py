@@ -46,8 +46,7 @@ TOKENIZER_FILES = (
   GENERATION,
 )
 
-# As transformers' InternVLProcessor renders; the image comes before the text.
-CHAT_TEMPLATE = """\
+_TURNS = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string -%}
@@ -55,7 +54,7 @@ CHAT_TEMPLATE = """\
 {%- else -%}
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'image' -%}
-{{ '<IMG_CONTEXT>\\n' }}
+{{ 'IMAGE' }}
 {%- elif part['type'] == 'text' -%}
 {{ part['text'] }}
 {%- endif -%}
@@ -67,6 +66,8 @@ CHAT_TEMPLATE = """\
 {{ '<|im_start|>assistant\\n' }}
 {%- endif -%}
 """
+# As transformers' InternVLProcessor renders; the image comes before the text.
+CHAT_TEMPLATE = _TURNS.replace("IMAGE", "<IMG_CONTEXT>\\n")
 
 # In front of a template: what it says where a chat brings no system prompt.
 _NO_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}\n"
@@ -225,28 +226,12 @@ def write_processor(
 
 QWEN_SYSTEM = "You are a helpful assistant."
 """System prompt of Qwen2.5-VL's own template."""
-QWEN_CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string -%}
-{{ message['content'] }}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif part['type'] == 'video' -%}
-{{ '<|vision_start|><|video_pad|><|vision_end|>' }}
-{%- elif part['type'] == 'text' -%}
-{{ part['text'] }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
-{%- endif -%}
-"""
+QWEN_CHAT_TEMPLATE = _TURNS.replace(
+  "{{ 'IMAGE' }}\n",
+  "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}\n"
+  "{%- elif part['type'] == 'video' -%}\n"
+  "{{ '<|vision_start|><|video_pad|><|vision_end|>' }}\n",
+)
 _QWEN_FILES = (PREPROCESSOR, PROCESSOR, "video_preprocessor_config.json")
 
 

@@ -13,8 +13,9 @@ from configs.digits import unclear
 from sophia_jax.config import section
 from sophia_jax.data import problems
 from sophia_jax.digits import corpus, language, measures, scenes
+from sophia_jax.rewards.verify import compare
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.types import Problem
+from sophia_jax.types import Problem, Status
 
 digits = st.lists(st.integers(0, 9), min_size=2, max_size=3).map(tuple)
 seeds = st.integers(0, 2**32 - 1)
@@ -67,6 +68,19 @@ def test_a_guess_is_stated_and_reckoned_with(kind, seed, shown, at, guess):
   assert measures.follows(posed(asked, kind), reading, solved.answer) == fits
   if taken == shown:
     assert solved.answer == asked.answer
+
+
+@given(kinds, seeds, digits)
+def test_one_option_is_right_by_its_text_and_by_its_letter(kind, seed, shown):
+  rng = np.random.default_rng(seed)
+  asked = language.with_options(
+    rng, kind, language.ask(rng, kind, shown), shown
+  )
+  gold = corpus._letter(asked)
+  for letter, option in zip("ABCD", asked.choices, strict=True):
+    for answer in (letter, option):
+      status = compare("choice", gold, answer, asked.choices)
+      assert (status is Status.RIGHT) == (letter == gold)
 
 
 @pytest.mark.parametrize(
