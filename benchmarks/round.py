@@ -1,6 +1,7 @@
 """One GRPO round against TRL's GRPOTrainer: same weights, prompts, machine.
 
-  python -m benchmarks.round [--tiny] [--reps=3] [--algorithm=NAME]
+  python -m benchmarks.round [--tiny] [--reps=3] [--questions=32]
+    [--algorithm=NAME]
 
 Both sample 32 questions x 8 answers of exactly 128 tokens about one image each,
 score them, and make one update of the language model with AdamW. Rounds
@@ -11,7 +12,8 @@ update a round needs no old log-probabilities; ours scores with the policy, too.
 
 Prints one JSON line: median seconds of sampling, scoring, update and the whole
 of both, the medians of the paired ratios (above 1: ours is faster), and the
-parts where ours is slower ("lost").
+parts where ours is slower ("lost"). Each round's seconds go to stderr when it ends:
+on two cores one of the full size takes minutes.
 
 Threads of torch that wait for each other spin by default, which on a busy
 machine makes TRL many times slower than it is: by default they sleep. On an idle
@@ -30,6 +32,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,7 @@ def interleaved(
   for rep in range(reps + 1):
     for name in sorted(works, reverse=bool(rep % 2)):
       found = works[name]()
+      print(f"{rep} {name} {found}", file=sys.stderr, flush=True)
       if rep:
         seconds[name].append(found)
   return seconds
@@ -78,6 +82,8 @@ def report(
 
 def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
   scale = TINY if args.tiny else FULL
+  questions = args.questions or scale.questions
+  scale = dataclasses.replace(scale, questions=questions)
   both = Both(SIZES[scale.size], scale.questions, directory)
   task = task_of(both, scale, directory, args.reps + 1, args.kl)
   if args.algorithm:
@@ -116,6 +122,7 @@ def main() -> None:
     epilog="example: python -m benchmarks.round --tiny",
   )
   parser.add_argument("--tiny", action="store_true", help="a round of a second")
+  parser.add_argument("--questions", type=int, help="32; 4 with --tiny")
   parser.add_argument("--algorithm", default="", help="method instead of TRL")
   parser.add_argument("--kl", type=float, default=0.04)
   parser.add_argument(
