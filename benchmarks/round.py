@@ -7,8 +7,8 @@ Both sample 32 questions x 8 answers of exactly 128 tokens about one image each,
 score them, and make one update of the language model with AdamW. Rounds
 alternate: ours in this process, TRL's in one with an environment to itself, made on
 first use, each with all cores (or one GPU) while the other waits. Rewards are
-the same function of the ids. TRL scores with the reference alone, since one
-update a round needs no old log-probabilities; ours scores with the policy, too.
+the same function of the ids. Both score with the reference alone, since one
+update a round needs no old log-probabilities.
 
 Prints one JSON line: median seconds of sampling, scoring, update and the whole
 of both, the medians of the paired ratios (above 1: ours is faster), and the

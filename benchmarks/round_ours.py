@@ -17,6 +17,7 @@ from benchmarks.rollout_embedded import Both
 from benchmarks.round_task import PARTS, SYSTEM, Task
 from sophia_jax.algorithms import credit, registry
 from sophia_jax.algorithms.contract import Algorithm, Moment
+from sophia_jax.algorithms.on_policy import on_policy
 from sophia_jax.checkpoints import load_params
 from sophia_jax.data.images import TileCache
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
@@ -91,6 +92,9 @@ class Ours:
       raise SophiaError(
         f"--algorithm={name.removeprefix('other_')}: it does not learn from the policy's answers alone"
       )
+    algorithm = on_policy(
+      algorithm
+    )  # as runs.stage does for one update a round
     self._task, self._algorithm, self._both = task, algorithm, both
     self._words = _words(both, task)
     self._number = 0
@@ -216,7 +220,8 @@ class Ours:
     return TrainConfig(
       rows=task.batch // task.together,
       length=-(-length // task.multiple) * task.multiple,
-      tiles=task.batch,
+      # The answers to an image lie together and share its tile.
+      tiles=-(-task.batch // task.n),
       block=task.block,
       learning_rate=task.learning_rate,
       weight_decay=task.weight_decay,

@@ -24,6 +24,9 @@ from sophia_jax.types import Batch
 
 Made = Mapping[str, np.ndarray]
 
+BOTH = ("old_logps", "ref_logps")
+"""Log-probabilities that a KL in the reward compares."""
+
 
 def logps(
   stream: str,
@@ -98,7 +101,9 @@ def gae(gamma: float, lam: float, kl: float = 0.0) -> Annotator:
     returns = _masked(made + s["values"], batch)
     return {"advantages": made, "returns": returns}
 
-  return Annotator(streams=("advantages", "returns"), score=score)
+  return Annotator(
+    streams=("advantages", "returns"), reads=BOTH if kl else (), score=score
+  )
 
 
 def bilevel_gae(
@@ -171,7 +176,7 @@ def kl_left_out(beta: float) -> Annotator:
       for s, f in zip(streams, found)
     ]
 
-  return Annotator(streams=("advantages",), across=across)
+  return Annotator(streams=("advantages",), reads=BOTH, across=across)
 
 
 def _left_out(

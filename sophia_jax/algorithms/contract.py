@@ -262,6 +262,8 @@ class Annotator:
 
   streams: tuple[str, ...]
   """Names of the streams it adds."""
+  reads: tuple[str, ...] = ()
+  """Names of the log-probabilities of other annotators that it reads."""
   models: tuple[str, ...] = ()
   """Models it scores with: "policy" (the weights at the start of the round),
   "reference" (those at the start of the stage), "critic"."""

@@ -262,7 +262,10 @@ class Loader:
     """
     epochs = range(self.config.epochs)
     drawn = np.concatenate([self._order(epoch) for epoch in epochs])
-    sample = [self._units[i] for i in drawn[:_SAMPLE]]
+    first = drawn[:_SAMPLE]
+    if self.config.updates:
+      first = np.sort(first)  # as they are packed
+    sample = [self._units[i] for i in first]
     lengths = self._starts[1:] - self._starts[:-1]
     return {
       "steps": self.steps,

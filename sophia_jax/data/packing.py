@@ -296,7 +296,9 @@ def plan(
     order: indices into `sizes` in the order of training, where an index may
       come again; all of them once if None.
     updates: number of batches, each with an equal part of the order in as many
-      microbatches as it needs; 0: full batches of `config.microbatches`.
+      microbatches as it needs; 0: full batches of `config.microbatches`. A
+      part is packed as the data stand, so that the answers to an image lie
+      together and share its tiles: an update is a sum, whatever the order.
 
   Raises:
     SophiaError: a sequence fits no batch (unless `drop_oversize`).
@@ -307,8 +309,8 @@ def plan(
     batches = list(packed(((i, sizes[i]) for i in order), packer))
     return _plan(batches, [packer])
   single = dataclasses.replace(config, microbatches=1)
-  parts = np.array_split(np.asarray(order, np.int64), updates)
-  packers: list[Packer[int]] = [Packer(single) for _ in parts]
+  parts = map(np.sort, np.array_split(np.asarray(order, np.int64), updates))
+  packers: list[Packer[int]] = [Packer(single) for _ in range(updates)]
   batches = [
     [
       row

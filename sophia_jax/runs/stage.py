@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from sophia_jax.algorithms import corrections, registry
 from sophia_jax.algorithms.contract import Algorithm
+from sophia_jax.algorithms.on_policy import on_policy
 from sophia_jax.config import defaults, free, nearest, section
 from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import SophiaError
@@ -51,7 +52,8 @@ class StageConfig:
   """Times `groups` problems that a round may sample until as many are left
   after the selection."""
   minibatches: int = 1
-  """Updates an epoch of a round."""
+  """Updates an epoch of a round. With one update a round the old
+  log-probabilities are that update's own, and no pass scores them before."""
   ahead: int = 0
   """Rounds sampled before their turn, with weights as many rounds old; 0 or 1."""
   correction: str = "auto"
@@ -156,12 +158,25 @@ def read(config: ConfigDict, name: str) -> Stage:
     config=settings,
     method=built,
     train=train,
-    algorithm=_corrected(
-      registry.build(settings.algorithm, rest),
+    algorithm=_in_rounds(
+      _corrected(
+        registry.build(settings.algorithm, rest),
+        settings,
+        config.policy.engine == "embedded",
+      ),
       settings,
-      config.policy.engine == "embedded",
+      train,
     ),
   )
+
+
+def _in_rounds(
+  algorithm: Algorithm, config: StageConfig, train: TrainConfig
+) -> Algorithm:
+  """Leaves the old log-probabilities out where a round makes one update."""
+  if config.rounds > 1 and config.minibatches * train.epochs == 1:
+    return on_policy(algorithm)
+  return algorithm
 
 
 def _corrected(

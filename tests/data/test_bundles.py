@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
-from sophia_jax.data.packing import PackConfig, bundled, plan, size_of
+from sophia_jax.data.packing import PackConfig, Size, bundled, plan, size_of
 from sophia_jax.data.rows import pack, unpack
 from sophia_jax.types import Role, SophiaError, TokenSequence
 
@@ -143,6 +143,19 @@ def test_updates_share_an_epoch_equally(lengths, updates):
   assert max(counts) - min(counts) <= 1
   for batch in made.batches:
     assert len(batch) % 2 == 0 and any(batch[-2:]), "no microbatch is empty"
+
+
+def test_the_answers_to_an_image_lie_together_in_an_update():
+  sizes = [Size(f"{i}", 10, ((str(i // 8), 1),)) for i in range(64)]
+  shape = PackConfig(rows=4, length=20, tile_budget=2)
+  shuffled = np.random.default_rng(0).permutation(32) * 2
+  made = plan(sizes, shape, [*shuffled, *(shuffled + 1)], updates=2)
+  for first, batch in enumerate(made.batches):
+    # 32 answers to 8 images, 8 answers to a microbatch: as few as there can be.
+    placed = [i for row in batch for i in row]
+    assert placed == list(range(first, 64, 2))
+    assert len(batch) == 4 * shape.rows
+  assert made.tile_fill_rate == 1
 
 
 def test_rounds_and_epochs_have_orders_of_their_own():
