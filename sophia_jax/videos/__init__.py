@@ -1,0 +1,1 @@
+"""Videos as frames with times; a frame is an image like any other."""
