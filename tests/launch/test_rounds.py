@@ -1,4 +1,4 @@
-"""Rounds as a user types them: the same bits twice, killed, in two processes."""
+"""Rounds as a user types them: the same bits twice, killed, in several processes."""
 
 import collections
 import json
@@ -148,22 +148,28 @@ def kill(workdir, start, kills, seed):
   assert process.returncode == 0, err
 
 
-def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
+@pytest.mark.parametrize(
+  "count", [2, pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_several_processes_learn_what_one_does(
+  count, undisturbed, workdir, start
+):
   done = ended(
     [
       start(
         "launch.train",
         CONFIG,
         f"--workdir={workdir}",
-        "--config.mesh.fsdp=2",
+        f"--config.mesh.fsdp={count}",
+        f"--config.packing.shards={count}",
         "--peer_timeout_s=60",
         *flags,
         XLA_FLAGS=f"{DEVICES}1",
       )
-      for flags in together(2)
+      for flags in together(count)
     ]
   )
-  assert [code for code, _, _ in done] == [0, 0], [err for *_, err in done]
+  assert [c for c, *_ in done] == [0] * count, [err for *_, err in done]
   before = load_file(workdir / "models/policy/model.safetensors")
   found = load_file(workdir / "export/model.safetensors")
   alone = load_file(undisturbed / "export/model.safetensors")
