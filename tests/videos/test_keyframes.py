@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_image
 from sophia_jax.types import SophiaError
 from sophia_jax.videos.keyframes import KeyFrameConfig, key_frames, overlap
 
+pytest.importorskip("cv2")
 SIDE = 192
 
 
