@@ -1,7 +1,7 @@
 """Embodied-R in a world of pans: a window moves over photographs and mosaics.
 
 Photographs are scikit-learn's, mosaics are of UCI digits; ORB and a homography
-choose the key frames. The describer's texts are exact but for known errors, and
+choose the key frames. The describer's texts are exact, apart from known errors, and
 stored. A text-only policy of 1M parameters learns worked answers whose reasoning
 slips at times though the answer is right; then GRPO rewards form, accuracy and
 consistency. The reader is the policy that the rounds start from.

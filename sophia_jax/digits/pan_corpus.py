@@ -43,7 +43,7 @@ class PansConfig:
   """Key frames of a video, at most; a pan with more is drawn again."""
   noise: float = 0.03
   """Probability that a description has a wrong move, or a wrong digit."""
-  examples: int = 16000
+  examples: int = 10000
   """Worked answers and readings."""
   readings: float = 0.3
   """Share of examples that answer from given reasoning, as a reader does."""

@@ -123,8 +123,8 @@ def _photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
   from sklearn.datasets import load_sample_image
 
   image = Image.fromarray(load_sample_image(name))
-  size = tuple(round(side * ENLARGED) for side in image.size)
-  return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+  wide, high = (round(side * ENLARGED) for side in image.size)
+  return np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC))
 
 
 def _mosaic(

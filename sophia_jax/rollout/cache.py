@@ -138,7 +138,7 @@ class CachedTicking:
     self._engine, self._cache = engine, cache
     self._found: collections.deque[tuple[int, Completion]] = collections.deque()
     self._asked: dict[int, tuple[Path, list[tuple[int, Request]]]] = {}
-    """By the engine's ticket: the file, and who waits for the same answer."""
+    """File, and further requests for the same answer, of the engine's tickets."""
     self._tickets: dict[Path, int] = {}
     self._next = -1
 

@@ -86,7 +86,7 @@ def readings(
     {"before": measures, ...}; {} in a run of other problems.
   """
   scenes = run.path("data/scenes.jsonl")
-  if not run.config.get("prepare"):
+  if not run.config.get("prepare") or not responses:
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
   if run.config.prepare.get("pans"):
