@@ -22,9 +22,11 @@ _FIRST = re.compile(r"\W{0,4}([A-Z])(?![A-Za-z'])")
 """A letter that begins an answer."""
 _NAMES = (
   r"\b(?:answers?|options?|choices?|choose|pick|select)"
-  r"(?:\s+(?:is|are|was|must be|would be|option|choice))?\s*[:=]?\s*"
+  r"(?:\s{1,3}(?:is|are|was|must be|would be|option|choice))?"
+  r"\s{0,3}[:=]?\s{0,3}"
 )
-"""Words before the letter of an option, in any case."""
+"""Words before the letter of an option, in any case; blanks are bounded, so that
+many of them take no longer."""
 _ARTICLE = (
   r"A (?!(?:is|was|fits|matches|holds|follows|because|since|and|or)\b)[a-z]"
 )
@@ -37,7 +39,7 @@ def _leaks(options: int) -> tuple[re.Pattern[str], ...]:
   last = chr(ord("A") + min(max(options, 1), 26) - 1)
   capital, letter = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
   patterns = (
-    r"()(?:\\boxed\s*\{[^{}]{0,200}\}|<answer>[^<]{0,200}</answer>)",
+    r"()(?:\\boxed\s{0,3}\{[^{}]{0,200}\}|<answer>[^<]{0,200}</answer>)",
     rf"((?i:{_NAMES})){letter}(?![A-Za-z0-9'])",
     rf"()[(\[]{letter}[)\]]",
     rf"()(?<![A-Za-z0-9'])(?!{_ARTICLE}|I [a-z]){capital}(?![A-Za-z0-9'])[.):]?",

@@ -236,8 +236,16 @@ def test_hostile_responses_have_a_form_or_none(text):
 
 
 def test_a_long_hostile_response_takes_linear_time():
-  for piece in ("<think>", "answer is ", "\\boxed{", "((((", "A ", "<answer>"):
-    text = "<think>" + piece * 20000 + "</think>\\boxed{B}"
+  for piece in (
+    "<think>",
+    "answer is ",
+    "\\boxed{",
+    "((((",
+    "A ",
+    "<answer>",
+    " ",
+  ):
+    text = "<think>answer" + piece * 20000 + "</think>\\boxed{B}"
     reasoning.is_formed(text)
     reasoning.without_letters(reasoning.reasoning(text), 4)
 
