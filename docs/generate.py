@@ -87,7 +87,7 @@ PLAIN = {
   "evaluation and report; every section that begins with `sweep` is a sweep.",
   "prepare": "What is made from nothing before the run; absent where "
   "checkpoints and data exist.",
-  "prepare.name": "World that is made: `digits`.",
+  "prepare.name": "World that is made: `digits`, or `pans` (videos).",
   "prepare.encoder": "Shape of the vision encoder.",
   "prepare.encoder.width": "Width of a token.",
   "prepare.encoder.depth": "Layers.",

@@ -10,8 +10,10 @@ from sophia_jax.algorithms import (
   chains,
   cispo,
   dapo,
+  describe,
   dpo,
   dr_grpo,
+  embodied_r,
   grpo,
   gspo,
   mpo,
@@ -49,11 +51,13 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "chains": (chains.Config, chains.chains),
   "buckets": (buckets.Config, buckets.buckets),
   "screen": (screen.Config, screen.screen),
+  "describe": (describe.Config, describe.describe),
   "rl_plus": (rl_plus.Config, rl_plus.rl_plus),
   "papo": (papo.Config, papo.papo),
   "papo_d": (papo.ConfigD, papo.papo_d),
   "starpo": (starpo.Config, starpo.starpo),
   "starpo_s": (starpo.ConfigS, starpo.starpo),
+  "embodied_r": (embodied_r.Config, embodied_r.embodied_r),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

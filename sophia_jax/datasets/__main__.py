@@ -1,4 +1,4 @@
-"""Data files from the command line: check, import, decontaminate, hardest, schema.
+"""Data files from the command line: check, import, decontaminate, and others.
 
   python -m sophia_jax.datasets check problems.jsonl
   python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
@@ -6,6 +6,7 @@
     --out CLEAN.jsonl --report DROPPED.jsonl
   python -m sophia_jax.datasets hardest EXAMPLES.jsonl --scores A.jsonl \\
     B.jsonl --keep 5000 --out HARD.jsonl
+  python -m sophia_jax.datasets keyframes VIDEOS.jsonl PROBLEMS.jsonl --fps 2
   python -m sophia_jax.datasets schema
 """
 
@@ -40,6 +41,10 @@ _HARDEST = (
   "example: python -m sophia_jax.datasets hardest chains.jsonl --scores "
   "small.jsonl large.jsonl --keep 5000 --out hard.jsonl"
 )
+_KEYFRAMES = (
+  "example: python -m sophia_jax.datasets keyframes videos.jsonl "
+  "problems/videos.jsonl --fps 2"
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_import(commands)
   _add_decontaminate(commands)
   _add_hardest(commands)
+  _add_keyframes(commands)
   _add_schema(commands)
   return parser
 
@@ -159,6 +165,26 @@ def _add_hardest(commands: Any) -> None:
   parser.set_defaults(run=_hardest)
 
 
+def _add_keyframes(commands: Any) -> None:
+  parser = commands.add_parser(
+    "keyframes",
+    help="put the key frames of videos in their place",
+    epilog=_KEYFRAMES,
+  )
+  add: Callable[..., Any] = parser.add_argument
+  add("src", type=Path, help='JSONL problems with "video" instead of "images"')
+  add("dst", type=Path, help="the JSONL file to write; frames go beside it")
+  add("--fps", type=float, default=1.0, help="frames a second looked at")
+  add("--frames", type=int, default=256, help="most frames looked at")
+  add(
+    "--overlap",
+    type=float,
+    default=0.5,
+    help="overlap with the last key frame below which a frame is one",
+  )
+  parser.set_defaults(run=_keyframes)
+
+
 def _add_schema(commands: Any) -> None:
   parser = commands.add_parser(
     "schema",
@@ -254,6 +280,24 @@ def _hardest(args: argparse.Namespace) -> int:
     raise SophiaError(f"--keep {args.keep}: keep 1 example or more")
   kept, count = hardest(args.examples, args.scores, args.keep, args.out)
   print(f"{args.out}: {kept} of {count} examples")
+  return 0
+
+
+def _keyframes(args: argparse.Namespace) -> int:
+  # Video libraries are only loaded where they are needed.
+  from sophia_jax.datasets.keyframes import Chosen, convert
+  from sophia_jax.videos.keyframes import KeyFrameConfig
+
+  try:
+    rule = KeyFrameConfig(overlap=args.overlap)
+  except ValueError as e:
+    raise SophiaError(f"--overlap: {e}") from None
+  how = Chosen(fps=args.fps, frames=args.frames, rule=rule)
+  made = convert(args.src, args.dst, how)
+  print(
+    f"{args.dst}: {made.problems} problems about {made.videos} videos, "
+    f"{made.frames} key frames"
+  )
   return 0
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sophia_jax.digits import language
+from sophia_jax.digits import language, views
 from sophia_jax.rewards import verify
 from sophia_jax.types import Problem, Status
 
@@ -116,3 +116,43 @@ def measure(
     "right": {of: share(f"right {of}", of) for of in ("clear", "unclear")},
     "table": table,
   }
+
+
+def of_views(
+  responses: Iterable[Mapping[str, Any]], problems: Mapping[str, Problem]
+) -> dict[str, Any]:
+  """Measures responses to problems about videos (`digits.views`).
+
+  Args: as of `measure`.
+
+  Returns:
+    Shares of the responses: "stated" what they reason from, "follows" from what
+    they state; of the right ones, "right_follows"; "tokens", the mean length.
+  """
+  n: Counter[str] = Counter()
+  for row in responses:
+    problem = problems[row["id"]]
+    facts = views.stated(row["response"])
+    follows = facts is not None and _is(
+      problem, views.solved(problem.source, problem.question, facts), row
+    )
+    right = row["status"] == Status.RIGHT.value
+    n["responses"] += 1
+    n["tokens"] += row["tokens"]
+    n["right"] += right
+    n["stated"] += facts is not None
+    n["follows"] += follows
+    n["right_follows"] += right and follows
+  share = lambda key, of="responses": n[key] / n[of] if n[of] else None
+  return {
+    **{key: share(key) for key in ("stated", "follows", "tokens")},
+    "right_follows": share("right_follows", "right"),
+  }
+
+
+def _is(problem: Problem, answer: str | None, row: Mapping[str, Any]) -> bool:
+  """Returns whether a response's answer is the option with a text."""
+  if answer is None or row["extracted"] is None:
+    return False
+  status = verify.compare("choice", answer, row["extracted"], problem.choices)
+  return answer in problem.choices and status is Status.RIGHT

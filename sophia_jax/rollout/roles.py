@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.rollout.prompts import Prompts, filled
 from sophia_jax.rollout.ticks import Asked, Recorded, Ticking
 from sophia_jax.rollout.world import Seat
 from sophia_jax.types import Chat, Problem, Prompt, Sampling
@@ -63,6 +63,30 @@ def teacher(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def describer(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks for a description of a frame, and of what is new since the one before."""
+  del words
+
+  def ask(problem: Problem, *, first: str, last: str) -> Chat:
+    shown = problem.images[int(first) : int(last) + 1]
+    asked = prompts.next_view if len(shown) > 1 else prompts.first_view
+    return Chat(text=filled(asked, question=problem.text), images=shown)
+
+  return ask
+
+
+def reader(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks which option reasoning leads to; descriptions and images are not shown."""
+  del words
+
+  def ask(problem: Problem, *, reasoning: str) -> Chat:
+    return Chat(
+      text=filled(prompts.reading, question=problem.bare, reasoning=reasoning)
+    )
+
+  return ask
+
+
 ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "policy": policy,
   "caption": caption,
@@ -71,6 +95,11 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
 }
 """Prompt of each role; `caption` is the policy in another role. Every other
 name is one of a teacher."""
+TEACHERS: dict[str, Callable[[Renderer, Prompts], Ask]] = {
+  "describer": describer,
+  "reader": reader,
+}
+"""Prompt of each teacher that is asked something else than the policy."""
 OWN = frozenset({"policy", "caption"})
 """Roles of the policy; other models have other vocabularies."""
 
@@ -97,7 +126,7 @@ def seats(
     engines: by role, then by difficulty, as Seat.engines. None: a world that
       replays a store.
   """
-  taught = dict.fromkeys(teachers(asked), teacher)
+  taught = {name: TEACHERS.get(name, teacher) for name in teachers(asked)}
   return {
     role: Seat(
       prompt=make(words, prompts),

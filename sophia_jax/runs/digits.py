@@ -23,11 +23,18 @@ from sophia_jax.models import (
   init_params,
 )
 from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import pans
 from sophia_jax.runs.run import Run
 
 
 def prepare(run: Run) -> None:
-  """Makes what is not there of: data, a policy that sees, a reasoner's start."""
+  """Makes what is not there of: data, a policy that sees, a reasoner's start.
+
+  A world of pans has other data, and a policy that reads.
+  """
+  if run.config.prepare.get("pans"):
+    pans.prepare(run)
+    return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
   if not _done(run, "data"):
@@ -79,9 +86,13 @@ def readings(
     {"before": measures, ...}; {} in a run of other problems.
   """
   scenes = run.path("data/scenes.jsonl")
-  if not run.config.get("prepare") or not scenes.exists():
+  if not run.config.get("prepare") or not responses:
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
+  if run.config.prepare.get("pans"):
+    return {k: measures.of_views(v, problems) for k, v in responses.items()}
+  if not scenes.exists():
+    return {}
   with open(scenes, encoding="utf-8") as f:
     rows = map(json.loads, f)
     seen = {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}

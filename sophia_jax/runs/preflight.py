@@ -188,9 +188,11 @@ def _check_data(
     if "reasoner" in stage.algorithm.roles:
       check_difficulties(where, problems, list(run.config.reasoners))
     if words:
-      check_images(where, problems, words)
+      if roles.OWN & set(stage.algorithm.roles):
+        check_images(where, problems, words)
       lengths.fitting(run, stage, problems, words)
-  if run.config.data.heldout:
+  held_out = run.config.data.heldout
+  if held_out and not any(run.writes(s.name, held_out) for s in chosen):
     problems = run.problems(run.config.data.heldout)
     config = run.section(EvalConfig, "eval")
     if words:
@@ -243,7 +245,8 @@ def check_images(
     raise SophiaError(
       f"{where}: problem {seen[0].id} has images ({len(seen)} of "
       f"{len(problems)} do), and the policy is a text-only model; give a "
-      "vision-language checkpoint as config.policy.path"
+      "vision-language checkpoint as config.policy.path, or put descriptions in "
+      'the place of images first (a stage "describe")'
     )
 
 

@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, training
+from sophia_jax.runs import evaluation, sampling, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -68,13 +68,15 @@ def learn(run: Run, stage: Stage) -> None:
   start = training.references(stage, model, mesh, names)
   critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
+    # Before the session sets its mesh, under which no checkpoint is read.
+    others = stack.enter_context(sampling.opened_others(run, stage))
     stack.enter_context(session)
     for critic in critics:
       critic.limit = session.step
       stack.enter_context(critic)
     start |= training.unadapted(stage, session, names)
     first = training.served(session.params())
-    sampler = stack.enter_context(opened(run, stage, model, first))
+    sampler = stack.enter_context(opened(run, stage, model, first, others))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()
     params = session.model_params
   training.export(run, stage, model, params)

@@ -58,7 +58,9 @@ class Sampler:
     """Lets the policy answer with other weights: (params, version)."""
     self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
-    self._seats = sampling.seats(run, stage, policy.engine, others)
+    self._seats = sampling.seats(
+      run, stage, policy.engine.renderer, others, policy.engine
+    )
     self.problems = sampling.fitting(run, stage)
     """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
@@ -141,18 +143,22 @@ def local(params: Params) -> Params:
 
 @contextlib.contextmanager
 def opened(
-  run: Run, stage: Stage, model: Model, params: Params
+  run: Run,
+  stage: Stage,
+  model: Model,
+  params: Params,
+  others: sampling.Engines,
 ) -> Iterator[Sampler]:
-  """Opens the engines of a stage's rounds.
+  """Opens the policy's engine for a stage's rounds.
 
   Args:
     params: weights that an embedded engine begins with.
+    others: engines of the models beside the policy.
   """
   embedded = run.config.policy.engine == "embedded"
   with (
     sampling.verifier(run) as judge,
     (_embedded if embedded else _served)(run, stage, model, params) as policy,
-    sampling.opened_others(run, stage) as others,
     explained("what was finished is stored"),
   ):
     yield Sampler(run, stage, policy, others, judge)

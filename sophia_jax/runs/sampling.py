@@ -54,14 +54,16 @@ SAMPLING = {
   "caption": "captioning",
   "reasoner": "reasoning",
 }
-"""Config section of each role's `Sampling`; a teacher's is "teaching"."""
-TEACHING = "teaching"
+"""Config section of each role's `Sampling`; see `teachers.section_of`."""
 PROMPTS = {
   "policy": ("system", "slow_thinking"),
   "caption": ("system", "caption"),
   "reasoner": ("reasoning",),
+  "describer": ("first_view", "next_view"),
+  "reader": ("reading",),
 }
-"""Prompts that each role's answers depend on; a teacher's is slow thinking."""
+"""Prompts that each role's answers depend on; of another teacher's, slow
+thinking."""
 SCORER = routing.SCORER
 
 
@@ -137,12 +139,7 @@ def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
   Raises:
     SophiaError: as `problems`, or they do not fit and may not be left out.
   """
-  _, words = policies.load_words(
-    run.start(stage),
-    run.section(ImageConfig, "images"),
-    run.config.prompts.system,
-  )
-  found = lengths.fitting(run, stage, problems(run, stage), words)
+  found = lengths.fitting(run, stage, problems(run, stage), _words(run, stage))
   check_enough(stage, len(found))
   return found
 
@@ -317,11 +314,18 @@ def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
 
 def _replay(run: Run, stage: Stage, store: Store) -> World:
   """Returns a world in which only the store answers."""
-  prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
+  prompts, words = run.section(Prompts, "prompts"), _words(run, stage)
   return World(store, replayed(stage, words, prompts), words, seed=run.seed)
+
+
+def _words(run: Run, stage: Stage) -> Renderer:
+  """Returns the renderer of the policy that a stage starts from."""
+  _, words = policies.load_words(
+    run.start(stage),
+    run.section(ImageConfig, "images"),
+    run.config.prompts.system,
+  )
+  return words
 
 
 def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
@@ -392,7 +396,9 @@ def samplings(run: Run, stage: Stage) -> dict[str, Sampling]:
 def sections(asked: Iterable[str]) -> dict[str, str]:
   """Returns the config section of the `Sampling` of each role that draws."""
   draws = [role for role in asked if role != SCORER]
-  return {role: SAMPLING.get(role, TEACHING) for role in draws}
+  return {
+    role: SAMPLING.get(role) or teachers.section_of(role) for role in draws
+  }
 
 
 def replayed(
@@ -407,12 +413,16 @@ def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
   """Opens the policy and the reasoners of a stage that samples once."""
   how = samplings(run, stage)
   own = [role for role in stage.algorithm.roles if role in roles.OWN]
+  if not own:
+    with opened_others(run, stage) as others:
+      yield seats(run, stage, _words(run, stage), others)
+    return
   longest = max(how[role].max_new_tokens for role in own)
   with (
     engines.policy(run, run.start(stage), longest) as policy,
     opened_others(run, stage) as others,
   ):
-    yield seats(run, stage, policy, others)
+    yield seats(run, stage, policy.renderer, others, policy)
 
 
 @contextlib.contextmanager
@@ -436,16 +446,22 @@ def opened_others(run: Run, stage: Stage) -> Iterator[Engines]:
 
 
 def seats(
-  run: Run, stage: Stage, policy: Any, others: Engines
+  run: Run,
+  stage: Stage,
+  words: Renderer,
+  others: Engines,
+  policy: Any = None,
 ) -> Mapping[str, Seat]:
   """Returns the seats of all roles; those that the method asks have engines.
 
   Args:
+    words: the policy's renderer.
     others: engines of the models beside the policy.
+    policy: its engine; None where the method does not ask it.
   """
   asked = stage.algorithm.roles
   return roles.seats(
-    policy.renderer,
+    words,
     run.section(Prompts, "prompts"),
     samplings(run, stage),
     {role: others.get(role, {"": policy}) for role in asked},
