@@ -148,9 +148,7 @@ def kill(workdir, start, kills, seed):
   assert process.returncode == 0, err
 
 
-@pytest.mark.parametrize(
-  "count", [2, pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_does(
   count, undisturbed, workdir, start
 ):
