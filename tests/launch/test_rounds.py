@@ -168,12 +168,18 @@ def test_several_processes_learn_what_one_does(
     ]
   )
   assert [c for c, *_ in done] == [0] * count, [err for *_, err in done]
+  assert answers(workdir) == answers(undisturbed)
+  np.testing.assert_allclose(losses(workdir), losses(undisturbed), atol=1e-5)
   before = load_file(workdir / "models/policy/model.safetensors")
   found = load_file(workdir / "export/model.safetensors")
   alone = load_file(undisturbed / "export/model.safetensors")
-  # Sums over two devices round differently, which Adam magnifies; one sample
-  # that differed would change the update by far more.
-  assert distance(found, alone) < 1e-3 * distance(before, alone)
+  # Sums over devices round differently, and Adam divides gradients near 0 by
+  # themselves; one sample that differed would change the update by far more.
+  assert distance(found, alone) < 5e-4 * count * distance(before, alone)
+
+
+def losses(workdir):
+  return [row["loss"] for row in metrics.read(workdir / "metrics.jsonl")]
 
 
 # ---------------------------------------------------------------------- bad input
