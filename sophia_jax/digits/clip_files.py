@@ -32,9 +32,9 @@ _WORKED_EVERY = 3
 class ClipConfig:
   """Sizes of the files about clips."""
 
-  warmup: int = 4000
+  warmup: int = 3000
   """Clips that the policy learns to read."""
-  problems: int = 2400
+  problems: int = 960
   """Problems to learn from in rounds, or by their worked solutions."""
   heldout: int = 100
   """Held-out problems of each level."""
