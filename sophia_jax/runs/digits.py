@@ -55,8 +55,8 @@ def prepare(run: Run) -> None:
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")
       worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
-  if run.config.prepare.get("clips") and not _done(run, "clips"):
-    with run.step("clips"):
+  if run.config.prepare.get("clips") and not _done(run, "clip_files"):
+    with run.step("clip_files"):
       _, seed = made = _split(run, config)
       training, held_out = scenes.load_scans(seed, made[0].held_out_scans)
       clip_files.write(
