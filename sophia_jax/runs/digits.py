@@ -11,7 +11,14 @@ import jax
 
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.digits import corpus, measures, pretrain, scenes, tokenizer
+from sophia_jax.digits import (
+  clip_files,
+  corpus,
+  measures,
+  pretrain,
+  scenes,
+  tokenizer,
+)
 from sophia_jax.envs import worlds
 from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.files import write_text
@@ -25,6 +32,9 @@ from sophia_jax.models import (
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import pans
 from sophia_jax.runs.run import Run
+
+SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
+"""Files of what images and clips show."""
 
 
 def prepare(run: Run) -> None:
@@ -52,6 +62,17 @@ def prepare(run: Run) -> None:
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")
       worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
+  if run.config.prepare.get("clips") and not _done(run, "clip_files"):
+    with run.step("clip_files"):
+      _, seed = made = _split(run, config)
+      training, held_out = scenes.load_scans(seed, made[0].held_out_scans)
+      clip_files.write(
+        data,
+        run.section(clip_files.ClipConfig, "prepare.clips"),
+        clip_files.Scanned(training, held_out),
+        run.config.prompts.slow_thinking,
+        seed,
+      )
   if not _done(run, "vision"):
     with run.step("vision"):
       _see(run, config)
@@ -85,17 +106,20 @@ def readings(
   Returns:
     {"before": measures, ...}; {} in a run of other problems.
   """
-  scenes = run.path("data/scenes.jsonl")
   if not run.config.get("prepare") or not responses:
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
   if run.config.prepare.get("pans"):
     return {k: measures.of_views(v, problems) for k, v in responses.items()}
-  if not scenes.exists():
+  seen: dict[str, tuple[int | None, ...]] = {}
+  for path in map(run.path, SCENES):
+    if not path.exists():
+      continue
+    with open(path, encoding="utf-8") as f:
+      rows = map(json.loads, f)
+      seen |= {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
+  if seen.keys() != problems.keys():
     return {}
-  with open(scenes, encoding="utf-8") as f:
-    rows = map(json.loads, f)
-    seen = {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
   return {
     name: measures.measure(each, problems, seen)
     for name, each in responses.items()

@@ -56,6 +56,7 @@ def report(run: Run) -> dict[str, Any]:
     "pass_at_1": {k: v.get("pass_at_1") for k, v in evaluated.items()},
     **_measures(run),
     "by_source": {k: v.get("by_source") for k, v in evaluated.items()},
+    "by_tag": {k: v.get("splits") for k, v in evaluated.items()},
     "reading": digits.readings(
       run, {k: v["responses"] for k, v in evaluated.items() if v}
     ),

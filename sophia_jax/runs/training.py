@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.average import Follower
 from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
@@ -42,6 +43,7 @@ from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
 _log = logging.getLogger("sophia_jax")
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
+AVERAGE = "average"
 ADAPTER = "adapter"
 """Directory of a stage's adapters in PEFT's format."""
 
@@ -209,6 +211,17 @@ def critic_sessions(
   ]
 
 
+def averages(run: Run, stage: Stage, trainer: Session) -> list[Follower]:
+  """Makes the copy that follows a stage's policy, if the method has one.
+
+  Args:
+    trainer: the policy's session, entered.
+  """
+  if stage.algorithm.average is None:
+    return []
+  return [Follower(trainer, stage.algorithm.average, identity(run, stage))]
+
+
 def references(
   stage: Stage, model: Model, mesh: Mesh, names: tuple[str, ...]
 ) -> dict[str, Scorer]:
@@ -282,6 +295,9 @@ class PolicyWords:
 
   def sequence(self, *args: Any, **kwargs: Any) -> TokenSequence:
     return self.renderer.sequence(*args, **kwargs)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self.renderer.decode(ids)
 
 
 def words(run: Run, model: Model) -> PolicyWords:

@@ -132,6 +132,9 @@ class _NoWords:
       streams={k: v * credit.learnt(roles) for k, v in streams.items()},
     )
 
+  def decode(self, ids: Iterable[int]) -> str:
+    return ""
+
 
 # ------------------------------------------------------------------------ a group
 def read(
