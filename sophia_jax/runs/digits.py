@@ -37,22 +37,22 @@ def prepare(run: Run) -> None:
     return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
-  if not _done(run, "data"):
+  if not run.made("data"):
     with run.step("data"):
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
       corpus.write(data, config, prompts, run.seed)
-  if config.practice and not _done(run, "practice"):
+  if config.practice and not run.made("practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
-  if run.config.prepare.get("world") and not _done(run, "world"):
+  if run.config.prepare.get("world") and not run.made("world"):
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")
       worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
-  if not _done(run, "vision"):
+  if not run.made("vision"):
     with run.step("vision"):
       _see(run, config)
       _reasoner_start(run)
@@ -67,11 +67,6 @@ def _split(
   made = run.base.config
   held_out = made["prepare"]["corpus"]["held_out_scans"]
   return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
-
-
-def _done(run: Run, step: str) -> bool:
-  """Returns whether the run, or the base it starts from, has done a step."""
-  return run.done(step) or (run.base is not None and run.base.done(step))
 
 
 def readings(

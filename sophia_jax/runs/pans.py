@@ -18,15 +18,15 @@ WORKED = "data/pans_worked.jsonl"
 
 def prepare(run: Run) -> None:
   """Makes what is not there of: data, a text-only policy's start."""
-  if not run.done("data"):
-    with run.step("data"):
+  if not run.made("pans"):
+    with run.step("pans"):
       data = run.workdir / "data"
       data.mkdir(exist_ok=True)
       config = run.section(pan_corpus.PansConfig, "prepare.pans")
       prompts = run.section(Prompts, "prompts")
       pan_corpus.write(data, config, prompts, run.seed)
-  if not run.done("start"):
-    with run.step("start"):
+  if not run.made("pans_start"):
+    with run.step("pans_start"):
       _start(run)
 
 
