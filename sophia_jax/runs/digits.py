@@ -81,13 +81,9 @@ def readings(
     {"before": measures, ...}; {} in a run of other problems.
   """
   scenes = run.path("data/scenes.jsonl")
-  if not run.config.get("prepare") or not responses:
+  if not run.config.get("prepare") or not scenes.exists():
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
-  if run.config.prepare.get("pans"):
-    return {k: measures.of_views(v, problems) for k, v in responses.items()}
-  if not scenes.exists():
-    return {}
   with open(scenes, encoding="utf-8") as f:
     rows = map(json.loads, f)
     seen = {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
