@@ -47,22 +47,22 @@ def prepare(run: Run) -> None:
     return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
-  if not _done(run, "data"):
+  if not run.made("data"):
     with run.step("data"):
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
       corpus.write(data, config, prompts, run.seed)
-  if config.practice and not _done(run, "practice"):
+  if config.practice and not run.made("practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
-  if run.config.prepare.get("world") and not _done(run, "world"):
+  if run.config.prepare.get("world") and not run.made("world"):
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")
       worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
-  if run.config.prepare.get("clips") and not _done(run, "clip_files"):
+  if run.config.prepare.get("clips") and not run.made("clip_files"):
     with run.step("clip_files"):
       _, seed = made = _split(run, config)
       training, held_out = scenes.load_scans(seed, made[0].held_out_scans)
@@ -73,7 +73,7 @@ def prepare(run: Run) -> None:
         run.config.prompts.slow_thinking,
         seed,
       )
-  if not _done(run, "vision"):
+  if not run.made("vision"):
     with run.step("vision"):
       _see(run, config)
       _reasoner_start(run)
@@ -90,11 +90,6 @@ def _split(
   return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
 
 
-def _done(run: Run, step: str) -> bool:
-  """Returns whether the run, or the base it starts from, has done a step."""
-  return run.done(step) or (run.base is not None and run.base.done(step))
-
-
 def readings(
   run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
@@ -109,8 +104,6 @@ def readings(
   if not run.config.get("prepare") or not responses:
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
-  if run.config.prepare.get("pans"):
-    return {k: measures.of_views(v, problems) for k, v in responses.items()}
   seen: dict[str, tuple[int | None, ...]] = {}
   for path in map(run.path, SCENES):
     if not path.exists():

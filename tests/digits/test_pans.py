@@ -1,5 +1,6 @@
 """A world of pans: motion, order and direction are known exactly."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.digits import embodied_r
 from sophia_jax.data import problems
 from sophia_jax.digits import measures, pan_corpus, pans, scenes, views
+from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import digits
+from sophia_jax.runs import pans as preparation
+from sophia_jax.runs.run import Run
 from sophia_jax.videos.keyframes import key_frames
 
 pytest.importorskip("cv2")
@@ -214,34 +220,44 @@ def test_the_same_seed_writes_the_same_files(written, tmp_path):
 
 
 # --------------------------------------------------------------------- measures
-def test_measures_of_responses():
-  asked = problems.Problem(
-    id="p",
-    question="Which way does the camera move from view 1 to view 2?",
-    answer="B",
-    answer_type="choice",
-    choices=("left", "right", "up", "down"),
-    source="motion",
-  )
-  row = lambda text, found, right: {
+ASKED = problems.Problem(
+  id="p",
+  question="Which way does the camera move from view 1 to view 2?",
+  answer="B",
+  answer_type="choice",
+  choices=("left", "right", "up", "down"),
+  source="motion",
+)
+RESPONSES = [
+  {
     "id": "p",
     "response": text,
     "extracted": found,
-    "status": "right" if right else "wrong",
+    "status": status,
     "tokens": 4,
   }
-  found = measures.of_views(
-    [
-      row("<think>It moves right 2.</think>", "right", True),
-      row("<think>It moves up 2.</think>", "B", True),
-      row("<think>It moves up 2.</think>", "up", False),
-      row("", None, False),
-    ],
-    {"p": asked},
+  for text, found, status in (
+    ("<think>It moves right 2.</think>", "right", "right"),
+    ("<think>It moves up 2.</think>", "B", "right"),
+    ("<think>It moves up 2.</think>", "up", "wrong"),
+    ("", None, "unparseable"),
   )
-  assert found == {
-    "stated": 0.75,
-    "follows": 0.5,
-    "right_follows": 0.5,
-    "tokens": 4,
-  }
+]
+SHARES = {"stated": 0.75, "follows": 0.5, "tokens": 4, "right_follows": 0.5}
+
+
+def test_measures_of_responses():
+  assert measures.of_views(RESPONSES, {"p": ASKED}) == SHARES
+
+
+def test_a_report_has_the_measures_of_this_world(tmp_path):
+  run = Run(embodied_r.get_config(), str(tmp_path))
+  row = dataclasses.asdict(ASKED)
+  kept = ("id", "question", "answer", "answer_type", "choices", "source")
+  write_jsonl(
+    run.path(run.config.data.heldout), [{key: row[key] for key in kept}]
+  )
+  found = preparation.measured(run, {"before": RESPONSES, "after": RESPONSES})
+  assert found == {k: {"before": v, "after": v} for k, v in SHARES.items()}
+  assert preparation.measured(run, {}) == {}
+  assert digits.readings(run, {"before": RESPONSES}) == {}
