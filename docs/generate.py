@@ -272,6 +272,7 @@ def _documented(cls: type) -> dict[str, str]:
   for field in dataclasses.fields(cls):  # type: ignore[arg-type]
     if field.name not in docs:
       place = f"{cls.__module__}.{cls.__qualname__}.{field.name}"
+  "sophia_jax.datasets hardest",
       raise SystemExit(f"error: {place}: no string under the field says what")
     if field.metadata.get(FREE):
       docs[field.name] += " *Free.*"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
 SAVED = Path(saved.__file__)
-QUOTED, LONGEST = 200, 1200
-_QUOTATION = re.compile(r"'[^']*'|\"[^\"]*\"|[\w+.-]{200,}")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 
@@ -122,7 +119,7 @@ def _last_resort(command: Callable[[], int]) -> int:
     return 130
   except Exception as e:
     line, code = faults.line_of(e)
-    print(f"error: {_shortened(line)}", file=sys.stderr)
+    print(f"error: {faults.shortened(line)}", file=sys.stderr)
     return code
 
 
@@ -304,23 +301,9 @@ def _set_up() -> None:
 
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0]) if error.args else type(error).__name__
-  return _shortened(text)
-
-
-def _shortened(text: str) -> str:
-  """Returns a text as one line of at most LONGEST characters.
-
-  Quotations in it have at most QUOTED.
-  """
-  line = " ".join(text.split())
-  line = _QUOTATION.sub(
-    lambda m: m[0] if len(m[0]) <= QUOTED else f"{m[0][:QUOTED]}...", line
-  )
-  if len(line) <= LONGEST:
-    return line
-  return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+  return faults.shortened(text)
 
 
 def _fail(message: str) -> None:
-  print(f"error: {_shortened(message)}", file=sys.stderr)
+  print(f"error: {faults.shortened(message)}", file=sys.stderr)
   sys.exit(1)
