@@ -27,7 +27,6 @@ import os
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from launch import cli
 from sophia_jax.checkpoints.config import read_config
@@ -240,9 +239,7 @@ def _shown(mesh: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/, or a config.json."
-  )
+  cli.define_config_flag()
   flags.DEFINE_string(
     "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
   )
