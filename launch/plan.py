@@ -2,9 +2,10 @@
 devices.
 
 Compiles the train step of a config for a TPU topology without a TPU (needs
-`pip install "jax[tpu]"`, which pins the libtpu that jax can read), or for a number of CPU devices. GPUs cannot be compiled
-for here: their figures are by arithmetic, and labelled so. The last line is
-JSON. One call compares several meshes.
+`pip install "jax[tpu]"`, which pins the libtpu that jax can read), or for a
+number of CPU devices. GPUs cannot be compiled for here: their figures are by
+arithmetic, and labelled so. The last line is JSON. One call compares several
+meshes.
 
 A stage that samples in rounds is planned with its annotation, the copies of the
 weights that it keeps, and an embedded engine's memory; sampling rests on an
