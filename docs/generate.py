@@ -273,6 +273,7 @@ COMMANDS = (
   "sophia_jax.datasets import",
   "sophia_jax.datasets decontaminate",
   "sophia_jax.datasets hardest",
+  "sophia_jax.datasets keyframes",
   "sophia_jax.datasets schema",
   "sophia_jax.evidence",
   "sophia_jax.evidence run",
