@@ -96,8 +96,8 @@ def _fetch(run: Run, chosen: Sequence[Stage]) -> None:
     names += [
       values.path for values in run.config.reasoners.values() if not values.urls
     ]
-  names_taught = {stage.config.model for stage in chosen} - {training.POLICY}
-  taught = {run.config.reasoners[name].path for name in names_taught}
+  learners = {stage.config.model for stage in chosen} - {training.POLICY}
+  taught = {run.config.reasoners[name].path for name in learners}
   for name in names:
     if name not in taught and not run.path(name).exists():
       hub.local(name)

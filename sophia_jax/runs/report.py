@@ -90,12 +90,12 @@ def _all_stages(run: Run) -> list[Stage]:
 
 
 def _is_here(run: Run, stage: Stage) -> bool:
-  """Whether this run has done the stage itself, not its base."""
+  """Returns whether this run has done the stage itself, not its base."""
   return run.done(stage.name)
 
 
 def _has_samples(run: Run, stage: Stage) -> bool:
-  """Whether a stage has sampled here, and its samples are still there."""
+  """Returns whether a stage has sampled here and its samples are still there."""
   once = stage.samples and stage.config.rounds == 1
   there = not once or sampling.store_directory(run, stage).is_dir()
   return stage.samples and there and _is_here(run, stage)

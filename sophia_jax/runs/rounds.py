@@ -114,10 +114,10 @@ class Rounds:
     self._sampler = sampler
     self._words = training.words(run, model)
     self._said = False
-    """Whether the tile budget that the data suggest is said."""
+    """Whether the suggested tile budget is logged."""
 
   def run(self) -> None:
-    """Goes through the rounds that the newest checkpoint has not behind it."""
+    """Runs the rounds that follow the newest checkpoint."""
     config, session = self._stage.config, self._session
     first = session.cursor.get("round", 0)
     drawn = session.cursor.get("drawn", 0)

@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sophia_jax.checkpoints import save_params
-from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.data.images import TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rewards.pool import Verifier
@@ -23,7 +23,7 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.rollout.weights import ServedWeights
 from sophia_jax.rollout.world import World
-from sophia_jax.runs import engines, policies, sampling
+from sophia_jax.runs import engines, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
@@ -221,9 +221,7 @@ def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
 def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
   """Yields the groups of every round of a stage that is done, from the stores."""
   prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
+  words = sampling.words_of(run, stage)
   problems = sampling.problems(run, stage)
   assert stage.algorithm.sample is not None
   for number in range(stage.config.rounds):

@@ -139,9 +139,18 @@ def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
   Raises:
     SophiaError: as `problems`, or they do not fit and may not be left out.
   """
-  found = lengths.fitting(run, stage, problems(run, stage), _words(run, stage))
+  words = words_of(run, stage)
+  found = lengths.fitting(run, stage, problems(run, stage), words)
   check_enough(stage, len(found))
   return found
+
+
+def words_of(run: Run, stage: Stage) -> Renderer:
+  """Returns the renderer of the checkpoint that a stage starts from."""
+  images = run.section(ImageConfig, "images")
+  system = run.config.prompts.system
+  _, words = policies.load_words(run.start(stage), images, system)
+  return words
 
 
 def check_enough(stage: Stage, count: int) -> None:
@@ -314,18 +323,8 @@ def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
 
 def _replay(run: Run, stage: Stage, store: Store) -> World:
   """Returns a world in which only the store answers."""
-  prompts, words = run.section(Prompts, "prompts"), _words(run, stage)
+  words, prompts = words_of(run, stage), run.section(Prompts, "prompts")
   return World(store, replayed(stage, words, prompts), words, seed=run.seed)
-
-
-def _words(run: Run, stage: Stage) -> Renderer:
-  """Returns the renderer of the policy that a stage starts from."""
-  _, words = policies.load_words(
-    run.start(stage),
-    run.section(ImageConfig, "images"),
-    run.config.prompts.system,
-  )
-  return words
 
 
 def _sample(run: Run, stage: Stage, share: ShardProblems, store: Store) -> None:
@@ -415,7 +414,7 @@ def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
   own = [role for role in stage.algorithm.roles if role in roles.OWN]
   if not own:
     with opened_others(run, stage) as others:
-      yield seats(run, stage, _words(run, stage), others)
+      yield seats(run, stage, words_of(run, stage), others)
     return
   longest = max(how[role].max_new_tokens for role in own)
   with (

@@ -61,9 +61,9 @@ def check(run: Run, stage: Stage) -> None:
   """
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
-    made = bool(run.config.get("prepare"))
-    made = made or run.writes(stage.name, config.file)
-    if config.file and (run.path(config.file).is_file() or not made):
+    prepared = run.config.get("prepare")
+    made_here = prepared or run.writes(stage.name, config.file)
+    if config.file and (run.path(config.file).is_file() or not made_here):
       traces = _traces(run, name, config)
       _refuse_strangers(run, stage, name, config, traces)
     if config.path and run.path(config.path).is_dir():
