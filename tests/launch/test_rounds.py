@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.train import metrics
 from tests.launch import rounds
-from tests.launch.commands import assert_refused
+from tests.launch.commands import assert_refused, until
 from tests.launch.test_several_hosts import DEVICES, ended, together
 
 CONFIG = "--config=tests/launch/rounds_config.py"
@@ -89,6 +89,18 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(
   assert weights(workdir) == weights(undisturbed)
   assert answers(workdir) == answers(undisturbed)
   assert set(answers(workdir).values()) == {1}
+
+
+def test_a_second_command_is_refused_while_the_first_runs(
+  workdir, start, command
+):
+  first = start("launch.run", CONFIG, f"--workdir={workdir}")
+  until(first, (workdir / "rounds").exists)
+  first.send_signal(signal.SIGSTOP)
+  second = command("launch.run", CONFIG, f"--workdir={workdir}")
+  first.kill()
+  first.communicate()
+  assert_refused(second, f"{workdir}/.lock", "is writing this workdir")
 
 
 @pytest.mark.slow
