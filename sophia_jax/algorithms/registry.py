@@ -9,9 +9,11 @@ from sophia_jax.algorithms import (
   buckets,
   chains,
   cispo,
+  clause_rewards,
   dapo,
   dpo,
   dr_grpo,
+  fgaif,
   grpo,
   gspo,
   mpo,
@@ -54,6 +56,8 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "papo_d": (papo.ConfigD, papo.papo_d),
   "starpo": (starpo.Config, starpo.starpo),
   "starpo_s": (starpo.ConfigS, starpo.starpo),
+  "clause_rewards": (clause_rewards.Config, clause_rewards.clause_rewards),
+  "fgaif": (fgaif.Config, fgaif.fgaif),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

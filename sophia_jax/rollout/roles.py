@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.rollout.prompts import Prompts, atomic_facts, check_fact
 from sophia_jax.rollout.ticks import Asked, Recorded, Ticking
 from sophia_jax.rollout.world import Seat
 from sophia_jax.types import Chat, Problem, Prompt, Sampling
@@ -63,6 +63,27 @@ def teacher(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def extractor(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks a model for the atomic facts of numbered clauses; it sees no image."""
+  del words, prompts
+
+  def ask(problem: Problem, *, text: str) -> Chat:
+    del problem
+    return Chat(text=atomic_facts(text))
+
+  return ask
+
+
+def checker(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks a vision-language model whether the images show a fact."""
+  del words, prompts
+
+  def ask(problem: Problem, *, text: str) -> Chat:
+    return Chat(text=check_fact(text), images=problem.images)
+
+  return ask
+
+
 ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "policy": policy,
   "caption": caption,
@@ -71,6 +92,11 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
 }
 """Prompt of each role; `caption` is the policy in another role. Every other
 name is one of a teacher."""
+TAUGHT: dict[str, Callable[[Renderer, Prompts], Ask]] = {
+  "extractor": extractor,
+  "checker": checker,
+}
+"""Prompt of each teacher that is asked something else than the policy is."""
 OWN = frozenset({"policy", "caption"})
 """Roles of the policy; other models have other vocabularies."""
 
@@ -97,7 +123,7 @@ def seats(
     engines: by role, then by difficulty, as Seat.engines. None: a world that
       replays a store.
   """
-  taught = dict.fromkeys(teachers(asked), teacher)
+  taught = {name: TAUGHT.get(name, teacher) for name in teachers(asked)}
   return {
     role: Seat(
       prompt=make(words, prompts),

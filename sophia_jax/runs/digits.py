@@ -11,7 +11,14 @@ import jax
 
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.digits import corpus, measures, pretrain, scenes, tokenizer
+from sophia_jax.digits import (
+  corpus,
+  descriptions,
+  measures,
+  pretrain,
+  scenes,
+  tokenizer,
+)
 from sophia_jax.envs import worlds
 from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.files import write_text
@@ -41,6 +48,16 @@ def prepare(run: Run) -> None:
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
+  if run.config.prepare.get("descriptions") and not _done(run, "descriptions"):
+    with run.step("descriptions"):
+      sizes, seed = _split(run, config)
+      descriptions.write(
+        data,
+        run.section(descriptions.DescriptionConfig, "prepare.descriptions"),
+        sizes.held_out_scans,
+        run.config.prompts.slow_thinking,
+        seed,
+      )
   if run.config.prepare.get("world") and not _done(run, "world"):
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")

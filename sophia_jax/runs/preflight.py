@@ -22,6 +22,7 @@ from sophia_jax.runs import (
   lengths,
   made,
   policies,
+  rewarders,
   sampling,
   training,
   trials,
@@ -53,6 +54,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
   for stage in chosen:
     run.start(stage)
     sampling.check(run, stage)
+    rewarders.check(run, stage)
   if not run.config.get("prepare"):
     _check_given(run, whole=not only)
     _fetch(run, chosen)

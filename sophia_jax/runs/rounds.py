@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, training
+from sophia_jax.runs import evaluation, rewarders, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -73,6 +73,7 @@ def learn(run: Run, stage: Stage) -> None:
       critic.limit = session.step
       stack.enter_context(critic)
     start |= training.unadapted(stage, session, names)
+    start |= rewarders.opened(run, stage, mesh)
     first = training.served(session.params())
     sampler = stack.enter_context(opened(run, stage, model, first))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params, QwenVisionConfig, lora
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies, sampling, teachers
+from sophia_jax.runs import policies, rewarders, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
@@ -121,17 +121,18 @@ def export_directory(run: Run, stage: Stage) -> Path:
 
 
 def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
-  """Writes a stage's result; heads beside the vocabulary stay in checkpoints.
+  """Writes a stage's result; a critic's head stays in checkpoints.
 
   The system prompt that a policy was trained under is its template's default:
-  that of slow thinking where it learns from samples.
-  Adapters are merged, and written in PEFT's format beside it.
+  that of slow thinking where it learns from samples. Heads of a reward model are
+  written beside it; adapters are merged, and beside it in PEFT's format.
   """
   system = None
   if stage.config.model == POLICY:
     thinking = run.config.prompts.slow_thinking
     system = thinking if stage.samples else model.renderer.default_system
   policies.export(model, served(params), export_directory(run, stage), system)
+  rewarders.save(run, stage, params)
   if how := stage.train.lora:
     adapters.save(
       params[lora.PART],
@@ -187,20 +188,22 @@ def critic_sessions(
 ) -> list[Session]:
   """Makes the session of a critic with separate weights, if the method has one.
 
-  It starts from the weights that the policy starts from, and is not entered yet.
+  It starts from the weights that the policy starts from, or from a reward model's,
+  and is not entered yet.
   A critic that is ahead of its policy after a kill goes back to it: give it the
   policy's `step` as its `limit` before it is entered.
   """
   if stage.algorithm.critic is None:
     return []
+  start = rewarders.critic_start(run, stage, model)
   return [
     Session(
-      model.module,
-      _weights(run, stage, model, mesh),
+      start.module,
+      _weights(run, stage, start, mesh),
       stage.algorithm.critic,
       stage.train,
       run.directory(stage.name) / CRITIC,
-      {"model": _architecture(model), **identity(run, stage)},
+      {"model": _architecture(start), **identity(run, stage)},
       mesh,
       updates=updates,
       log=run.section(LogConfig, "log"),
@@ -265,6 +268,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
     "start": fingerprint(run.start(stage)),
     **teachers.identity(run, stage),
+    **rewarders.identity(run, stage),
     "adapter": adapter and fingerprint(adapter),
   }
 
@@ -282,6 +286,9 @@ class PolicyWords:
 
   def sequence(self, *args: Any, **kwargs: Any) -> TokenSequence:
     return self.renderer.sequence(*args, **kwargs)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self.renderer.decode(ids)
 
 
 def words(run: Run, model: Model) -> PolicyWords:

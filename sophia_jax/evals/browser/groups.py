@@ -132,6 +132,10 @@ class _NoWords:
       streams={k: v * credit.learnt(roles) for k, v in streams.items()},
     )
 
+  def decode(self, ids: Iterable[int]) -> str:
+    del ids
+    return ""
+
 
 # ------------------------------------------------------------------------ a group
 def read(
