@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     data="data/descriptions.jsonl",
     n=4,
     kl=0.05,
-    length=1.0,
+    length_cost=1.0,
     longest=64,
     unfinished=2.0,
     known=True,

@@ -85,10 +85,10 @@ class Config:
   likeliest class."""
   unfinished: float = 0.0
   """Cost of a response without an end of turn."""
-  length: float = 0.0
+  length_cost: float = 0.0
   """Cost of a response of `longest` tokens; shorter ones cost in proportion."""
   longest: int = 896
-  """Tokens of a response that `length` is the cost of."""
+  """Tokens of a response that `length_cost` is the cost of."""
   scale: float = 1.0
   """Factor of rewards and KL together; after whitening it changes the critic
   alone."""
@@ -143,9 +143,9 @@ class Config:
       raise SophiaError(
         "fgaif.trials: errors are counted where scenes are known; set known=true"
       )
-    if self.longest < 1 or min(self.length, self.unfinished) < 0:
+    if self.longest < 1 or min(self.length_cost, self.unfinished) < 0:
       raise SophiaError(
-        f"fgaif: longest={self.longest}, length={self.length}, "
+        f"fgaif: longest={self.longest}, length_cost={self.length_cost}, "
         f"unfinished={self.unfinished}: use longest from 1, the costs from 0"
       )
 
@@ -270,7 +270,7 @@ def shaped(c: Config, rollout: Rollout) -> float:
   """Returns the reward of a response's length and end, 0 or less."""
   cut = rollout.completion.finish_reason is FinishReason.LENGTH
   share = rollout.length / c.longest
-  return -c.unfinished * cut - c.length * share
+  return -c.unfinished * cut - c.length_cost * share
 
 
 # ---------------------------------------------------------------------- rewards

@@ -158,7 +158,7 @@ def test_both_places_pay_a_response_the_same():
 
 
 def test_length_and_a_missing_end_cost():
-  algorithm = method(length=10.0, longest=20, unfinished=8.0)
+  algorithm = method(length_cost=10.0, longest=20, unfinished=8.0)
   (whole, cut) = learnt(
     algorithm,
     [group(("A b.",)), group(("A b. C",), reason=FinishReason.LENGTH)],
@@ -172,7 +172,7 @@ def test_length_and_a_missing_end_cost():
 
 
 def test_a_round_without_a_clause_is_learnt_from_its_length():
-  batch = annotated(method(length=1.0), [group((" ", ""))])
+  batch = annotated(method(length_cost=1.0), [group((" ", ""))])
   assert not np.asarray(batch.streams["ends"]).any()
   assert np.isfinite(np.asarray(batch.streams["advantages"])).all()
   out = rows.say(MODELS["policy"], batch)

@@ -114,7 +114,7 @@ def prepared(workdir, rewards=None, **settings):
     "n": 2,
     "known": True,
     "trials": "data/heldout.jsonl",
-    "length": 1.0,
+    "length_cost": 1.0,
     "rounds": 2,
     "groups": 4,
     "train": train,
