@@ -94,6 +94,8 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
 def opened(run: Run, stage: Stage, mesh: Mesh) -> dict[str, Scorer]:
   """Reads the reward models of a stage onto the mesh, by their names.
 
+  To be called before its session is entered.
+
   Raises:
     SophiaError: one is not there, is damaged, or reads other ids than the policy.
   """

@@ -66,6 +66,7 @@ def learn(run: Run, stage: Stage) -> None:
   session = training.session(run, stage, model, mesh, updates)
   names = (training.REFERENCE,)
   start = training.references(stage, model, mesh, names)
+  start |= rewarders.opened(run, stage, mesh)
   critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     stack.enter_context(session)
@@ -73,7 +74,6 @@ def learn(run: Run, stage: Stage) -> None:
       critic.limit = session.step
       stack.enter_context(critic)
     start |= training.unadapted(stage, session, names)
-    start |= rewarders.opened(run, stage, mesh)
     first = training.served(session.params())
     sampler = stack.enter_context(opened(run, stage, model, first))
     Rounds(run, stage, model, mesh, session, critics, sampler, start).run()

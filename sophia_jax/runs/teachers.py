@@ -50,6 +50,11 @@ def check(run: Run, stage: Stage) -> None:
   """
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
+    if config.file and name in roles.TAUGHT:
+      raise SophiaError(
+        f"config.teachers.{name}.file: the {name} is asked about every answer, "
+        "and a file has one for each problem; give path, or urls and served"
+      )
     made = bool(run.config.get("prepare"))
     made = made or run.writes(stage.name, config.file)
     if config.file and (run.path(config.file).is_file() or not made):

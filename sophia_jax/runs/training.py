@@ -73,6 +73,7 @@ def learn(run: Run, stage: Stage) -> None:
     say_tiles(stage, made["suggested_tile_budget"])
   names = POLICY, REFERENCE
   starts = references(stage, model, mesh, names)
+  starts |= rewarders.opened(run, stage, mesh)
   with session(run, stage, model, mesh, loader.steps) as trainer:
     starts |= unadapted(stage, trainer, names)
     if stage.algorithm.annotate:

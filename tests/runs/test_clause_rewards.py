@@ -250,6 +250,16 @@ def test_mistakes_are_found_first(fresh, tmp_path, rewards, settings, want):
   assert "\n" not in str(error.value)
 
 
+def test_a_file_labels_nothing(fresh):
+  run = prepared(fresh, {"labels": "models"})
+  run.config.teachers = {
+    name: {"file": "labels.jsonl"} for name in ("extractor", "checker")
+  }
+  with pytest.raises(SophiaError, match=r"checker\.file: .*give path") as error:
+    preflight.check(run)
+  assert "\n" not in str(error.value)
+
+
 def test_a_stage_starts_from_a_policy_and_not_from_a_reward_model(fresh):
   run = prepared(fresh, start="previous")
   assert run.start(run.last()) == run.path(run.config.policy.path)
