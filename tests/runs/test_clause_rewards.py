@@ -22,6 +22,9 @@ from sophia_jax.types import SophiaError
 from tests.launch import rounds_config
 from tests.rollout import little
 
+# Programs run for milliseconds and compile for seconds.
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 # What follows a word: "The left digit is 5. The right digit is 3."
 CHAIN = {
   "\n": ("The",),
@@ -94,7 +97,7 @@ def fresh(tmp_path_factory):
   return workdir
 
 
-def prepared(workdir, rewards=None, **settings):
+def prepared(workdir, models=None, **settings):
   """A run that trains reward models, then learns two rounds from them."""
   config = rounds_config.get_config()
   config.answering.max_new_tokens = config.eval.max_new_tokens = 24
@@ -107,7 +110,7 @@ def prepared(workdir, rewards=None, **settings):
     "labels": "reference",
     "train": {**train, "learning_rate": 1e-2, "warmup_steps": 4, "epochs": 12},
   }
-  config.stages.rewards = stages.stage(**{**row, **(rewards or {})})
+  config.stages.rewards = stages.stage(**{**row, **(models or {})})
   row = {
     "algorithm": "fgaif",
     "start": "base",
@@ -176,7 +179,8 @@ def test_two_rounds_learn_from_the_reward_models(workdir):
   assert first["rewards/attribute_found"] == 0
   # The critic has the reward model's weights and a head that is zero.
   assert first["critic/values/mean"] == 0
-  assert np.isfinite(rows[-1]["critic/vf_loss"])
+  learnt = metrics.read(workdir / "critic" / "metrics.jsonl")
+  assert np.isfinite(learnt[-1]["critic/vf_loss"])
   found = trials.read(run, "before")
   assert found["n"] == 8 and found["clauses"] >= 1
   assert 0 < found["wrong_object"] <= found["wrong"] <= found["clauses"]
@@ -189,7 +193,7 @@ def swapped(workdir):
   path = workdir / "rewards" / "export" / "tokenizer.json"
   found = json.loads(path.read_text("utf-8"))
   vocab = found["model"]["vocab"]
-  (one, two) = (k for k in vocab if k.endswith(("digit", "right")))
+  one, two = "\u0120digit", "\u0120right"  # with their spaces
   vocab[one], vocab[two] = vocab[two], vocab[one]
   path.write_text(json.dumps(found), "utf-8")
 
@@ -230,7 +234,7 @@ def test_a_reward_model_that_does_not_fit_is_refused(workdir, damage, want):
 
 
 @pytest.mark.parametrize(
-  ("rewards", "settings", "want"),
+  ("models", "settings", "want"),
   [
     ({}, {"rewards": ("fgaif",)}, "'fgaif' is no stage before 'fgaif'"),
     ({"kinds": ("object",)}, {}, "trains no head 'attribute'"),
@@ -239,14 +243,14 @@ def test_a_reward_model_that_does_not_fit_is_refused(workdir, damage, want):
     ({"labels": "models"}, {}, "no teacher 'checker'"),
   ],
 )
-def test_mistakes_are_found_first(fresh, tmp_path, rewards, settings, want):
+def test_mistakes_are_found_first(fresh, tmp_path, models, settings, want):
   workdir = shutil.copytree(fresh, tmp_path / "W")
   row = {"id": "q", "question": "Look", "answer": "red"}
-  write_jsonl(workdir / "data" / "plain.jsonl", [row] * 1)
+  write_jsonl(workdir / "data" / "plain.jsonl", [row])
   if "data" in settings:
     settings = {**settings, "groups": 1}
   with pytest.raises(SophiaError, match=want) as error:
-    preflight.check(prepared(workdir, rewards, **settings))
+    preflight.check(prepared(workdir, models, **settings))
   assert "\n" not in str(error.value)
 
 
@@ -267,12 +271,13 @@ def test_a_stage_starts_from_a_policy_and_not_from_a_reward_model(fresh):
   assert named.start(named.last()).parent.name == "rewards"
 
 
+@pytest.mark.slow
 def test_labels_of_models_that_say_nothing_are_learnt_by_none(fresh, tmp_path):
   """Both teachers are the policy: it lists no facts, and all is unknown."""
   workdir = shutil.copytree(fresh, tmp_path / "W")
   run = prepared(workdir, {"labels": "models", "n": 1})
   run.config.teaching.max_new_tokens = 8
-  run.config.engine.length = 512
+  run.config.engine.length = 1536
   run.config.teachers = {
     name: {"path": "models/policy"} for name in ("extractor", "checker")
   }
