@@ -128,7 +128,7 @@ def prepared(workdir, models=None, **settings):
 
 
 @pytest.fixture(scope="module")
-def taught(fresh, tmp_path_factory):
+def taught(fresh, tmp_path_factory, quick_to_compile):
   """A workdir whose reward models are trained, and the metrics of that."""
   workdir = shutil.copytree(fresh, tmp_path_factory.mktemp("taught") / "W")
   run = prepared(workdir)
