@@ -25,7 +25,7 @@ TRAIN = {**world.TRAIN, "tiles": 24, "final_fraction": 0.05}
 
 def get_config() -> ConfigDict:
   c = world.get_config()
-  c.prepare.descriptions = defaults(DescriptionConfig)
+  c.prepare.descriptions = defaults(DescriptionConfig, labelled=6000)
   c.answering.max_new_tokens = 64
   c.stages.describe = stage(
     "sft",
@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
     n=2,
     labels="reference",
     noise=0.1,
-    train={**TRAIN, "learning_rate": 1e-3, "epochs": 2},
+    # To find what the policy misreads, they must read better than it does.
+    train={**TRAIN, "trained": ("projector", "language"), "epochs": 2},
   )
   c.stages.fgaif = stage(
     "fgaif",
