@@ -1,10 +1,11 @@
 """FGAIF on InternVL3-8B, with the settings of its code.
 
-Paper:     arXiv 2404.05046 on LLaVA-1.5-7B: 512 descriptions of COCO images a round,
-           2 updates of 256 an epoch, 2 epochs a round, 4 passes over 15k images,
-           learning rate 1e-7 with cosine and a warm-up of 5, KL 0.1, answers of
-           896 tokens at temperature 1, rewards times 10. The reward models: rank
-           64, 2e-5, one here with three heads in place of three of 13B.
+Paper:     arXiv 2404.05046 on LLaVA-1.5-7B: 512 descriptions of COCO images a
+           round, 2 updates of 256 an epoch, 2 epochs a round, 4 passes over 15k
+           images, learning rate 1e-7 with cosine and a warm-up of 5, KL 0.1,
+           answers of 896 tokens at temperature 1, rewards times 10. The reward
+           models: rank 64, 2e-5, one here with three heads in place of three of
+           13B.
 Data:      problems that ask for a description, W/data/described.jsonl; their
            answers are not read
 Run:       python -m launch.run --config=configs/fgaif.py --workdir=W \\

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -293,11 +294,13 @@ def rewarded(c: Config) -> Annotator:
     for name, kinds in c.rewarders.items():
       heads = say(name, batch, kinds).heads
       for kind in kinds:
+        # The state that has read token t lies one place after the one that
+        # predicts it.
         logits = jnp.roll(heads[kind], -1, axis=1)
-        p = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
         best = jnp.argmax(logits, axis=-1)
-        u = p @ values if c.soft else jnp.asarray(values)[best] + 0 * p[..., 0]
+        p = jax.nn.softmax(logits) if c.soft else jax.nn.one_hot(best, 3)
+        seen = jnp.isfinite(logits).all(axis=-1)
+        u = jnp.where(seen, p @ values, jnp.nan)
         paid += c.weights[kind] * jnp.where(ends > 0, u, 0.0)
         made[f"{kind}_found"] = ends * (best == len(VALUES) - 1)
     if c.place == "response":

@@ -57,8 +57,8 @@ def load(
     channels: C of each head that is wanted.
 
   Raises:
-    SophiaError: the file is not there or damaged, or a head is missing, of another
-      shape or not finite.
+    SophiaError: the file is not there or damaged, or a head is missing, of
+      another shape or not finite.
   """
   stored = Shards(directory, FILE)
   path = directory / FILE

@@ -1,4 +1,4 @@
-"""Rewards and labels of clauses: where they lie, what they are, what is refused."""
+"""Rewards and labels of clauses: their places, their values, what is refused."""
 
 import dataclasses
 
