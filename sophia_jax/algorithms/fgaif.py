@@ -300,7 +300,7 @@ def rewarded(c: Config) -> Annotator:
         best = jnp.argmax(logits, axis=-1)
         p = jax.nn.softmax(logits) if c.soft else jax.nn.one_hot(best, 3)
         seen = jnp.isfinite(logits).all(axis=-1)
-        u = jnp.where(seen, p @ values, jnp.nan)
+        u = jnp.where(seen, jnp.sum(p * values, axis=-1), jnp.nan)
         paid += c.weights[kind] * jnp.where(ends > 0, u, 0.0)
         made[f"{kind}_found"] = ends * (best == len(VALUES) - 1)
     if c.place == "response":
