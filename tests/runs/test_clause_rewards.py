@@ -254,6 +254,13 @@ def test_mistakes_are_found_first(fresh, tmp_path, models, settings, want):
   assert "\n" not in str(error.value)
 
 
+def test_a_run_ends_with_a_policy(fresh):
+  run = prepared(fresh)
+  run.config.order = ("rewards",)
+  with pytest.raises(SophiaError, match="'rewards', is a reward model"):
+    preflight.check(run)
+
+
 def test_a_file_labels_nothing(fresh):
   run = prepared(fresh, {"labels": "models"})
   run.config.teachers = {
