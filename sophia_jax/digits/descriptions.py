@@ -1,11 +1,13 @@
 """Files for models that describe scenes, and for what finds their errors.
 
-described.jsonl             examples: a question and the true description
+described.jsonl             examples: a question and a description
 labelled.jsonl              problems whose descriptions are labelled
 descriptions.jsonl          problems to learn from
 descriptions_heldout.jsonl  problems to measure on      (held-out scans)
 
-The answer of a problem is its true description. No two files share an image.
+The answer of a problem is its true description. Examples may be wrong at random,
+so that a model which imitates them hallucinates what it could see. No two files
+share an image.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class DescriptionConfig:
   """Problems to learn from."""
   heldout: int = 400
   """Problems to measure on."""
+  noise: float = 0.0
+  """Probability that a fact of an example is a random one."""
 
 
 def write(
@@ -53,10 +57,13 @@ def write(
   """
   directory.mkdir(parents=True, exist_ok=True)
   train, held_out = scenes.load_scans(seed, held_out_scans)
+  rows = _described(
+    directory, "described", train, config.examples, seed, config.noise
+  )
   examples = (
     {k: v for k, v in row.items() if k != "answer"}
     | {"response": row["answer"], "system": system}
-    for row in _described(directory, "described", train, config.examples, seed)
+    for row in rows
   )
   write_jsonl(directory / "described.jsonl", examples)
   for name, scans, count in (
@@ -69,15 +76,37 @@ def write(
 
 
 def _described(
-  directory: Path, name: str, scans: scenes.Scans, count: int, seed: int
+  directory: Path,
+  name: str,
+  scans: scenes.Scans,
+  count: int,
+  seed: int,
+  noise: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
   """Yields scenes as problems; each file has other draws."""
-  rng = np.random.default_rng([seed, 29, *name.encode()])
+  rng, slips = (
+    np.random.default_rng([seed, part, *name.encode()]) for part in (29, 31)
+  )
   for i in range(count):
     scene = scenes.sample_scene(rng, scans)
     yield {
       "id": f"{name}-{i}",
       "images": [save_scene(directory, f"{name}-{i}", rng, scans, scene)],
       "question": QUESTION,
-      "answer": language.description(scene.digits, scene.ink, scene.paper),
+      "answer": _told(slips, scene, noise),
     }
+
+
+def _told(rng: np.random.Generator, scene: scenes.Scene, noise: float) -> str:
+  """Returns a description in which a share of the facts are random."""
+  slip = lambda value, others: (
+    others[int(rng.integers(len(others)))] if rng.random() < noise else value
+  )
+  text = language.description(
+    tuple(slip(d, range(10)) for d in scene.digits),
+    slip(scene.ink, tuple(scenes.INKS)),
+    slip(scene.paper, tuple(scenes.PAPERS)),
+  )
+  orders = ("larger than", "smaller than", "equal to")
+  said = next(order for order in orders if order in text)
+  return text.replace(said, slip(said, orders))

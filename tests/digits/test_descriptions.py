@@ -33,3 +33,18 @@ def test_files_are_read_and_share_no_image(tmp_path):
   again = tmp_path / "again"
   descriptions.write(again, SIZES, 0.2, "Look.", 0)
   assert (again / "descriptions.jsonl").read_bytes() == first
+
+
+def test_a_share_of_an_examples_facts_is_random(tmp_path):
+  sizes = DescriptionConfig(
+    examples=60, labelled=0, problems=0, heldout=0, noise=0.5
+  )
+  descriptions.write(tmp_path, sizes, 0.2, "Look.", 0)
+  true = DescriptionConfig(examples=60, labelled=0, problems=0, heldout=0)
+  descriptions.write(tmp_path / "true", true, 0.2, "Look.", 0)
+  told, plain = (
+    [e.response for e in load_examples(path / "described.jsonl")]
+    for path in (tmp_path, tmp_path / "true")
+  )
+  assert sum(a != b for a, b in zip(told, plain)) > 48
+  assert all(len(facts.stated(text)) in (5, 6) for text in told)
