@@ -193,7 +193,7 @@ def compare(
 def _ratio(
   ours: list[dict[str, float]], plain: list[dict[str, float]], key: str
 ) -> float:
-  """Median of ours / plain over turns of both."""
+  """Returns the median of ours / plain over turns of both."""
   pairs = zip(ours, plain, strict=True)
   return round(statistics.median(a[key] / b[key] for a, b in pairs), 2)
 

@@ -52,6 +52,9 @@ def get_config() -> ConfigDict:
   c.reasoning = defaults(Sampling)  # a reasoner thinks from a caption
   c.answering = defaults(Sampling)  # the policy answers a question
   c.teaching = defaults(Sampling)  # a teacher answers a question
+  # A describer describes a frame of a video; a reader picks an option.
+  c.describing = defaults(Sampling, temperature=0.1, max_new_tokens=512)
+  c.reading = defaults(Sampling, temperature=0.1, max_new_tokens=10)
   c.engine = defaults(EngineConfig)
   c.reward = {"workers": 2, "timeout_s": 10.0, "memory_mb": 1024}
   c.mixture = defaults(MixtureConfig)

@@ -10,25 +10,21 @@ Example:
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
-import importlib
 import inspect
 import io
-import itertools
 import os
-import pkgutil
 import runpy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-import sophia_jax
+from launch import keys
 from sophia_jax.algorithms.registry import ALGORITHMS
 from sophia_jax.config import FREE
 from sophia_jax.runs.stage import StageConfig
@@ -42,65 +38,14 @@ INTRODUCTION = """\
 A config is a Python file of `configs/` whose `get_config()` returns these sections;
 `configs/base.py` has them all, and a preset changes what differs. Any key can be
 overridden on the command line: `--config.images.tile_size=224`. A misspelt key
-stops the command and names the nearest one.
+stops the command and names the nearest one. `--config=FILE --help` lists the keys of a
+config with their sections, `--help=SECTION` or `--help=all` explains them as here.
 
 *Default* is the default of the dataclass; *quickstart* is the value of
 `configs/quickstart.py` where it differs. *Free*: no result depends on the key, so two
 commands on one workdir may differ in it; the sections client, engine, eval, job, log,
 mesh, reward, serve and topologies are free as a whole.
 """
-
-# Keys and sections without a dataclass: they are read one by one.
-PLAIN = {
-  "seed": "Seed of data order, sampling and initialisation.",
-  "base": "Workdir of a finished run whose models and data this one starts "
-  "from; its stages of the same names are not run again. Empty: none.",
-  "order": "Names of the stages that run, in their order.",
-  "size": "Published size that `launch.plan` takes where there is no "
-  "checkpoint: a key of `models.config.SIZES`.",
-  "topology": "Layout of updates: a key of `topologies`, such as "
-  "`v5p:4x4x4`; empty: as the config stands.",
-  "topologies": "Changes to the config for each topology, as `launch.plan` "
-  "has planned them.",
-  "reasoners": "Reasoners by name; a problem's `difficulty` names the one "
-  "that thinks about it.",
-  "teachers": "Models beside the policy that answer what it is asked, by the "
-  "names that a method asks them by.",
-  "data": "Files of the run, JSONL; a relative path is inside the workdir.",
-  "data.problems": "Problems that are sampled and trained on.",
-  "data.heldout": "Problems that pass@1 before and after is measured on.",
-  "data.text": "Examples of text-only reasoning mixed into the update; "
-  "empty: none.",
-  "data.general": "Examples of general visual questions mixed into the "
-  "update; empty: none.",
-  "reward": "The process pool that compares formulas.",
-  "reward.workers": "Processes.",
-  "reward.timeout_s": "Processor seconds allowed for one comparison.",
-  "reward.memory_mb": "Memory limit of a process, MiB.",
-  "packing": "Packing of sequences into rows.",
-  "packing.shards": "Parts that are packed independently; a multiple of the "
-  "number of hosts.",
-  "packing.open_rows": "Rows that are filled at the same time.",
-  "packing.drop_oversize": "Whether a sequence longer than a row is dropped "
-  "with a count (true) or an error (false).",
-  "planning": "Planning with a model's prior (LINVIT, SLINVIT) in the place of "
-  "evaluation and report; every section that begins with `sweep` is a sweep.",
-  "prepare": "What is made from nothing before the run; absent where "
-  "checkpoints and data exist.",
-  "prepare.name": "World that is made: `digits`.",
-  "prepare.encoder": "Shape of the vision encoder.",
-  "prepare.encoder.width": "Width of a token.",
-  "prepare.encoder.depth": "Layers.",
-  "prepare.encoder.heads": "Attention heads.",
-  "prepare.encoder.mlp": "Width of the MLP.",
-  "prepare.decoder": "Shape of the language models, policy and reasoner.",
-  "prepare.decoder.width": "Width of a token.",
-  "prepare.decoder.depth": "Layers.",
-  "prepare.decoder.heads": "Attention heads.",
-  "prepare.decoder.kv_heads": "Key-value heads.",
-  "prepare.decoder.head_dim": "Width of a head.",
-  "prepare.decoder.mlp": "Width of the MLP.",
-}
 
 
 # ---------------------------------------------------------------------- configs
@@ -194,15 +139,15 @@ def _section(
 ) -> Iterator[str]:
   """Renders one section, and the sections inside it."""
   if name == "topologies":
-    yield f"## `{name}`\n\n{PLAIN[name]}\n"
+    yield f"## `{name}`\n\n{_plain(name)}\n"
     return
   if name == "reasoners":
-    yield f"## `{name}`\n\n{PLAIN[name]}\n"
+    yield f"## `{name}`\n\n{_plain(name)}\n"
     first = next(iter(values))
     inner = example.get(first) if example else None
     yield from _section(f"{name}.NAME", values[first], inner, documented)
     return
-  cls = class_of(values)
+  cls = keys.class_of(values)
   yield f"{'##' if '.' not in name else '###'} `{name}`\n"
   if cls is None:
     yield _plain(name) + "\n"
@@ -224,28 +169,23 @@ def _section(
 
 
 def _summary(cls: type) -> str:
-  """Returns the first paragraph of the docstring, if there is one."""
-  doc = inspect.cleandoc(cls.__doc__ or "")
-  # A dataclass without a docstring gets its signature as one.
-  return (
-    "" if doc.startswith(f"{cls.__name__}(") else _flat(doc.split("\n\n")[0])
-  )
+  return _escaped(keys.summary(cls))
 
 
 def _plain(name: str) -> str:
-  if name not in PLAIN:
+  if name not in keys.PLAIN:
     raise SystemExit(
-      f"error: config.{name} has no dataclass; say in PLAIN of "
-      f"{Path(__file__).name} what it holds"
+      f"error: config.{name} has no dataclass; say in PLAIN of launch/keys.py "
+      "what it holds"
     )
-  return PLAIN[name]
+  return _escaped(keys.PLAIN[name])
 
 
-def _plain_table(prefix: str, keys: list[str], example: Any) -> Iterator[str]:
-  if not keys:
+def _plain_table(prefix: str, names: list[str], example: Any) -> Iterator[str]:
+  if not names:
     return
   yield "| key | quickstart | meaning |\n|---|---|---|"
-  for key in keys:
+  for key in names:
     value = example.get(key) if example else None
     yield f"| `{prefix}{key}` | {_value(value)} | {_plain(prefix + key)} |"
   yield ""
@@ -268,7 +208,7 @@ def _class_table(cls: type, values: ConfigDict, example: Any) -> Iterator[str]:
 
 def _documented(cls: type) -> dict[str, str]:
   """Returns the meaning of every field, free ones marked."""
-  docs = field_docs(cls)
+  docs = {k: _escaped(doc) for k, doc in keys.field_docs(cls).items()}
   for field in dataclasses.fields(cls):  # type: ignore[arg-type]
     if field.name not in docs:
       place = f"{cls.__module__}.{cls.__qualname__}.{field.name}"
@@ -303,62 +243,8 @@ def _changes(cls: type, example: Any) -> Iterator[str]:
     yield f"The quickstart sets {', '.join(changed)}.\n"
 
 
-def class_of(values: Mapping[str, Any]) -> type | None:
-  """Finds the dataclass whose fields the keys of a section are, if any."""
-  keys = set(values)
-  for cls in _dataclasses():
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    needed = {f.name for f in fields if f.default is not dataclasses.MISSING}
-    if needed and needed <= keys <= {f.name for f in fields}:
-      return cls
-  return None
-
-
-def _dataclasses() -> list[type]:
-  """Lists the config dataclasses of the package, each once, in a fixed order."""
-  found = {}
-  for module in _modules():
-    for value in vars(module).values():
-      if (
-        inspect.isclass(value)
-        and dataclasses.is_dataclass(value)
-        and value.__module__ == module.__name__
-      ):
-        found[f"{value.__module__}.{value.__qualname__}"] = value
-  return [found[name] for name in sorted(found)]
-
-
-def _modules() -> list[Any]:
-  """Returns the modules of the package that the configs have imported."""
-  names = [
-    info.name
-    for info in pkgutil.walk_packages(sophia_jax.__path__, "sophia_jax.")
-    if info.name in sys.modules
-  ]
-  return [importlib.import_module(name) for name in names]
-
-
-def field_docs(cls: type) -> dict[str, str]:
-  """Reads the string under each field of a dataclass, inherited ones included."""
-  docs: dict[str, str] = {}
-  for base in reversed(cls.__mro__):
-    if not dataclasses.is_dataclass(base):
-      continue
-    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(base))).body
-    body = tree.body  # type: ignore[attr-defined]
-    for field, doc in itertools.pairwise(body):
-      if (
-        isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(doc, ast.Expr)
-        and isinstance(doc.value, ast.Constant)
-      ):
-        docs[field.target.id] = _flat(str(doc.value.value))
-  return docs
-
-
-def _flat(text: str) -> str:
-  return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _escaped(text: str) -> str:
+  return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _value(value: Any) -> str:
@@ -367,7 +253,7 @@ def _value(value: Any) -> str:
     return ""
   if isinstance(value, ConfigDict):
     value = value.to_dict()
-  text = _flat(repr(value))
+  text = _escaped(" ".join(repr(value).split()))
   return f"`{text}`" if len(text) <= 40 else f"`{text[:36]}...`"
 
 
@@ -386,6 +272,8 @@ COMMANDS = (
   "sophia_jax.datasets check",
   "sophia_jax.datasets import",
   "sophia_jax.datasets decontaminate",
+  "sophia_jax.datasets hardest",
+  "sophia_jax.datasets keyframes",
   "sophia_jax.datasets schema",
   "sophia_jax.evidence",
   "sophia_jax.evidence run",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from launch import keys
 from sophia_jax import faults, stopping
 from sophia_jax.config import nearest
 from sophia_jax.hosts import meeting, xla_flags
@@ -28,8 +28,6 @@ from sophia_jax.stopping import Preempted
 from sophia_jax.types import SophiaError
 
 SAVED = Path(saved.__file__)
-QUOTED, LONGEST = 200, 1200
-_QUOTATION = re.compile(r"'[^']*'|\"[^\"]*\"|[\w+.-]{200,}")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "sophia_jax/xla"
 
 
@@ -55,10 +53,9 @@ def start(
   """
 
   def parse(argv: list[str]) -> list[str]:
-    if {"--help", "-help", "-h"} & set(argv):
-      _help()
     try:
       argv = _with_workdirs_config(argv) if "config" in needs else argv
+      _help(argv)
       _check_overrides(argv)
       rest = flags.FLAGS(_with_saved(argv))
     except SophiaError as e:
@@ -122,7 +119,7 @@ def _last_resort(command: Callable[[], int]) -> int:
     return 130
   except Exception as e:
     line, code = faults.line_of(e)
-    print(f"error: {_shortened(line)}", file=sys.stderr)
+    print(f"error: {faults.shortened(line)}", file=sys.stderr)
     return code
 
 
@@ -161,12 +158,36 @@ def _absent_platform(error: RuntimeError) -> str:
   )
 
 
-def _help() -> None:
-  """Prints the docstring and the flags; exits with 0, unlike absl."""
+def _help(argv: list[str]) -> None:
+  """Prints the help that is asked for, if any; exits with 0, unlike absl.
+
+  --help: the docstring, the flags, and the config's keys where there is a
+  config. --help=SECTION: the keys of a section, explained; --help=all: of all.
+
+  Raises:
+    SophiaError: there is no such config, or no such section in it.
+  """
+  topics = [a.partition("=")[2] for a in argv if a.startswith("--help=")]
+  if not topics and not {"--help", "-help", "-h"} & set(argv):
+    return
+  takes_config = "config" in flags.FLAGS
+  paths = _values(argv, "config") if takes_config else []
+  config = _read_config(Path(paths[-1])) if paths else None
+  if takes_config and topics:
+    if config is None:
+      raise SophiaError(f"--help={topics[-1]}: give --config=FILE as well")
+    print(keys.explained(config, topics[-1]))
+    sys.exit(0)
   for name in ("config", "workdir", *meeting.FLAGS):
     if name in flags.FLAGS:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+  app.usage(shorthelp=True, writeto_stdout=True)
+  if config is not None:
+    print(
+      f"\nkeys of {paths[-1]}; --help=SECTION or --help=all explains them:\n"
+    )
+    print(keys.overview(config))
+  sys.exit(0)
 
 
 def _values(argv: list[str], name: str) -> list[str]:
@@ -243,15 +264,24 @@ def _read_config(path: Path) -> ConfigDict:
   return names["get_config"]()
 
 
-def define_run_flags() -> None:
-  """Defines --config and --workdir."""
+def define_config_flag(absent: str = "") -> None:
+  """Defines --config.
+
+  Args:
+    absent: what is taken where it is not given; "": it must be.
+  """
   config_flags.DEFINE_config_file(
     "config",
     None,
-    "A file of configs/, or a config.json; the workdir's own if absent. Each of "
-    "its keys is a flag, --config.KEY=VALUE; docs/reference/config.md explains "
-    "them.",
+    f"A file of configs/, or a config.json{absent}. Each of its keys is a flag, "
+    "--config.KEY=VALUE: --config=FILE --help lists them, --help=SECTION or "
+    "--help=all explains them.",
   )
+
+
+def define_run_flags() -> None:
+  """Defines --config and --workdir."""
+  define_config_flag("; the workdir's own if absent")
   flags.DEFINE_string("workdir", None, "Directory that the run writes to.")
 
 
@@ -304,23 +334,9 @@ def _set_up() -> None:
 
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0]) if error.args else type(error).__name__
-  return _shortened(text)
-
-
-def _shortened(text: str) -> str:
-  """Returns a text as one line of at most LONGEST characters.
-
-  Quotations in it have at most QUOTED.
-  """
-  line = " ".join(text.split())
-  line = _QUOTATION.sub(
-    lambda m: m[0] if len(m[0]) <= QUOTED else f"{m[0][:QUOTED]}...", line
-  )
-  if len(line) <= LONGEST:
-    return line
-  return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+  return faults.shortened(text)
 
 
 def _fail(message: str) -> None:
-  print(f"error: {_shortened(message)}", file=sys.stderr)
+  print(f"error: {faults.shortened(message)}", file=sys.stderr)
   sys.exit(1)

@@ -1,9 +1,8 @@
 """Conversion of a checkpoint between formats, tensor for tensor.
 
---src is a directory of transformers (InternVL -hf, Qwen2.5-VL, Qwen2, Qwen3, Llama), one
-of
-OpenGVLab's InternVLChatModel, an orbax directory written by this command, or a
-saved training: W, W/checkpoints, or one of its steps.
+--src is a directory of transformers (InternVL -hf, Qwen2.5-VL, Qwen2, Qwen3,
+Llama), one of OpenGVLab's InternVLChatModel, an orbax directory written by this
+command, or a saved training: W, W/checkpoints, or one of its steps.
 
 Examples:
   python -m launch.convert --src=InternVL3-8B --dst=InternVL3-8B-hf --format=hf

@@ -2,9 +2,10 @@
 devices.
 
 Compiles the train step of a config for a TPU topology without a TPU (needs
-`pip install "jax[tpu]"`, which pins the libtpu that jax can read), or for a number of CPU devices. GPUs cannot be compiled
-for here: their figures are by arithmetic, and labelled so. The last line is
-JSON. One call compares several meshes.
+`pip install "jax[tpu]"`, which pins the libtpu that jax can read), or for a
+number of CPU devices. GPUs cannot be compiled for here: their figures are by
+arithmetic, and labelled so. The last line is JSON. One call compares several
+meshes.
 
 A stage that samples in rounds is planned with its annotation, the copies of the
 weights that it keeps, and an embedded engine's memory; sampling rests on an
@@ -27,7 +28,6 @@ import os
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from launch import cli
 from sophia_jax.checkpoints.config import read_config
@@ -240,9 +240,7 @@ def _shown(mesh: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/, or a config.json."
-  )
+  cli.define_config_flag()
   flags.DEFINE_string(
     "topology", None, "Devices: v5p:4x4x4, v6e:16x16, cpu:8, ..."
   )

@@ -126,6 +126,24 @@ def nearest(key: str, known: Iterable[str]) -> str:
   return f"known: {', '.join(sorted(known))}"
 
 
+def check_choices(config: Any, name: str, **known: Iterable[str]) -> None:
+  """Refuses values that are none of those known.
+
+  Args:
+    name: the config's name in the error.
+    known: values by field.
+
+  Raises:
+    SophiaError: names the field, and the values it takes.
+  """
+  for key, values in known.items():
+    value = getattr(config, key)
+    if value not in values:
+      raise SophiaError(
+        f"{name}.{key}: {value!r} is unknown; use one of {', '.join(values)}"
+      )
+
+
 # --------------------------------------------------------------------- identity
 FREE = "free"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -25,6 +26,20 @@ _OF_THE_DISK = frozenset(
 )
 _SHOWN = 200
 """Longest quotation of an error, characters."""
+_LONGEST = 1200
+"""Longest line of an error, characters."""
+_QUOTATION = re.compile(r"'[^']*'|\"[^\"]*\"|[\w+.-]{200,}")
+
+
+def shortened(text: str) -> str:
+  """Returns a text as one line of bounded length, and quotations in it too."""
+  line = " ".join(text.split())
+  line = _QUOTATION.sub(
+    lambda m: m[0] if len(m[0]) <= _SHOWN else f"{m[0][:_SHOWN]}...", line
+  )
+  if len(line) <= _LONGEST:
+    return line
+  return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def line_of(error: BaseException) -> tuple[str, int]:

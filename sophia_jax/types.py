@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar, dataclass_transform
 
 import flax.struct
@@ -80,8 +80,21 @@ class Problem:
 
     Sampling, training and evaluation all use this and nothing else.
     """
+    return "\n".join(filter(None, (self.hint, self.bare)))
+
+  @property
+  def bare(self) -> str:
+    """The question without its hint: question and options."""
     options = [f"{chr(65 + i)}. {c}" for i, c in enumerate(self.choices)]
-    return "\n".join(filter(None, (self.hint, self.question, *options)))
+    return "\n".join(filter(None, (self.question, *options)))
+
+  def described(self, views: Sequence[str]) -> Problem:
+    """Returns the problem with descriptions as its hint, in place of its images."""
+    lines = [f"View {i}: {' '.join(v.split())}" for i, v in enumerate(views, 1)]
+    question = "\n".join(filter(None, (self.hint, self.question)))
+    return dataclasses.replace(
+      self, images=(), hint="\n".join(lines), question=question
+    )
 
 
 @host

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.gpu.common import arguments, emit
+from configs.digits import world
 
 SHORT = {
   "prepare.corpus.problems": 100,
@@ -26,35 +27,7 @@ SHORT = {
   "stages.sophia.random": "true",
 }
 """A reasoner of one pass is seldom right: any trajectory is learnt from."""
-TINY = SHORT | {
-  "prepare.corpus.problems": 10,
-  "prepare.corpus.heldout": 5,
-  "prepare.corpus.warmup_scenes": 80,
-  "prepare.corpus.reasoner_examples": 160,
-  "prepare.vision.steps": 2,
-  "prepare.vision.images": 8,
-  "prepare.encoder.width": 16,
-  "prepare.encoder.depth": 1,
-  "prepare.encoder.heads": 2,
-  "prepare.encoder.mlp": 32,
-  "prepare.decoder.width": 32,
-  "prepare.decoder.depth": 1,
-  "prepare.decoder.heads": 2,
-  "prepare.decoder.kv_heads": 1,
-  "prepare.decoder.head_dim": 16,
-  "prepare.decoder.mlp": 64,
-  "engine.slots": 4,
-  "engine.prefill_rows": 2,
-  "engine.chunk": 2,
-  "stages.sophia.captions": 2,
-  "stages.sophia.trajectories": 3,
-  "captioning.max_new_tokens": 12,
-  "reasoning.max_new_tokens": 20,
-  "eval.max_new_tokens": 16,
-  "stages.sophia.keep_n": 3,
-  "stages.sophia.train.epochs": 4,
-  "stages.sophia.train.rows": 2,
-}
+TINY = SHORT | world.TOY | {"stages.sophia.train.epochs": 4}
 
 
 def main() -> None:

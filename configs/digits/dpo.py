@@ -16,9 +16,4 @@ from configs.digits import world
 
 
 def get_config() -> ConfigDict:
-  return world.followed_by(
-    "dpo",
-    "dpo",
-    n=8,
-    train={**world.ROUND, "rows": 8, "learning_rate": 5e-5, "epochs": 1},
-  )
+  return world.followed_by("dpo", "dpo", **world.PAIRS)

@@ -1,4 +1,4 @@
-"""MPO: preference, quality and generation in one loss, in the world of handwritten digits.
+"""MPO on pairs of own samples, in the world of handwritten digits.
 
 The policy answers every training problem eight times; right answers are paired
 with wrong ones.
@@ -16,9 +16,4 @@ from configs.digits import world
 
 
 def get_config() -> ConfigDict:
-  return world.followed_by(
-    "mpo",
-    "mpo",
-    n=8,
-    train={**world.ROUND, "rows": 8, "learning_rate": 5e-5, "epochs": 1},
-  )
+  return world.followed_by("mpo", "mpo", **world.PAIRS)

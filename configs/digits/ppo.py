@@ -1,4 +1,5 @@
-"""PPO with a critic in the world of handwritten digits, from the quickstart's result on.
+"""PPO with a critic in the world of handwritten digits, from the quickstart's
+result on.
 
 Method:    docs/algorithms/ppo.md (arXiv 1707.06347)
 Run:       python -m launch.run --config=configs/digits/ppo.py --workdir=W \\

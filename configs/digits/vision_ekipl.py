@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     "sft",
     start="sophia",
     data="chains/chains.jsonl",
-    train={**world.TRAIN, "epochs": 3, "tiles": 16},
+    train=world.IMITATION,
   )
   c.teachers = {"teacher": defaults(TeacherConfig, file="chains/chains.jsonl")}
   c.order = (*world.FIRST, "chains", "vision_ekipl")

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     "sft",
     start="sophia",
     data="chains/sft.jsonl",
-    train={**world.TRAIN, "epochs": 3, "tiles": 16},
+    train=world.IMITATION,
   )
   c.order = (*world.FIRST, "chains", "vlaa")
   return c

@@ -55,6 +55,46 @@ ROUNDS = {
 }
 """A stage of a method that learns from its own samples."""
 
+PAIRS = {
+  "n": 8,
+  "train": {**ROUND, "learning_rate": 5e-5, "epochs": 1},
+}
+"""A stage of a method that learns from pairs of own answers, sampled once."""
+IMITATION = {**TRAIN, "epochs": 3, "tiles": 16}
+"""Optimizer of a stage that imitates chains, from the quickstart's result on."""
+
+TOY = {
+  "prepare.corpus.problems": 10,
+  "prepare.corpus.heldout": 5,
+  "prepare.corpus.warmup_scenes": 80,
+  "prepare.corpus.reasoner_examples": 160,
+  "prepare.vision.steps": 2,
+  "prepare.vision.images": 8,
+  "prepare.encoder.width": 16,
+  "prepare.encoder.depth": 1,
+  "prepare.encoder.heads": 2,
+  "prepare.encoder.mlp": 32,
+  "prepare.decoder.width": 32,
+  "prepare.decoder.depth": 1,
+  "prepare.decoder.heads": 2,
+  "prepare.decoder.kv_heads": 1,
+  "prepare.decoder.head_dim": 16,
+  "prepare.decoder.mlp": 64,
+  "captioning.max_new_tokens": 12,
+  "reasoning.max_new_tokens": 20,
+  "eval.max_new_tokens": 16,
+  "engine.slots": 4,
+  "engine.prefill_rows": 2,
+  "engine.chunk": 2,
+  "stages.sophia.captions": 2,
+  "stages.sophia.trajectories": 3,
+  "stages.sophia.random": "true",
+  "stages.sophia.keep_n": 3,
+  "stages.sophia.train.rows": 2,
+}
+"""Overrides that make the quickstart as small as it can be, for tests and dry
+runs. Such a reasoner is never right: the ablation learns from any trajectory."""
+
 
 def prepare() -> ConfigDict:
   """Returns what is made from nothing; other configs bring checkpoints."""

@@ -34,20 +34,23 @@ def centred(
 
 
 def normalised(
-  rewards: Float[np.ndarray, "G"], own: Bool[np.ndarray, "G"] | None = None
+  rewards: Float[np.ndarray, "G"],
+  own: Bool[np.ndarray, "G"] | None = None,
+  epsilon: float = EPSILON,
 ) -> Float[np.ndarray, "G"]:
-  """Returns (R - mean(R)) / (std(R) + 1e-6) (GRPO, arXiv 2402.03300).
+  """Returns (R - mean(R)) / (std(R) + epsilon) (GRPO, arXiv 2402.03300).
 
   The deviation is the unbiased one (n - 1), as in verl and TRL; the paper does
   not say. A group of one keeps its reward: mean 0, deviation 1, as in verl.
 
   Args:
     own: rollouts that mean and deviation are of; None: all.
+    epsilon: added to the deviation.
   """
   base = rewards if own is None else rewards[own]
   if len(base) < 2:
-    return rewards / (1.0 + EPSILON)
-  return centred(rewards, own) / (np.std(base, ddof=1) + EPSILON)
+    return rewards / (1.0 + epsilon)
+  return centred(rewards, own) / (np.std(base, ddof=1) + epsilon)
 
 
 def leave_one_out(rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:

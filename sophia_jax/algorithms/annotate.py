@@ -38,7 +38,7 @@ def logps(
 
   Args:
     stream: name of the log-probabilities.
-    model: "policy" at the start of the round, or "reference".
+    model: "policy" at the start of the round, "reference" or "average".
     view: what is shown to the model; None: the batch itself.
     hidden: what is hidden in its images before they are resized.
   """
@@ -221,16 +221,35 @@ def _of_segments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Returns (segment of each token or -1, and of each segment: sum of
   log pi_old - log pi_ref, tag of its group, size of the group)."""
-  mask = s["mask"] > 0
-  rows = np.arange(mask[..., 0].size).reshape(*mask.shape[:-1], 1)
-  keys = rows * (mask.shape[-1] + 1) + segment_ids
-  _, first, index = np.unique(
-    keys[mask], return_index=True, return_inverse=True
-  )
-  kl = np.bincount(index, (s["old_logps"] - s["ref_logps"])[mask], len(first))
-  spread = np.full(mask.shape, -1)
-  spread[mask] = index
+  spread, first = segments(s["mask"], segment_ids)
+  mask = spread >= 0
+  gap = (s["old_logps"] - s["ref_logps"])[mask]
+  kl = np.bincount(spread[mask], gap, len(first))
   return spread, kl, s["group"][mask][first], s["size"][mask][first]
+
+
+def segments(
+  mask: np.ndarray, segment_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers the segments of a batch that have learnt tokens.
+
+  Args:
+    mask: [..., T], above 0 on the learnt tokens.
+    segment_ids: [..., T], as in `Batch`.
+
+  Returns:
+    The number of each token's segment, -1 outside the mask, and the place of
+    each segment's first token among the learnt ones.
+  """
+  learnt = mask > 0
+  rows = np.arange(learnt[..., 0].size).reshape(*learnt.shape[:-1], 1)
+  keys = rows * (learnt.shape[-1] + 1) + segment_ids
+  _, first, index = np.unique(
+    keys[learnt], return_index=True, return_inverse=True
+  )
+  spread = np.full(learnt.shape, -1)
+  spread[learnt] = index
+  return spread, first
 
 
 def _float32(x: np.ndarray) -> np.ndarray:

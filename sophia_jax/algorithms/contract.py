@@ -178,7 +178,7 @@ class Words(Protocol):
   ) -> TokenSequence: ...
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of ids, up to the end of the turn."""
+    """Decodes up to the end of the turn; leaves special tokens out."""
     ...
 
 
@@ -250,6 +250,18 @@ class Score(Protocol):
     ...
 
 
+class Average(NamedTuple):
+  """A copy m of the policy that follows it slowly.
+
+  m <- decay m + (1 - decay) theta        after every so many updates
+  """
+
+  decay: float
+  """Share that stays; 1: the copy never changes, 0: it is the policy."""
+  every: int
+  """Updates between two moves."""
+
+
 class Hidden(NamedTuple):
   """Black squares in the images of sequences."""
 
@@ -273,8 +285,8 @@ class Annotator:
   """Names of the log-probabilities of other annotators that it reads."""
   models: tuple[str, ...] = ()
   """Models it scores with: "policy" (the weights at the start of the round),
-  "reference" (those at the start of the stage), "critic", or a name of
-  `Algorithm.rewarders`."""
+  "reference" (those at the start of the stage), "critic", "average" (see
+  `Algorithm.average`), or a name of `Algorithm.rewarders`."""
   score: Callable[[Score, Batch], Streams] | None = None
   """Makes the streams of one microbatch [B, T], jitted."""
   hidden: Hidden | None = None
@@ -350,6 +362,9 @@ class Algorithm:
   views: Mapping[str, View] = dataclasses.field(default_factory=dict)
   """The views whose log-probabilities losses read with a gradient, by name: each
   costs a pass forward and back."""
+  average: Average | None = None
+  """Copy of the policy that annotators score with as "average"; it begins with the
+  weights that the stage starts from. None: no such copy."""
   critic: Algorithm | None = None
   """Terms, metrics and outputs of a critic with separate weights, which
   learns from the same batches; None: no such critic."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from sophia_jax.algorithms import diagnostics, segments
 from sophia_jax.algorithms.contract import Algorithm, Forward, Loss, Term
 from sophia_jax.algorithms.ratios import bounded
+from sophia_jax.config import check_choices
 from sophia_jax.types import Batch, SophiaError
 
 LEVELS = ("token", "sequence", "geometric")
@@ -38,12 +39,7 @@ class Config:
   """Upper bound."""
 
   def __post_init__(self) -> None:
-    for key, known in (("level", LEVELS), ("mode", MODES)):
-      if getattr(self, key) not in known:
-        raise SophiaError(
-          f"correction.{key}: {getattr(self, key)!r} is unknown; use one of "
-          f"{', '.join(known)}"
-        )
+    check_choices(self, "correction", level=LEVELS, mode=MODES)
 
 
 def importance(batch: Batch, level: str) -> Float[Array, "B T"]:

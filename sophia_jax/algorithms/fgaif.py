@@ -8,7 +8,6 @@ reference at every token. The control pays the sum at the response's end.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -22,10 +21,8 @@ from sophia_jax.algorithms import (
   contract,
   credit,
   diagnostics,
-  grpo,
   labels,
-  losses,
-  ratios,
+  ppo,
   reductions,
   segments,
 )
@@ -38,9 +35,9 @@ from sophia_jax.algorithms.contract import (
   Streams,
   Term,
   Words,
-  constant,
 )
 from sophia_jax.algorithms.reductions import Reduction
+from sophia_jax.config import check_choices
 from sophia_jax.rewards import facts
 from sophia_jax.rewards.facts import KINDS
 from sophia_jax.types import (
@@ -55,7 +52,7 @@ from sophia_jax.types import (
 VALUES = (0.0, 1.0, -1.0)
 """Reward of each class: no such fact, right, wrong."""
 PLACES = ("clause", "response")
-CRITICS = ("reward", "model", "head")
+CRITICS = ("reward", *ppo.CRITICS)
 MEASURED = (
   *(f"wrong_{kind}" for kind in KINDS),
   *("wrong", "clauses", "missing", "silent"),
@@ -64,7 +61,7 @@ MEASURED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ppo.CriticConfig):
   """PPO with fine-grained AI feedback."""
 
   n: int = 1
@@ -93,29 +90,13 @@ class Config:
   scale: float = 1.0
   """Factor of rewards and KL together; after whitening it changes the critic
   alone."""
-  low: float = 0.2
-  """Distance of the ratio's lower bound from 1."""
-  high: float = 0.2
-  """Distance of the ratio's upper bound from 1."""
-  gamma: float = 1.0
-  """Discount of a token."""
-  lam: float = 1.0
-  """Decay of the advantage."""
   whiten: bool = True
   """Advantages of mean 0 and variance 1 over a round."""
   kl: float = 0.1
-  """Coefficient of the KL to the reference in the reward; 0: no reference."""
-  entropy: float = 0.0
-  """Coefficient of the entropy bonus; 0: off."""
+  """Coefficient of the KL to the reference in the reward, k1; 0: no reference."""
   critic: str = "reward"
   """Critic: "reward", separate weights that start from the first reward model;
   "model", separate weights that start from the policy; "head", on the policy."""
-  value: float = 0.1
-  """Coefficient of the value loss of a head."""
-  value_clip: float = 0.2
-  """Largest change of a value per round that the loss sees."""
-  reduction: str = "token"
-  """Key of reductions.REDUCTIONS."""
   known: bool = False
   """Whether the problems' answers describe their scenes, so that errors can be
   counted exactly; nothing is learnt from the counts."""
@@ -124,13 +105,7 @@ class Config:
   `known`; "": none."""
 
   def __post_init__(self) -> None:
-    choices = {"place": PLACES, "critic": CRITICS}
-    for key, allowed in choices.items():
-      if getattr(self, key) not in allowed:
-        raise SophiaError(
-          f"fgaif.{key}: {getattr(self, key)!r} is unknown; use one of "
-          f"{', '.join(allowed)}"
-        )
+    check_choices(self, "fgaif", place=PLACES, critic=CRITICS)
     if len(self.rewards) not in (1, len(KINDS)):
       raise SophiaError(
         f"fgaif.rewards: {len(self.rewards)} stages; name one for all kinds, or "
@@ -171,54 +146,29 @@ class Config:
 
 def fgaif(c: Config) -> Algorithm:
   """Builds PPO's clipped surrogate on rewards of clauses, and the critic."""
-  head = c.critic == "head"
-  value = Term(
-    diagnostics.VALUE,
-    losses.value(c.value_clip),
-    constant(c.value if head else 1.0),
-  )
-  bounds = (c.low, c.high, math.inf)
   plain = labels.described(c.n)
-  return Algorithm(
-    sample=labels.counted(plain) if c.known else plain,
-    check=facts.scene if c.known else None,
-    example=clause_rewards.DESCRIBED if c.known else contract.EXAMPLE,
-    trial=_trial(c),
-    credit=described(c, reductions.named(c.reduction, "fgaif")),
+  made = ppo.valued(
+    c,
+    described(c, reductions.named(c.reduction, "fgaif")),
     streams=("shaped", "ends", "last", "weights", "count", "mask"),
-    annotate=(
-      annotate.old_logps(),
-      *((annotate.ref_logps(),) if c.kl else ()),
-      annotate.values("policy" if head else "critic"),
+    in_loss=0.0,
+    advantages=(
       rewarded(c),
       annotate.gae(c.gamma, c.lam, c.scale * c.kl),
       annotate.finite("rewards", f"the reward models {', '.join(c.rewarders)}"),
       *((annotate.whiten(),) if c.whiten else ()),
     ),
-    terms=(
-      Term(diagnostics.POLICY, losses.surrogate(ratios.token, *bounds)),
-      *grpo.entropy_bonus(c.entropy),
-      *((value,) if head else ()),
-    ),
-    metrics=(
-      *diagnostics.of_policy(ratios.token),
-      *diagnostics.of_clipping(ratios.token, *bounds),
-      *diagnostics.of_returns(),
-      *(_wrong(kind) for kinds in c.rewarders.values() for kind in kinds),
-    ),
-    maxima=(diagnostics.largest_ratio(ratios.token),),
-    outputs=("logps", "entropy", *(("value",) if head else ())),
-    rewarders=c.rewarders,
-    critic=None if head else _critic(value),
-    critic_start=next(iter(c.rewarders)) if c.critic == "reward" else "",
   )
-
-
-def _critic(value: Term) -> Algorithm:
-  return Algorithm(
-    streams=("weights", "count", "values", "returns"),
-    terms=(value,),
-    outputs=("value",),
+  found = (_wrong(kind) for kinds in c.rewarders.values() for kind in kinds)
+  return dataclasses.replace(
+    made,
+    sample=labels.counted(plain) if c.known else plain,
+    check=facts.scene if c.known else None,
+    example=clause_rewards.DESCRIBED if c.known else contract.EXAMPLE,
+    trial=_trial(c),
+    metrics=(*made.metrics, *found),
+    rewarders=c.rewarders,
+    critic_start=next(iter(c.rewarders)) if c.critic == "reward" else "",
   )
 
 

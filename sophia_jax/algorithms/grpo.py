@@ -136,12 +136,18 @@ def kl_loss(
   return (annotate.ref_logps(),), (term,)
 
 
-def entropy_bonus(coefficient: float) -> tuple[Term, ...]:
-  """Returns the term of an entropy bonus; none if 0."""
+def entropy_bonus(
+  coefficient: float, over: tuple[str, str] = ("weights", "count")
+) -> tuple[Term, ...]:
+  """Returns the term of an entropy bonus; none if 0.
+
+  Args:
+    over: streams that weigh and normalise it; the policy gradient's by default.
+  """
   if not coefficient:
     return ()
   name, loss = diagnostics.ENTROPY, losses.negative_entropy
-  return (Term(name, loss, constant(coefficient)),)
+  return (Term(name, loss, constant(coefficient), *over),)
 
 
 def refuse_single(n: int, method: str) -> None:

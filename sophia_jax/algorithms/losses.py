@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from sophia_jax.algorithms import segments
 from sophia_jax.algorithms.contract import Forward, Loss
-from sophia_jax.algorithms.ratios import Ratio, bounded
+from sophia_jax.algorithms.ratios import LIMIT, Ratio, bounded
 from sophia_jax.types import Batch, SophiaError
 
 stop = jax.lax.stop_gradient
@@ -105,16 +105,22 @@ def capped(ratio: Ratio, high: float) -> Loss:
 
 
 # ----------------------------------------------------------------- regularisers
-def kl_to(stream: str, estimator: str = "k3", most: float = math.inf) -> Loss:
+def kl_to(
+  stream: str,
+  estimator: str = "k3",
+  most: float = math.inf,
+  limit: float = LIMIT,
+) -> Loss:
   """Returns an estimate of KL(pi || other) on tokens that pi sampled.
 
   With d = log other - log pi, k2 = d^2 / 2 and k3 = exp(d) - d - 1 (Schulman
-  2020; GRPO, arXiv 2402.03300, Eq. 4). d is clamped to +-20.
+  2020; GRPO, arXiv 2402.03300, Eq. 4). d is clamped to +-limit.
 
   Args:
     stream: the other's log-probabilities.
     estimator: a key of LOSS_ESTIMATORS.
     most: bound of the estimate of a token, beyond which it has no gradient.
+    limit: largest absolute d, beyond which it has no gradient either.
 
   Raises:
     SophiaError: the estimator is unknown, or k1, which is no loss.
@@ -127,7 +133,7 @@ def kl_to(stream: str, estimator: str = "k3", most: float = math.inf) -> Loss:
   estimate = LOSS_ESTIMATORS[estimator]
 
   def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
-    d = bounded(batch.streams[stream] - out.logps)
+    d = bounded(batch.streams[stream] - out.logps, limit)
     return jnp.minimum(estimate(d), most)
 
   return loss

@@ -23,9 +23,11 @@ LIMIT = 20.0
 stop = jax.lax.stop_gradient
 
 
-def bounded(log_ratio: Float[Array, "B T"]) -> Float[Array, "B T"]:
-  """Returns the log-ratio within +-LIMIT."""
-  return jnp.clip(log_ratio, -LIMIT, LIMIT)
+def bounded(
+  log_ratio: Float[Array, "B T"], limit: float = LIMIT
+) -> Float[Array, "B T"]:
+  """Returns the log-ratio within +-limit."""
+  return jnp.clip(log_ratio, -limit, limit)
 
 
 def one(logps: Float[Array, "B T"], batch: Batch) -> Float[Array, "B T"]:

@@ -11,6 +11,7 @@ from sophia_jax.algorithms import (
   annotate,
   credit,
   diagnostics,
+  grpo,
   losses,
   ratios,
   reductions,
@@ -105,7 +106,8 @@ def rl_plus(c: Config) -> Algorithm:
         losses.by_source(own, external),
         constant(c.scale),
       ),
-      *_entropy(c.entropy),
+      # A mean over tokens, whatever divides the policy gradient.
+      *grpo.entropy_bonus(c.entropy, ("mask", "mask")),
     ),
     metrics=(
       *diagnostics.of_policy(ratio),
@@ -114,12 +116,3 @@ def rl_plus(c: Config) -> Algorithm:
     maxima=(diagnostics.largest_ratio(ratio),),
     outputs=("logps", "entropy"),
   )
-
-
-def _entropy(coefficient: float) -> tuple[Term, ...]:
-  """Returns the entropy bonus as a mean over tokens, whatever divides the policy
-  gradient; none if 0."""
-  if not coefficient:
-    return ()
-  name, loss = diagnostics.ENTROPY, losses.negative_entropy
-  return (Term(name, loss, constant(coefficient), "mask", "mask"),)

@@ -8,23 +8,21 @@ KL and clips higher.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from sophia_jax.algorithms import (
   advantages,
   annotate,
   contract,
   credit,
-  diagnostics,
   episodes,
   grpo,
-  losses,
-  ratios,
+  ppo,
   reductions,
   selection,
 )
-from sophia_jax.algorithms.contract import Algorithm, Annotator, Term, constant
+from sophia_jax.algorithms.contract import Algorithm, Annotator
 from sophia_jax.algorithms.reductions import Reduction
+from sophia_jax.config import check_choices
 from sophia_jax.envs import registry
 from sophia_jax.envs.episode import Limits
 from sophia_jax.envs.lake import FrozenLake
@@ -38,7 +36,7 @@ FILTERS = ("none", "share", "mass", "softmax", "ratio")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ppo.CriticConfig):
   """State-thinking-actions-reward policy optimisation."""
 
   n: int = 16
@@ -64,18 +62,10 @@ class Config:
   rewards: str = "episode"
   """Place of the reward with a critic: "episode", the sum at the last token;
   "turn", each at the end of its turn."""
-  gamma: float = 1.0
-  """Discount of a token."""
-  lam: float = 1.0
-  """Decay of the advantage from token to token."""
   gamma_turn: float = 0.95
   """Discount of a turn, of "bilevel"."""
   lam_turn: float = 1.0
   """Decay of the advantage from turn to turn, of "bilevel"."""
-  critic: str = "head"
-  """Critic: "head", on the policy; "model", with separate weights."""
-  value: float = 0.1
-  """Coefficient of the value loss of a head."""
   value_clip: float = 0.5
   """Largest change of a value per round that the loss sees."""
   filter: str = "none"
@@ -85,32 +75,22 @@ class Config:
   largest."""
   kept: float = 0.25
   """Share, mass or ratio of the filter."""
-  low: float = 0.2
-  """Distance of the ratio's lower bound from 1."""
-  high: float = 0.2
-  """Distance of the ratio's upper bound from 1."""
   kl: float = 0.001
   """Coefficient of the KL to the reference in the loss; 0: no reference."""
-  kl_estimator: str = "k3"
-  """Estimator of the KL, "k3" or "k2"."""
   entropy: float = 0.001
   """Coefficient of the entropy bonus; 0: off."""
   reduction: str = "sequence"
   """Key of reductions.REDUCTIONS; the paper's is "sequence"."""
 
   def __post_init__(self) -> None:
-    choices = {
-      "advantage": ADVANTAGES,
-      "rewards": ("episode", "turn"),
-      "critic": ("head", "model"),
-      "filter": FILTERS,
-    }
-    for key, known in choices.items():
-      if getattr(self, key) not in known:
-        raise SophiaError(
-          f"starpo.{key}: {getattr(self, key)!r} is unknown; use one of "
-          f"{', '.join(known)}"
-        )
+    check_choices(
+      self,
+      "starpo",
+      advantage=ADVANTAGES,
+      rewards=("episode", "turn"),
+      critic=ppo.CRITICS,
+      filter=FILTERS,
+    )
     if not 0 < self.kept <= 1:
       raise SophiaError(
         f"starpo.kept: {self.kept} is no share; use one above 0, at most 1"
@@ -184,43 +164,12 @@ def _of_groups(c: Config, reduction: Reduction) -> Algorithm:
 
 def _of_critic(c: Config, reduction: Reduction) -> Algorithm:
   """Builds the flavour of PPO: a critic values every token."""
-  scored, kl = grpo.kl_loss(c.kl, c.kl_estimator)
-  head = c.critic == "head"
-  coefficient = c.value if head else 1.0
-  value = Term(
-    diagnostics.VALUE, losses.value(c.value_clip), constant(coefficient)
-  )
-  bounds = (c.low, c.high, math.inf)
-  return Algorithm(
-    credit=credit.by_turns(reduction, episodes=c.rewards == "episode"),
+  return ppo.valued(
+    c,
+    credit.by_turns(reduction, episodes=c.rewards == "episode"),
     streams=("rewards", "ends", "weights", "count", "mask"),
-    annotate=(
-      annotate.old_logps(),
-      *scored,
-      annotate.values("policy" if head else "critic"),
-      _gae(c),
-      annotate.whiten(),
-    ),
-    terms=(
-      Term(diagnostics.POLICY, losses.surrogate(ratios.token, *bounds)),
-      *kl,
-      *grpo.entropy_bonus(c.entropy),
-      *((value,) if head else ()),
-    ),
-    metrics=(
-      *diagnostics.of_policy(ratios.token),
-      *diagnostics.of_clipping(ratios.token, *bounds),
-      *diagnostics.of_returns(),
-    ),
-    maxima=(diagnostics.largest_ratio(ratios.token),),
-    outputs=("logps", "entropy", *(("value",) if head else ())),
-    critic=None
-    if head
-    else Algorithm(
-      streams=("weights", "count", "values", "returns"),
-      terms=(value,),
-      outputs=("value",),
-    ),
+    in_loss=c.kl,
+    advantages=(_gae(c), annotate.whiten()),
   )
 
 

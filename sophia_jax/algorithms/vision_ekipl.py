@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from sophia_jax.algorithms import grpo, sampling, selection
 from sophia_jax.algorithms.contract import Algorithm, Moment, Reward
+from sophia_jax.config import check_choices
 from sophia_jax.rewards import reason_rft
 from sophia_jax.types import Problem, Rollout, SophiaError
 
@@ -35,11 +36,7 @@ class Config(grpo.Config):
   """Reward of <think>...</think><answer>...</answer>."""
 
   def __post_init__(self) -> None:
-    if self.task not in reason_rft.TASKS:
-      raise SophiaError(
-        f"vision_ekipl.task: {self.task!r} is unknown; use one of "
-        f"{', '.join(reason_rft.TASKS)}"
-      )
+    check_choices(self, "vision_ekipl", task=reason_rft.TASKS)
     if not 2 <= self.keep <= self.n + len(self.teachers):
       raise SophiaError(
         f"vision_ekipl.keep: {self.keep} of a pool of {self.n} own and "

@@ -1,4 +1,4 @@
-"""Checkpoints by their name on the Hugging Face Hub: "OpenGVLab/InternVL3-1B-hf"."""
+"""Checkpoints by their name on the Hub: "OpenGVLab/InternVL3-1B-hf"."""
 
 from __future__ import annotations
 

@@ -396,7 +396,7 @@ def flatten(tree: Params) -> dict[str, Any]:
 def _leaves(
   reader: Reader, leaves: Mapping[str, jax.ShapeDtypeStruct]
 ) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
-  """`leaves`, one by one; shows how many tensors were read, and how fast."""
+  """Yields `leaves` one by one; shows how many were read, and how fast."""
   count = sum(len(reader.sources[path]) for path in leaves)
   start = time.monotonic()
   what = f"reading {reader.shards.directory.name}"

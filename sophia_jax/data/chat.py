@@ -101,10 +101,16 @@ class Renderer:
     """Ids that must not be sampled: all special tokens except `end_id`."""
     self.vocab_size = len(vocabulary)
     """Number of ids; a model's embedding may have more rows."""
+    self._where = tokenizer_dir
+    self._read_template(loaded)
+
+  def _read_template(self, loaded: Any) -> None:
+    """Splits the template of turns into text, special ids and slots."""
+    vocabulary, where = self.vocabulary, self._where
     own = not self.has_images and getattr(loaded, "chat_template", None)
     between = f"<|im_end|>\n{_QUESTION_TURN}"
     if own:
-      bare, with_system = _own_template(loaded, tokenizer_dir)
+      bare, with_system = _own_template(loaded, where)
       between = _next_turn(loaded)
       bos: list[Piece] = []
     elif vocabulary.has_turns:
@@ -112,7 +118,7 @@ class Renderer:
       bos = [np.array(vocabulary.bos_ids, np.int32)]
     else:
       raise SophiaError(
-        f"{tokenizer_dir}: no chat template, and no <|im_start|> and <|im_end|> "
+        f"{where}: no chat template, and no <|im_start|> and <|im_end|> "
         "in the vocabulary; use the tokenizer of a chat model"
       )
     # A tokenizer's template may add a system prompt where there is none.
@@ -120,7 +126,6 @@ class Renderer:
     self._bare = bos + _parse(bare, vocabulary)
     self._with_system = bos + _parse(with_system, vocabulary)
     self._between = _parse(between, vocabulary) if between else []
-    self._where = tokenizer_dir
 
   # ------------------------------------------------------------------- prompts
   def prompt(

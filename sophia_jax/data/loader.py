@@ -110,7 +110,6 @@ class Loader:
     self.packing, self.config, self.reading = shape, config, reading
     self._tiles = TileCache(reading.image, config.cache_bytes)
     named = sequences if isinstance(sequences, Mapping) else {"": sequences}
-    amounts = amounts or dict.fromkeys(named, 1.0)
     self._sequences = Joined(list(named.values()))
     self._counts = {name: len(own) for name, own in named.items()}
     self._sizes = [s for own in named.values() for s in sizes_of(own)]
@@ -119,19 +118,29 @@ class Loader:
     self._kept, dropped = self._fitting()
     self.dropped = tuple(sorted(self._units[i].id for i in dropped))
     """Ids of the sequences and bundles that fit no batch (drop_oversize)."""
+    amounts = amounts or dict.fromkeys(named, 1.0)
+    self._amounts = by, [(name, amounts.get(name)) for name in named]
+    self._mixture = self._mix(amounts, by)
+    self.identity = self._digest()
+    """Digest of everything that decides the batches, except the epochs."""
+    self._plan_epochs()
+
+  # --------------------------------------------------------------------- planning
+  def _mix(self, amounts: Mapping[str, float], by: str) -> Mixture:
+    """Returns the order of the units that are kept."""
     # Dropped ones take no part in the proportions of a mixture.
     lengths = {
       name: [self._units[i].length for i in own]
       for name, own in self._by_source(self._kept).items()
     }
-    seed = (config.seed, config.round)
-    self._mixture = Mixture(lengths, amounts, by, seed, config.shuffle)
-    self._mixed = by, [(name, amounts.get(name)) for name in named]
-    self.identity = self._digest()
-    """Digest of everything that decides the batches, except the epochs."""
+    seed = (self.config.seed, self.config.round)
+    return Mixture(lengths, amounts, by, seed, self.config.shuffle)
+
+  def _plan_epochs(self) -> None:
+    """Plans every epoch once, which says how many batches there are."""
     # Two, since read-ahead crosses from one epoch into the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
-    plans = [self._plan(epoch) for epoch in range(config.epochs)]
+    plans = [self._plan(epoch) for epoch in range(self.config.epochs)]
     self.steps_per_epoch = tuple(len(plan.batches) for plan in plans)
     """Batches by epoch; packing may differ from epoch to epoch."""
     self._ends = list(itertools.accumulate(self.steps_per_epoch))
@@ -144,7 +153,6 @@ class Loader:
     self.tile_fill_rate = float(np.mean([p.tile_fill_rate for p in plans]))
     """Tiles over places."""
 
-  # --------------------------------------------------------------------- planning
   def _fitting(self) -> tuple[Indices, list[int]]:
     """Returns the units that fit a batch, and those that do not."""
     kept: list[int] = []
@@ -179,7 +187,7 @@ class Loader:
   def _digest(self) -> str:
     config, digest = self.config, hashlib.blake2b(digest_size=8)
     order = config.seed, config.round, config.shuffle, config.updates
-    facts = self.packing.whole(), order, self._counts, self._mixed
+    facts = self.packing.whole(), order, self._counts, self._amounts
     digest.update(repr(facts).encode())
     for size in self._sizes:
       tiles = [count for _, count in size.images]

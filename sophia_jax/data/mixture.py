@@ -1,7 +1,7 @@
 """The mixture: which sequences of which sources an epoch takes, in what order.
 
-Each pass over a source is shuffled differently; an epoch takes the draws that follow
-those of the epoch before. All of it is a pure function of (sources,
+Each pass over a source is shuffled differently; an epoch takes the draws that
+follow those of the epoch before. All of it is a pure function of (sources,
 config, seed, epoch): the only state is the number of the epoch, and threads and
 processes have no influence.
 

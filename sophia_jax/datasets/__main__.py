@@ -1,4 +1,4 @@
-"""Data files from the command line: check, import, decontaminate, hardest, schema.
+"""Data files from the command line: check, import, decontaminate, and others.
 
   python -m sophia_jax.datasets check problems.jsonl
   python -m sophia_jax.datasets import --from=mathvision SRC DST.jsonl
@@ -6,6 +6,7 @@
     --out CLEAN.jsonl --report DROPPED.jsonl
   python -m sophia_jax.datasets hardest EXAMPLES.jsonl --scores A.jsonl \\
     B.jsonl --keep 5000 --out HARD.jsonl
+  python -m sophia_jax.datasets keyframes VIDEOS.jsonl PROBLEMS.jsonl --fps 2
   python -m sophia_jax.datasets schema
 """
 
@@ -22,47 +23,52 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sophia_jax import faults
+from sophia_jax import commands
 from sophia_jax.config import nearest
 from sophia_jax.data.schema import check_records, json_schema, schema_of
 from sophia_jax.types import SophiaError
 
-_CHECK = "example: python -m sophia_jax.datasets check problems.jsonl"
+_CHECK = "python -m sophia_jax.datasets check problems.jsonl"
 _IMPORT = (
-  "example: python -m sophia_jax.datasets import --from=mathvision "
+  "python -m sophia_jax.datasets import --from=mathvision "
   "MATH-V problems/mathvision.jsonl"
 )
 _DECONTAMINATE = (
-  "example: python -m sophia_jax.datasets decontaminate train.jsonl --against "
+  "python -m sophia_jax.datasets decontaminate train.jsonl --against "
   "mathvision.jsonl mathvista.jsonl --out clean.jsonl --report dropped.jsonl"
 )
 _HARDEST = (
-  "example: python -m sophia_jax.datasets hardest chains.jsonl --scores "
+  "python -m sophia_jax.datasets hardest chains.jsonl --scores "
   "small.jsonl large.jsonl --keep 5000 --out hard.jsonl"
+)
+_KEYFRAMES = (
+  "python -m sophia_jax.datasets keyframes videos.jsonl "
+  "problems/videos.jsonl --fps 2"
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parser() -> commands.Parser:
+  parser = commands.Parser(
     prog="python -m sophia_jax.datasets",
     description="Checks a JSONL file of problems, makes one from a data set, "
     "removes from one what overlaps a benchmark, or prints the schema.",
-    epilog=_CHECK,
+    example=_CHECK,
   )
-  commands = parser.add_subparsers(dest="command", required=True)
-  _add_check(commands)
-  _add_import(commands)
-  _add_decontaminate(commands)
-  _add_hardest(commands)
-  _add_schema(commands)
+  added = parser.add_subparsers(dest="command", required=True)
+  _add_check(added)
+  _add_import(added)
+  _add_decontaminate(added)
+  _add_hardest(added)
+  _add_keyframes(added)
+  _add_schema(added)
   return parser
 
 
-def _add_check(commands: Any) -> None:
-  checking = commands.add_parser(
+def _add_check(added: Any) -> None:
+  checking = added.add_parser(
     "check",
     help="print every error as FILE:LINE: what; remedy",
-    epilog=_CHECK,
+    example=_CHECK,
   )
   checking.add_argument("file", help="a JSONL file")
   checking.add_argument(
@@ -73,11 +79,11 @@ def _add_check(commands: Any) -> None:
   checking.set_defaults(run=_check)
 
 
-def _add_import(commands: Any) -> None:
-  importing = commands.add_parser(
+def _add_import(added: Any) -> None:
+  importing = added.add_parser(
     "import",
     help="turn a published data set into problems or examples",
-    epilog=_IMPORT,
+    example=_IMPORT,
   )
   importing.add_argument("src", help="the data set's folder, or a file of it")
   importing.add_argument("dst", help="the JSONL file to write")
@@ -113,12 +119,12 @@ def _add_import(commands: Any) -> None:
   importing.set_defaults(run=_import)
 
 
-def _add_decontaminate(commands: Any) -> None:
-  parser = commands.add_parser(
+def _add_decontaminate(added: Any) -> None:
+  parser = added.add_parser(
     "decontaminate",
     help="drop problems that overlap a benchmark by text, 8-word sequences or "
     "picture, and list them",
-    epilog=_DECONTAMINATE,
+    example=_DECONTAMINATE,
   )
   add: Callable[..., Any] = parser.add_argument
   add("train", type=Path, help="a JSONL file of problems or examples")
@@ -139,11 +145,11 @@ def _add_decontaminate(commands: Any) -> None:
   parser.set_defaults(run=_decontaminate)
 
 
-def _add_hardest(commands: Any) -> None:
-  parser = commands.add_parser(
+def _add_hardest(added: Any) -> None:
+  parser = added.add_parser(
     "hardest",
     help="keep the examples of the highest mean perplexity",
-    epilog=_HARDEST,
+    example=_HARDEST,
   )
   add: Callable[..., Any] = parser.add_argument
   add("examples", type=Path, help="a JSONL file of examples")
@@ -159,11 +165,31 @@ def _add_hardest(commands: Any) -> None:
   parser.set_defaults(run=_hardest)
 
 
-def _add_schema(commands: Any) -> None:
-  parser = commands.add_parser(
+def _add_keyframes(added: Any) -> None:
+  parser = added.add_parser(
+    "keyframes",
+    help="put the key frames of videos in their place",
+    example=_KEYFRAMES,
+  )
+  add: Callable[..., Any] = parser.add_argument
+  add("src", type=Path, help='JSONL problems with "video" instead of "images"')
+  add("dst", type=Path, help="the JSONL file to write; frames go beside it")
+  add("--fps", type=float, default=1.0, help="frames a second looked at")
+  add("--frames", type=int, default=256, help="most frames looked at")
+  add(
+    "--overlap",
+    type=float,
+    default=0.5,
+    help="overlap with the last key frame below which a frame is one",
+  )
+  parser.set_defaults(run=_keyframes)
+
+
+def _add_schema(added: Any) -> None:
+  parser = added.add_parser(
     "schema",
     help="print the JSON Schema of a line, for editors",
-    epilog="example: python -m sophia_jax.datasets schema > problem.schema.json",
+    example="python -m sophia_jax.datasets schema > problem.schema.json",
   )
   parser.add_argument(
     "--examples",
@@ -176,18 +202,7 @@ def _add_schema(commands: Any) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    return args.run(args)
-  except SophiaError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("interrupted; nothing is written", file=sys.stderr)
-    return 130
-  except Exception as e:
-    line, code = faults.line_of(e)
-    print(f"error: {line}", file=sys.stderr)
-    return code
+  return commands.run(lambda: args.run(args))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -254,6 +269,24 @@ def _hardest(args: argparse.Namespace) -> int:
     raise SophiaError(f"--keep {args.keep}: keep 1 example or more")
   kept, count = hardest(args.examples, args.scores, args.keep, args.out)
   print(f"{args.out}: {kept} of {count} examples")
+  return 0
+
+
+def _keyframes(args: argparse.Namespace) -> int:
+  # Video libraries are only loaded where they are needed.
+  from sophia_jax.datasets.keyframes import Chosen, convert
+  from sophia_jax.videos.keyframes import KeyFrameConfig
+
+  try:
+    rule = KeyFrameConfig(overlap=args.overlap)
+  except ValueError as e:
+    raise SophiaError(f"--overlap: {e}") from None
+  how = Chosen(fps=args.fps, frames=args.frames, rule=rule)
+  made = convert(args.src, args.dst, how)
+  print(
+    f"{args.dst}: {made.problems} problems about {made.videos} videos, "
+    f"{made.frames} key frames"
+  )
   return 0
 
 

@@ -1,13 +1,14 @@
 """Drops training problems that overlap a benchmark, and lists them.
 
-  python -m sophia_jax.datasets decontaminate TRAIN.jsonl --against B1.jsonl B2.jsonl
-    --out CLEAN.jsonl --report DROPPED.jsonl
+  python -m sophia_jax.datasets decontaminate TRAIN.jsonl --against B1.jsonl \\
+    B2.jsonl --out CLEAN.jsonl --report DROPPED.jsonl
 
 A problem is dropped for the first of these that holds:
 
   image    one of its pictures is one of the benchmark's (`perceptual`),
-           re-encoded, resized, framed or slightly cropped, whichever question is asked
-           about it; with --keep-same-image only if the questions match too
+           re-encoded, resized, framed or slightly cropped, whichever question
+           is asked about it; with --keep-same-image only if the questions match
+           too
   text     the questions are equal when normalised (`overlap`)
   ngrams   the questions share half of the 8-word sequences of the shorter one
 

@@ -23,6 +23,7 @@ EVALUATION_SOURCES: Mapping[str, str] = {
   "mmmu_pro": "MMMU-Pro",
   "mv_math": "MV-MATH",
   "olympiadbench": "OlympiadBench",
+  "seed_bench_r1": "SEED-Bench-R1's levels",
 }
 """`source` -> benchmark; records of these sources are never trained on."""
 

@@ -237,6 +237,7 @@ def worked(
   question: Question,
   digits: Digits,
   seen: Seen | None = None,
+  picture: str = "image",
 ) -> str:
   """Returns a slow-thinking solution in one of several manners.
 
@@ -246,14 +247,15 @@ def worked(
   Args:
     digits: what the solution reckons with.
     seen: what it says is shown, where a digit is unclear and taken for one.
+    picture: what shows them.
   """
   seen = seen or digits
-  lines = [f"The image shows {', '.join(map(name, seen))}."]
+  lines = [f"The {picture} shows {', '.join(map(name, seen))}."]
   if None in seen:
     taken = digits[seen.index(None)]
     lines.append(f"I take the unclear digit for {taken}.")
   if rng.random() < 0.3:
-    lines.insert(0, "Let me look at the image carefully.")
+    lines.insert(0, f"Let me look at the {picture} carefully.")
   lines += _with_slip(rng, question.steps)
   if rng.random() < 0.4:
     lines += ["Wait, let me check.", *question.check, "It holds."]

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sophia_jax.digits import language
+from sophia_jax.digits import clips, language, views
 from sophia_jax.rewards import verify
 from sophia_jax.types import Problem, Status
 
-_SHOWN = re.compile(r"The image shows ((?:(?:\d|unclear)(?:, )?){1,9})\.")
+_SHOWN = re.compile(
+  r"The (?:image|clip) shows ((?:(?:\d|unclear)(?:, )?){1,9})\."
+)
 _TAKEN = re.compile(r"I take the unclear digit for (\d)\.")
 
 
@@ -50,9 +52,9 @@ def follows(problem: Problem, reading: Reading, answer: str | None) -> bool:
   """Returns whether an answer is right about the digits that it reckons with."""
   if answer is None or len(reading.digits) != len(reading.seen):
     return False
-  if len(reading.digits) not in language.PLACES:
+  own = _asked_again(problem, reading.digits)
+  if own is None:
     return False
-  own = language.ask_again(problem.source, problem.question, reading.digits)
   gold = own.answer
   if problem.choices and not own.choices:
     if gold not in problem.choices:
@@ -60,6 +62,17 @@ def follows(problem: Problem, reading: Reading, answer: str | None) -> bool:
     gold = chr(65 + problem.choices.index(gold))
   kind, choices = problem.answer_type, problem.choices
   return verify.compare(kind, gold, answer, choices) is Status.RIGHT
+
+
+def _asked_again(
+  problem: Problem, digits: language.Digits
+) -> language.Question | None:
+  """Returns a problem's question about other digits; None: it makes no sense."""
+  if problem.source in clips.KINDS:
+    return clips.ask_again(problem.source, problem.question, digits)
+  if len(digits) not in language.PLACES:
+    return None
+  return language.ask_again(problem.source, problem.question, digits)
 
 
 def measure(
@@ -116,3 +129,43 @@ def measure(
     "right": {of: share(f"right {of}", of) for of in ("clear", "unclear")},
     "table": table,
   }
+
+
+def of_views(
+  responses: Iterable[Mapping[str, Any]], problems: Mapping[str, Problem]
+) -> dict[str, Any]:
+  """Measures responses to problems about videos (`digits.views`).
+
+  Args: as of `measure`.
+
+  Returns:
+    Shares of the responses: "stated" what they reason from, "follows" from what
+    they state; of the right ones, "right_follows"; "tokens", the mean length.
+  """
+  n: Counter[str] = Counter()
+  for row in responses:
+    problem = problems[row["id"]]
+    facts = views.stated(row["response"])
+    follows = facts is not None and _is(
+      problem, views.solved(problem.source, problem.question, facts), row
+    )
+    right = row["status"] == Status.RIGHT.value
+    n["responses"] += 1
+    n["tokens"] += row["tokens"]
+    n["right"] += right
+    n["stated"] += facts is not None
+    n["follows"] += follows
+    n["right_follows"] += right and follows
+  share = lambda key, of="responses": n[key] / n[of] if n[of] else None
+  return {
+    **{key: share(key) for key in ("stated", "follows", "tokens")},
+    "right_follows": share("right_follows", "right"),
+  }
+
+
+def _is(problem: Problem, answer: str | None, row: Mapping[str, Any]) -> bool:
+  """Returns whether a response's answer is the option with a text."""
+  if answer is None or row["extracted"] is None:
+    return False
+  status = verify.compare("choice", answer, row["extracted"], problem.choices)
+  return answer in problem.choices and status is Status.RIGHT

@@ -148,6 +148,18 @@ def draw(
   Args:
     unclear: cells whose scan is blurred beyond recognition.
   """
+  colours = INKS[ink], PAPERS[paper]
+  return paint(rng, scans, placed, colours, unclear)
+
+
+def paint(
+  rng: np.random.Generator,
+  scans: Scans,
+  placed: dict[tuple[int, int], int],
+  colours: tuple[tuple[int, int, int], tuple[int, int, int]],
+  unclear: Container[tuple[int, int]] = (),
+) -> UInt8[np.ndarray, "SIDE SIDE 3"]:
+  """Draws as `draw` does, with the RGB colours of ink and paper."""
   density = np.zeros((SIDE, SIDE))
   for (column, row), index in placed.items():
     y, x = row * CELL, column * CELL
@@ -156,8 +168,8 @@ def draw(
       _blur(cell) if (column, row) in unclear else cell
     )
   jitter = rng.uniform(-15, 15, (2, 3))
-  fore = np.asarray(INKS[ink]) + jitter[0]
-  back = np.asarray(PAPERS[paper]) + jitter[1]
+  fore = np.asarray(colours[0]) + jitter[0]
+  back = np.asarray(colours[1]) + jitter[1]
   pixels = back + density[..., None] * (fore - back)
   pixels += rng.normal(0, 4, pixels.shape)
   return pixels.clip(0, 255).astype(np.uint8)

@@ -9,23 +9,22 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
+from sophia_jax import commands
 from sophia_jax.config import section
 from sophia_jax.envs.registry import ENVIRONMENTS
 from sophia_jax.envs.worlds import WorldConfig, write
-from sophia_jax.types import SophiaError
 
-_EXAMPLE = (
-  "example: python -m sophia_jax.envs sokoban data --size=6 --problems=512"
-)
+_EXAMPLE = "python -m sophia_jax.envs sokoban data --size=6 --problems=512"
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parser() -> commands.Parser:
+  parser = commands.Parser(
     prog="python -m sophia_jax.envs",
     description="Writes starts of an environment as problems: NAME.jsonl and "
     "NAME_heldout.jsonl, and NAME_expert.jsonl with --examples.",
-    epilog=_EXAMPLE,
+    example=_EXAMPLE,
   )
   parser.add_argument("env", choices=sorted(ENVIRONMENTS))
   parser.add_argument("out", help="the folder to write into")
@@ -52,13 +51,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
   """Runs the command; returns the exit code."""
   values = vars(_parser().parse_args(arguments))
+  return commands.run(lambda: _write(values))
+
+
+def _write(values: dict[str, Any]) -> int:
   out, seed, system = (values.pop(key) for key in ("out", "seed", "system"))
-  try:
-    config = section(WorldConfig, values, "worlds")
-    write(Path(out), config, system, seed)
-  except (SophiaError, OSError) as e:
-    print(e, file=sys.stderr)
-    return 1
+  config = section(WorldConfig, values, "worlds")
+  write(Path(out), config, system, seed)
   print(
     f"{out}/{config.env}.jsonl: {config.problems} problems, "
     f"{config.env}_heldout.jsonl: {config.heldout}"

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sophia_jax import commands
 from sophia_jax.data.schema import numbered_lines, parse_line
 from sophia_jax.evals import tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
@@ -34,7 +35,7 @@ from sophia_jax.types import FinishReason, Problem, SophiaError, Status, host
 SHOWN = 5
 """Most ids in a line about them."""
 EXAMPLE = (
-  "example: python -m sophia_jax.evals.score --benchmark=mathvision "
+  "python -m sophia_jax.evals.score --benchmark=mathvision "
   "--data=MATH-V --responses=R.jsonl --out=V.jsonl"
 )
 
@@ -256,11 +257,11 @@ def _some(
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parser() -> commands.Parser:
+  parser = commands.Parser(
     prog="python -m sophia_jax.evals.score",
     description="Grades responses to a benchmark.",
-    epilog=EXAMPLE,
+    example=EXAMPLE,
   )
   parser.add_argument(
     "--benchmark", required=True, help=f"one of {', '.join(BENCHMARKS)}"
@@ -286,12 +287,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line and returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
+
+  def work() -> int:
     print("\n".join(score(args)))
-  except SophiaError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  return 0
+    return 0
+
+  return commands.run(work)
 
 
 if __name__ == "__main__":

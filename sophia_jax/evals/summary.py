@@ -42,10 +42,17 @@ def summarise(scored: Sequence[Scored], benchmark: Benchmark) -> dict[str, Any]:
     },
     "splits": {
       tag: _split(scored, benchmark, functools.partial(_tag, tag))
-      for tag in benchmark.splits
+      for tag in benchmark.splits or _tags(scored, benchmark)
     },
     "metrics": benchmark.metrics(scored),
   }
+
+
+def _tags(scored: Iterable[Scored], benchmark: Benchmark) -> list[str]:
+  """Returns the tags of a plain problems file, by which it is split."""
+  if benchmark.name:
+    return []
+  return sorted({tag for s in scored for tag in s.problem.tags})
 
 
 def _tag(name: str, problem: Problem) -> str:

@@ -10,25 +10,29 @@ import argparse
 import sys
 from pathlib import Path
 
+from sophia_jax import commands
 from sophia_jax.evidence import experiment, runner, tables
 from sophia_jax.types import SophiaError
 
 EXPERIMENTS = Path("configs/evidence")
 RESULTS = Path("docs/results/evidence")
+_EXAMPLE = "python -m sophia_jax.evidence {} unclear"
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parser() -> commands.Parser:
+  parser = commands.Parser(
     prog="python -m sophia_jax.evidence",
     description="Runs an experiment over seeds, or prints its tables.",
-    epilog="example: python -m sophia_jax.evidence run unclear --seeds=0,1",
+    example=_EXAMPLE.format("run"),
   )
-  commands = parser.add_subparsers(dest="command", required=True)
+  added = parser.add_subparsers(dest="command", required=True)
   for name, text in (
     ("run", "run the units whose results are missing; resumes after a kill"),
     ("table", "print the tables of the stored results"),
   ):
-    command = commands.add_parser(name, help=text, description=text)
+    command = added.add_parser(
+      name, help=text, description=text, example=_EXAMPLE.format(name)
+    )
     command.add_argument(
       "experiment", help=f"a name in {EXPERIMENTS}, or a TOML file"
     )
@@ -66,20 +70,18 @@ def _seeds(text: str, count: int) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
   options = _parser().parse_args(argv)
-  try:
-    what = experiment.read(_find(options.experiment))
-    results = options.results or RESULTS / f"{what.name}.jsonl"
-    if options.command == "run":
-      seeds = _seeds(options.seeds, what.seeds)
-      runner.run(what, seeds, options.workdir.absolute(), results, _say)
-    print("\n".join(tables.lines(what, runner.read(what, results))).rstrip())
-  except SophiaError as e:
-    print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("interrupted; the same command resumes", file=sys.stderr)
-    return 130
+  return commands.run(lambda: _work(options), "the same command resumes")
+
+
+def _work(options: argparse.Namespace) -> int:
+  what = experiment.read(_find(options.experiment))
+  results = options.results or RESULTS / f"{what.name}.jsonl"
+  if options.command == "run":
+    seeds = _seeds(options.seeds, what.seeds)
+    runner.run(what, seeds, options.workdir.absolute(), results, _say)
+  print("\n".join(tables.lines(what, runner.read(what, results))).rstrip())
   return 0
 
 

@@ -94,11 +94,15 @@ def _checked(
   return rows
 
 
+MEASURED = ("pass_at_1", "reading", "by_source", "by_tag", "counts")
+"""Keys of a report whose numbers are compared."""
+
+
 def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
   """Yields ("pass_at_1.after.value", 0.535), ... of a report's numbers."""
   if isinstance(value, Mapping):
     for key, inner in value.items():
-      if path or key in ("pass_at_1", "reading", "by_source", "counts"):
+      if path or key in MEASURED:
         yield from numbers(inner, f"{path}.{key}".lstrip("."))
   elif isinstance(value, int | float) and not isinstance(value, bool):
     yield path, value

@@ -157,7 +157,7 @@ def check_single(remedy: str) -> None:
 
 
 def _in_cluster() -> bool:
-  """Whether the environment names several: tasks of Slurm, hosts of GKE."""
+  """Returns whether the environment names several (tasks of Slurm, hosts)."""
   if all(name in os.environ for name in _SLURM):
     return int(os.environ["SLURM_NTASKS"]) > 1
   names = os.environ.get("TPU_PROCESS_ADDRESSES")
@@ -354,7 +354,7 @@ def _thread_ended(ended: threading.ExceptHookArgs) -> None:
 
 
 def _is_no_loss(record: logging.LogRecord) -> bool:
-  """Whether a log record is about anything but a lost process."""
+  """Returns whether a log record is about anything except a lost process."""
   return not (record.exc_info and _loss(record.exc_info[1]))
 
 

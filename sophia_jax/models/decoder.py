@@ -22,6 +22,7 @@ from sophia_jax.models.layers import (
   constrain,
   named,
   rotate,
+  stacked,
 )
 
 BETWEEN = ("act_batch", "act_residual", "act_embed")
@@ -197,14 +198,8 @@ class Decoder(nn.Module):
     if cfg.remat != "none":
       policy = REMAT_POLICIES[cfg.remat]
       block = nn.remat(Block, prevent_cse=False, policy=policy)
-    self.layers = nn.scan(
-      block,
-      variable_axes={"params": 0, "lora": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast, nn.broadcast),
-      length=decoder.depth,
-      unroll=min(cfg.scan_unroll, decoder.depth),
-      metadata_params={nn.PARTITION_NAME: "layers"},
+    self.layers = stacked(
+      block, decoder.depth, cfg.scan_unroll, nn.broadcast, nn.broadcast
     )(cfg)
     self.norm = RMSNorm(decoder.norm_eps, *types)
     if not decoder.tied_head:

@@ -73,7 +73,7 @@ class InternVL(nn.Module):
     image_embeds: Float[Array, "I*P D"] | None = None,
     tile_places: Int[Array, "I 3"] | None = None,
   ) -> Float[Array, "B T D"]:
-    """Hidden states of packed rows after the final norm.
+    """Returns the hidden states of packed rows after the final norm.
 
     Where `tile_slots` is not -1 that image embedding replaces the token's own.
     """

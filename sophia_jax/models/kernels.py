@@ -99,21 +99,36 @@ def _replacement(name: str) -> str:
 
 def obstacle(name: str, q: Q, k: KV) -> str:
   """Returns why an implementation cannot compute this shape; "" if it can."""
-  _, t, n, h = q.shape
-  m, sharded = k.shape[2], device.shards("act_length")
-  kernel = name in (*SPLASH, *ON_GPU)
+  return _absent(name, q) or _of_mesh(name) or _of_shape(name, q, k)
+
+
+def _absent(name: str, q: Q) -> str:
+  """Returns why an implementation does not run in this process."""
   if name.startswith("tokamax") and not _installed("tokamax"):
     return "it is not installed"
   if name in ("tokamax_mosaic", "tokamax_triton") and not _has_gpu():
     return "it is made for the GPU of this process, and there is none"
-  if name == "cudnn" and (why := cudnn.obstacle(q.dtype, h, packed=True)):
-    return why
-  if name in ("blockwise", *ON_GPU) and sharded > 1:
+  if name == "cudnn":
+    return cudnn.obstacle(q.dtype, q.shape[-1], packed=True)
+  return ""
+
+
+def _of_mesh(name: str) -> str:
+  """Returns why an implementation does not run on the current mesh."""
+  if name in ("blockwise", *ON_GPU) and device.shards("act_length") > 1:
     return "rows are sharded over the context axis"
+  kernel = name in (*SPLASH, *ON_GPU)
   if kernel and device.current_mesh() is None and jax.device_count() > 1:
     return "there are several devices and no mesh is set"
+  return ""
+
+
+def _of_shape(name: str, q: Q, k: KV) -> str:
+  """Returns why an implementation does not take a shape."""
+  _, t, n, h = q.shape
+  m = k.shape[2]
   least = LANES * device.ContextSplit.of("act_length").pieces
-  if kernel and t % least:
+  if name in (*SPLASH, *ON_GPU) and t % least:
     return f"{t} tokens are no multiple of {least}"
   if name in ON_GPU and h not in (64, 128):
     return f"a head width of {h} is neither 64 nor 128"

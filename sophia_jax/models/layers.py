@@ -17,7 +17,7 @@ Every parameter and every constrained activation carries logical axis names;
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,25 @@ def named(
 ) -> Callable[..., Array]:
   """Returns `init` with the logical names `axes` on its parameter."""
   return cast(Callable[..., Array], nn.with_logical_partitioning(init, axes))
+
+
+def stacked(block: Any, depth: int, unroll: int, *in_axes: Any) -> Any:
+  """Returns the module of `depth` blocks in a row, their parameters stacked.
+
+  Args:
+    unroll: blocks per scan step.
+    in_axes: of each argument behind the first: 0, a part of it for each block;
+      `nn.broadcast`, the whole for all.
+  """
+  return nn.scan(
+    block,
+    variable_axes={"params": 0, "lora": 0},
+    split_rngs={"params": True},
+    in_axes=in_axes,
+    length=depth,
+    unroll=min(unroll, depth),
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
 
 
 @jax.custom_vjp

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sophia_jax.models.config import InternVLConfig, QwenVisionConfig
 from sophia_jax.models.kernels import QUERIES, dot_product
-from sophia_jax.models.layers import Dense, RMSNorm, constrain, rotate
+from sophia_jax.models.layers import Dense, RMSNorm, constrain, rotate, stacked
 from sophia_jax.models.vision import normalise, patches
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -215,14 +215,8 @@ class QwenVisionEncoder(nn.Module):
     x = x.reshape(len(tiles), -1, x.shape[-1])
     axes = (None, "vision_embed")
     x = Dense(vision.width, axes, False, *types, name="patch")(x)
-    layers = nn.scan(
-      Block,
-      variable_axes={"params": 0, "lora": 0},
-      split_rngs={"params": True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
-      length=vision.depth,
-      unroll=min(cfg.scan_unroll, vision.depth),
-      metadata_params={nn.PARTITION_NAME: "layers"},
+    layers = stacked(
+      Block, vision.depth, cfg.scan_unroll, 0, nn.broadcast, nn.broadcast
     )(vision, *types, name="layers")
     full = jnp.asarray(np.isin(np.arange(vision.depth), vision.full))
     angles = jax.vmap(lambda at: rotary_angles(at, vision))(places)

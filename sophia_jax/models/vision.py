@@ -18,6 +18,7 @@ from sophia_jax.models.layers import (
   RMSNorm,
   constrain,
   named,
+  stacked,
 )
 
 TILES = ("act_tiles", None, None)
@@ -152,15 +153,8 @@ class VisionEncoder(nn.Module):
     position = self.param("position", init, shape, cfg.param_dtype)
     cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), *cls.shape))
     x = jnp.concatenate([cls, x], axis=1) + position.astype(x.dtype)
-    layers = nn.scan(
-      VisionBlock,
-      variable_axes={"params": 0, "lora": 0},
-      split_rngs={"params": True},
-      length=vision.depth,
-      unroll=min(cfg.scan_unroll, vision.depth),
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )(vision, *types, name="layers")
-    x, _ = layers(x, None)
+    layers = stacked(VisionBlock, vision.depth, cfg.scan_unroll, 0)
+    x, _ = layers(vision, *types, name="layers")(x, None)
     return x[:, 1:]
 
 

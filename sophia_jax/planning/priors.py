@@ -1,4 +1,5 @@
-"""Priors over actions: of a language model, and of known nearness to the optimum."""
+"""Priors over actions: a language model's, and those of known distance from the
+optimum."""
 
 from __future__ import annotations
 

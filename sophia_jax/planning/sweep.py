@@ -18,16 +18,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sophia_jax.planning import blocksworld, priors
-from sophia_jax.planning.lake import describe
+from sophia_jax.envs.board import ACTIONS
+from sophia_jax.planning import blocksworld, lake, priors
 from sophia_jax.planning.linvit import LinvitConfig, learn
 from sophia_jax.planning.tabular import (
-  LAKE,
-  MOVES,
   Policy,
   Tabular,
   evaluate,
-  frozen_lake,
   nearest_optimal,
   solve,
   suggested_lam,
@@ -112,11 +109,11 @@ def world_of(config: SweepConfig, seed: int) -> World:
     SophiaError: there is no such problem, or its horizon is too short.
   """
   if config.world == "frozen_lake":
-    tables = frozen_lake(success_rate=config.success_rate)
+    tables = lake.tables(success_rate=config.success_rate)
     return World(
       tables=tables,
-      texts=tuple(describe(LAKE, state) for state in range(tables.states)),
-      names=(MOVES,) * tables.states,
+      texts=tuple(lake.describe(lake.LAKE, s) for s in range(tables.states)),
+      names=(ACTIONS,) * tables.states,
     )
   if config.horizon < config.steps:
     raise SophiaError(

@@ -7,16 +7,13 @@ steps; a terminal state ends it, and has value 0.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sophia_jax.planning.backup import kl, soft_policy, soft_value
-from sophia_jax.types import SophiaError
 
 Policy = Float[Array, "H S A"]
 """Probabilities of actions at each step and state."""
@@ -154,62 +151,3 @@ def suggested_lam(epsilon: float, divergence: float) -> float:
   optimal policy.
   """
   return epsilon / (2 * divergence) if divergence > 0 else float("inf")
-
-
-# ------------------------------------------------------------------ FrozenLake
-LAKE = ("SFFF", "FHFH", "FFFH", "HFFG")
-"""Map of four by four fields: start, frozen, hole, goal."""
-MOVES = ("left", "down", "right", "up")
-_STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))
-
-
-def frozen_lake(
-  rows: Sequence[str] = LAKE, success_rate: float = 0.8
-) -> Tabular:
-  """Returns FrozenLake with the rules of Gymnasium's: reward 1 at the goal.
-
-  A move succeeds with `success_rate`; otherwise it goes to either side, with
-  equal probability. Edges hold.
-
-  Args:
-    rows: fields S, F, H, G, row by row.
-
-  Raises:
-    SophiaError: the map is no rectangle of these fields with one start.
-  """
-  text = "".join(rows)
-  width = len(rows[0]) if rows else 0
-  even = all(len(row) == width for row in rows)
-  if not even or set(text) - set("SFHG") or text.count("S") != 1:
-    raise SophiaError(
-      f"map {'/'.join(rows)[:80]!r}: use rows of equal length with the fields "
-      "S, F, H and G, and one S"
-    )
-  if not 0 <= success_rate <= 1:
-    raise SophiaError(f"success_rate={success_rate}: use a number from 0 to 1")
-  ended = np.array([field in "HG" for field in text])
-  shape = (len(text), len(MOVES), 3)
-  successors, rewards = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-  side = (1 - success_rate) / 2
-  probs = np.broadcast_to(
-    np.array([side, success_rate, side], np.float32), shape
-  )
-  for state in range(len(text)):
-    for action in range(len(MOVES)):
-      for place, turned in enumerate((action - 1, action, action + 1)):
-        to = state
-        if not ended[state]:
-          down, right = _STEPS[turned % 4]
-          row = min(max(state // width + down, 0), len(rows) - 1)
-          column = min(max(state % width + right, 0), width - 1)
-          to = row * width + column
-        successors[state, action, place] = to
-        rewards[state, action, place] = text[to] == "G" and not ended[state]
-  return Tabular(
-    successors=jnp.asarray(successors),
-    probs=jnp.asarray(probs),
-    rewards=jnp.asarray(rewards),
-    legal=jnp.ones(shape[:2], bool),
-    terminal=jnp.asarray(ended),
-    start=jnp.asarray(text.index("S"), jnp.int32),
-  )

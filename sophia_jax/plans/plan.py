@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.models import InternVLConfig, flops
@@ -104,9 +104,6 @@ def plan(
   """
   mesh = sharding.make_mesh(mesh_config, aot.devices(topology))
   sharding.check_shape(shape.rows, shape.length, shape.tiles, mesh)
-  attention = assumptions.attention_efficiency or accelerator.attention
-  gpus = topology.startswith(aot.GPUS)
-  source: Source = "arithmetic" if gpus else "compiled"
   case = Case(
     cfg=cfg,
     algorithm=algorithm,
@@ -116,14 +113,12 @@ def plan(
     optimizer=train,
     mesh=mesh,
     accelerator=accelerator,
-    attention=attention,
-    gpus=gpus,
+    attention=assumptions.attention_efficiency or accelerator.attention,
+    gpus=topology.startswith(aot.GPUS),
   )
+  source: Source = "arithmetic" if case.gpus else "compiled"
   cost = COSTS[source](case)
   segment = assumptions.segment or shape.length
-  work = _work(shape, segment)
-  needed = flops.update(cfg, work, train.trained, bool(train.lora))
-  total = sum(cost.seconds.values())
   whole: Round | None = None
   held: dict[str, float] = {}
   most = sum(cost.memory.values())
@@ -139,20 +134,33 @@ def plan(
     hbm_gib=round(hbm, 4),
     peak_gib=round(peak, 4),
     tokens_per_step=shape.tokens,
-    memory_gib={
-      k: round(v / GIB, 4) for k, v in {**cost.memory, **held}.items()
-    },
-    collectives_gib={k: round(v / GIB, 4) for k, v in cost.collectives.items()},
-    model_flops=needed,
-    estimated_seconds=round(total, 4),
-    estimated_mfu=round(needed / (total * accelerator.flops * mesh.size), 4),
-    estimated_tokens_per_s=round(shape.tokens / total, 1),
-    seconds={k: float(f"{v:.4g}") for k, v in cost.seconds.items()},
-    attention_efficiency=attention,
+    memory_gib=_in_gib({**cost.memory, **held}),
+    collectives_gib=_in_gib(cost.collectives),
+    attention_efficiency=case.attention,
     segment=segment,
     advice=_advice(cfg, peak, hbm),
     round=whole,
+    **_speed(case, cost, segment),
   )
+
+
+def _in_gib(values: Mapping[str, float]) -> dict[str, float]:
+  return {kind: round(value / GIB, 4) for kind, value in values.items()}
+
+
+def _speed(case: Case, cost: Cost, segment: int) -> dict[str, Any]:
+  """Returns the fields of a plan that say how fast an update is."""
+  work = _work(case.shape, segment)
+  needed = flops.update(case.cfg, work, case.trained, bool(case.lora))
+  total = sum(cost.seconds.values())
+  at_best = total * case.accelerator.flops * case.mesh.size
+  return {
+    "model_flops": needed,
+    "estimated_seconds": round(total, 4),
+    "estimated_mfu": round(needed / at_best, 4),
+    "estimated_tokens_per_s": round(case.shape.tokens / total, 1),
+    "seconds": {k: float(f"{v:.4g}") for k, v in cost.seconds.items()},
+  }
 
 
 def _work(shape: Shape, segment: int) -> flops.Work:

@@ -76,20 +76,30 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   label = _LABEL.fullmatch(text)
   if label is None or _LETTERS.fullmatch(text):
     return _by_value(text, choices)
-  named = _letter(label[1] or label[2] or label[3] or label[5], choices)
+  found = _by_label(label, choices)
+  return _by_value(text, choices) if found is None else found
+
+
+def _by_label(
+  label: re.Match[str], choices: Sequence[str]
+) -> frozenset[int] | None:
+  """Returns the option of a label in front, none if the rest names another.
+
+  None: the label is no option's, "(x) and so on"; the whole may be a value.
+  """
+  letter = (label[1] or label[2] or label[3] or label[5]).upper()
   rest = label[4] or label[6] or ""
+  named = _letter(letter, choices)
   other = _by_text(rest, choices) or _by_value(rest, choices)
   if _ONLY_LETTERS.fullmatch(rest) and not other & named:
-    letter = (label[1] or label[2] or label[3] or label[5]).upper()
     return named if set(re.findall("[A-Z]", rest)) == {letter} else frozenset()
+  bare = label[5] is not None
   # "A, b, c" lists letters, as "A, B, C" does.
   listed = rest.upper() if _ONLY_LETTERS.fullmatch(rest.upper()) else rest
-  letters = set(_LETTER_ALONE.findall(listed)) if label[5] else set()
-  if _HEDGE.search(rest) or letters or (other and not other & named):
+  lists = bare and _LETTER_ALONE.search(listed)
+  if _HEDGE.search(rest) or lists or (other and not other & named):
     return frozenset()
-  if not named and not label[5]:
-    return _by_value(text, choices)
-  return named
+  return named if named or bare else None
 
 
 def option_text(gold: str, choices: Sequence[str]) -> str:

@@ -146,6 +146,33 @@ def _extract(
   return answer if 0 < len(answer) <= ANSWER_CHARS else None
 
 
+def answer_span(response: str, extracted: str = "") -> tuple[int, int] | None:
+  r"""Returns the characters of the answer that ends `response`; None: it has none.
+
+  They are the last box that is not blank after the thinking, the inside of the
+  last `<answer>...</answer>` where it holds no box, or the last place of
+  `extracted` where there is neither.
+
+  Args:
+    extracted: the answer that `extract` has found.
+  """
+  text = after_thinking(response)
+  if text is None:
+    return None
+  tail, tagged = _inside_answer(text[-TAIL_CHARS:])
+  start = len(response) - len(text)
+  if tagged:
+    start = response.rfind("<answer>", start, response.rfind("</answer>"))
+    start += len("<answer>")
+  else:
+    start = len(response) - len(tail)
+  if boxes := _boxes(tail):
+    return start + boxes[-1].start, start + boxes[-1].end
+  inside = tail.strip() if tagged else extracted
+  place = tail.rfind(inside) if inside else -1
+  return (start + place, start + place + len(inside)) if place >= 0 else None
+
+
 _LETTER = re.compile(r"\W{0,3}[A-Z]\W{0,3}")
 
 

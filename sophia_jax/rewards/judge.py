@@ -12,7 +12,7 @@ Only workers load this module: it needs sympy and may hang.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -181,28 +181,16 @@ def same_value(gold: str, answer: str, slack: float = 0.0) -> bool:
   """Returns whether two values without relations are equal."""
   if squeeze(gold) == squeeze(answer):
     return True
-  words = _words(gold), _words(answer)
-  if any(words):
-    return words[0] == words[1]
-  numbers = parse_number(gold), parse_number(answer)
-  if numbers[0] is not None and numbers[1] is not None:
-    return same_number(numbers[0], numbers[1], slack)
-  if any(n is not None and n.base != 10 for n in numbers):
-    return False
-  rows = matrix(gold), matrix(answer)
-  if any(row is not None for row in rows):
-    return _same_rows(*rows, slack)
-  if at_top(gold, (":",))[1:] or at_top(answer, (":",))[1:]:
-    return _same_ratio(gold, answer)
-  if gold.startswith(r"\{") and answer.startswith(r"\{"):
-    golds, answers = split(gold), split(answer)
-    one_each = golds != [gold] and answers != [answer]
-    return one_each and same_items(golds, answers, [slack] * len(golds))
-  if bracketed(gold) or bracketed(answer) or r"\cup" in gold + answer:
-    fenced = _same_fenced(gold, answer, slack)
-    if fenced is not None:
-      return fenced
+  for same in _KINDS:
+    verdict = same(gold, answer, slack)
+    if verdict is not None:
+      return verdict
   return _same_formula(gold, answer, slack)
+
+
+def _same_words(gold: str, answer: str, _: float) -> bool | None:
+  words = _words(gold), _words(answer)
+  return words[0] == words[1] if any(words) else None
 
 
 def _words(text: str) -> str:
@@ -219,6 +207,14 @@ def _words(text: str) -> str:
   sure = (marked and longest > 1) or longest > 4 or is_chinese
   known = {"yes", "no", "true", "none", "even", "odd", "both"}
   return normalise(plain) if sure or plain.lower() in known else ""
+
+
+def _same_numbers(gold: str, answer: str, slack: float) -> bool | None:
+  one, other = parse_number(gold), parse_number(answer)
+  if one is not None and other is not None:
+    return same_number(one, other, slack)
+  in_base = any(n is not None and n.base != 10 for n in (one, other))
+  return False if in_base else None
 
 
 def same_number(gold: Number, answer: Number, slack: float) -> bool:
@@ -288,17 +284,18 @@ def _sign_of_infinity(text: str) -> str:
 
 
 # --------------------------------------------------------------------- structures
-def _same_rows(
-  gold: list[list[str]] | None, answer: list[list[str]] | None, slack: float
-) -> bool:
+def _same_rows(gold: str, answer: str, slack: float) -> bool | None:
   """Compares matrices place by place."""
-  if gold is None or answer is None:
+  golds, answers = matrix(gold), matrix(answer)
+  if golds is None and answers is None:
+    return None
+  if golds is None or answers is None:
     return False
-  if [len(row) for row in gold] != [len(row) for row in answer]:
+  if [len(row) for row in golds] != [len(row) for row in answers]:
     return False
   return all(
     same_item(a, b, slack)
-    for one, other in zip(gold, answer, strict=True)
+    for one, other in zip(golds, answers, strict=True)
     for a, b in zip(one, other, strict=True)
   )
 
@@ -309,8 +306,10 @@ _HALF_OF_DAY = re.compile(
 _CLOCK = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
 
 
-def _same_ratio(gold: str, answer: str) -> bool:
+def _same_ratio(gold: str, answer: str, _: float) -> bool | None:
   """Compares 3:2 with 6:4 or 3/2; times of the clock place by place."""
+  if not any(at_top(text, (":",))[1:] for text in (gold, answer)):
+    return None
   halves = _HALF_OF_DAY.findall(gold), _HALF_OF_DAY.findall(answer)
   if all(halves) and halves[0] != halves[1]:
     return False
@@ -334,11 +333,21 @@ def _same_ratio(gold: str, answer: str) -> bool:
   )
 
 
+def _same_sets(gold: str, answer: str, slack: float) -> bool | None:
+  if not (gold.startswith(r"\{") and answer.startswith(r"\{")):
+    return None
+  golds, answers = split(gold), split(answer)
+  one_each = golds != [gold] and answers != [answer]
+  return one_each and same_items(golds, answers, [slack] * len(golds))
+
+
 def _same_fenced(gold: str, answer: str, slack: float) -> bool | None:
   """Compares tuples, intervals and unions of them place by place.
 
   Parts of a union are in any order. None: formulas in brackets, (x+1)(x-1).
   """
+  if not (bracketed(gold) or bracketed(answer) or r"\cup" in gold + answer):
+    return None
   golds, answers = at_top(gold, (r"\cup",)), at_top(answer, (r"\cup",))
   if len(golds) != len(answers):
     return False
@@ -353,6 +362,17 @@ def _same_fenced(gold: str, answer: str, slack: float) -> bool | None:
     same_item(a, b, slack)
     for a, b in zip(one.places, other.places, strict=True)
   )
+
+
+_KINDS: tuple[Callable[[str, str, float], bool | None], ...] = (
+  _same_words,
+  _same_numbers,
+  _same_rows,
+  _same_ratio,
+  _same_sets,
+  _same_fenced,
+)
+"""Comparisons by kind of value, in their order; None: values of another kind."""
 
 
 # -------------------------------------------------------------------- relations

@@ -2,8 +2,8 @@
 
 A fixed number of slots decodes in lockstep. After every `chunk` steps, a tick,
 finished slots are returned and filled again; a prompt that several requests
-share is prefilled once, and a later turn continues in the slot of the turn before: only
-what was added to the ids is fed.
+share is prefilled once, and a later turn continues in the slot of the turn
+before: only what was added to the ids is fed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class EngineConfig:
   """Decoding steps between two looks at what has finished."""
   drop_oversize: bool = True
   """Whether problems that `length` has no room for are left out of sampling,
-  counted and named; False: they are refused before anything is sampled."""
+  counted and named; False: they are refused before anything is sampled. A
+  reasoner's prompt counts with the longest caption, since none is there yet."""
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ put in by concatenation, never by `str.format`: a caption may hold braces.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 # Asks for everything the picture shows and reveals nothing of the question, so
 # that a caption cannot answer it; only what is described can reward it.
@@ -67,6 +68,49 @@ _SLOW_THINKING = (
   " tokens in total.",
 )
 
+# A video is described frame by frame, for a model that only reads: first what is
+# there, then what changes. What bears on the question must be in it, the answer
+# must not.
+FIRST_VIEW = """\
+This is the first frame of a video that a moving camera has taken. Describe it for someone who cannot see it: the objects, where each one is in the frame, and how they lie to each other. End with what bears on the question below. Do not answer the question.
+
+Question: {question}"""
+NEXT_VIEW = """\
+These are two frames of a video that a moving camera has taken, the later one last. Describe the later one for someone who cannot see it, in three short parts. Do not answer the question.
+
+- Action: how the camera has moved or turned from the first frame to the second.
+- Change: what has come into view, what has left it, what has moved.
+- Question: what in the second frame bears on the question below.
+
+Question: {question}"""
+
+# Asks where reasoning leads, of a model that sees nothing else: it must not
+# correct the reasoning.
+READING = """\
+Below are a question and someone's reasoning about it. Choose the option that this reasoning leads to, whether or not it is right. Reply with one letter and nothing else.
+
+### Question
+{question}
+
+### Reasoning
+{reasoning}
+
+### Answer
+"""
+
+
+def filled(template: str, **texts: str) -> str:
+  """Returns a template with texts in the place of their {names}.
+
+  Put together piece by piece: a text may itself hold "{question}".
+  """
+  names = "|".join(map(re.escape, texts))
+  pieces = re.split(rf"\{{({names})\}}", template)
+  return "".join(
+    texts[piece] if i % 2 else piece for i, piece in enumerate(pieces)
+  )
+
+
 # One fact a line, so that a line that cannot be read costs that fact alone. The
 # clauses are a model's words and come last.
 _ATOMIC_FACTS = """\
@@ -126,14 +170,16 @@ class Prompts:
   """System prompt of trajectories that think in tags, and of evaluation."""
   reasoning: str = ""
   """Holds {caption} and {question} where they go; "": `simulated_vision`."""
+  first_view: str = FIRST_VIEW
+  """Prompt of a describer for a first frame; holds {question}."""
+  next_view: str = NEXT_VIEW
+  """Prompt of a describer for a frame and the one before; holds {question}."""
+  reading: str = READING
+  """Prompt of a reader, which answers from reasoning alone; holds {question} and
+  {reasoning}."""
 
   def reason(self, question: str, caption: str) -> str:
-    """Returns the reasoner's prompt f(x_q, c).
-
-    Put together piece by piece: a caption may itself hold "{question}".
-    """
+    """Returns the reasoner's prompt f(x_q, c)."""
     if not self.reasoning:
       return simulated_vision(question, caption)
-    before, _, after = self.reasoning.partition("{caption}")
-    asked = [part.replace("{question}", question) for part in (before, after)]
-    return caption.join(asked)
+    return filled(self.reasoning, caption=caption, question=question)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.rollout.prompts import Prompts, atomic_facts, check_fact
+from sophia_jax.rollout.prompts import (
+  Prompts,
+  atomic_facts,
+  check_fact,
+  filled,
+)
 from sophia_jax.rollout.ticks import Asked, Recorded, Ticking
 from sophia_jax.rollout.world import Seat
 from sophia_jax.types import Chat, Problem, Prompt, Sampling
@@ -63,6 +68,18 @@ def teacher(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def describer(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks for a description of a frame, and of what is new since the one before."""
+  del words
+
+  def ask(problem: Problem, *, first: str, last: str) -> Chat:
+    shown = problem.images[int(first) : int(last) + 1]
+    asked = prompts.next_view if len(shown) > 1 else prompts.first_view
+    return Chat(text=filled(asked, question=problem.text), images=shown)
+
+  return ask
+
+
 def extractor(words: Renderer, prompts: Prompts) -> Ask:
   """Asks a model for the atomic facts of numbered clauses; it sees no image."""
   del words, prompts
@@ -70,6 +87,18 @@ def extractor(words: Renderer, prompts: Prompts) -> Ask:
   def ask(problem: Problem, *, text: str) -> Chat:
     del problem
     return Chat(text=atomic_facts(text))
+
+  return ask
+
+
+def reader(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks which option reasoning leads to; descriptions and images are not shown."""
+  del words
+
+  def ask(problem: Problem, *, reasoning: str) -> Chat:
+    return Chat(
+      text=filled(prompts.reading, question=problem.bare, reasoning=reasoning)
+    )
 
   return ask
 
@@ -92,11 +121,13 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
 }
 """Prompt of each role; `caption` is the policy in another role. Every other
 name is one of a teacher."""
-TAUGHT: dict[str, Callable[[Renderer, Prompts], Ask]] = {
+TEACHERS: dict[str, Callable[[Renderer, Prompts], Ask]] = {
+  "describer": describer,
+  "reader": reader,
   "extractor": extractor,
   "checker": checker,
 }
-"""Prompt of each teacher that is asked something else than the policy is."""
+"""Prompt of each teacher that is asked something else than the policy."""
 OWN = frozenset({"policy", "caption"})
 """Roles of the policy; other models have other vocabularies."""
 
@@ -123,7 +154,7 @@ def seats(
     engines: by role, then by difficulty, as Seat.engines. None: a world that
       replays a store.
   """
-  taught = {name: TAUGHT.get(name, teacher) for name in teachers(asked)}
+  taught = {name: TEACHERS.get(name, teacher) for name in teachers(asked)}
   return {
     role: Seat(
       prompt=make(words, prompts),

@@ -32,7 +32,7 @@ def truncate(
 
 
 def _argmax(x: Float[Array, "B V"]) -> Int[Array, "B"]:
-  """The lowest index of each row's largest value; 0 for a row with NaN.
+  """Returns the lowest index of each row's largest value; 0 for a row with NaN.
 
   Two passes that a CPU vectorises; it takes `jnp.argmax` value by value.
   """

@@ -46,7 +46,11 @@ def is_cut(text: str) -> bool:
 
 
 class Traces:
-  """Stored responses by the ids of their problems; implements ticks.Recorded."""
+  """Stored responses; implements ticks.Recorded.
+
+  They go by the ids of their problems, or by places in the problems' trees:
+  "p7/0" is the response at place (0,) of p7.
+  """
 
   def __init__(self, examples: Iterable[Example], where: str, strict: bool):
     """Keeps the responses.
@@ -56,10 +60,11 @@ class Traces:
       strict: whether a problem without a whole response is an error.
     """
     self._texts: Mapping[str, str] = {e.id: e.response for e in examples}
+    self._problems = {id.rpartition("/")[0] for id in self._texts}
     self._where, self._strict = where, strict
 
   def __contains__(self, problem: Problem) -> bool:
-    return problem.id in self._texts
+    return problem.id in self._texts or problem.id in self._problems
 
   def recorded(self, request: Request, problem: Problem) -> Completion:
     """Returns the response to a problem, or why there is none.
@@ -68,7 +73,8 @@ class Traces:
       SophiaError: there is none, or it ends inside its thoughts, and that is
         an error.
     """
-    text = self._texts.get(problem.id)
+    place = request.id.rpartition(":")[0]
+    text = self._texts.get(place, self._texts.get(problem.id))
     why = NONE if text is None else CUT if is_cut(text) else ""
     if why and self._strict:
       what = "no response" if why == NONE else "a response that is cut off"

@@ -12,6 +12,7 @@ import jax
 from sophia_jax.checkpoints.directories import save_params
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.digits import (
+  clip_files,
   corpus,
   descriptions,
   measures,
@@ -30,25 +31,35 @@ from sophia_jax.models import (
   init_params,
 )
 from sophia_jax.rollout.prompts import Prompts
+from sophia_jax.runs import pans
 from sophia_jax.runs.run import Run
+
+SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
+"""Files of what images and clips show."""
 
 
 def prepare(run: Run) -> None:
-  """Makes what is not there of: data, a policy that sees, a reasoner's start."""
+  """Makes what is not there of: data, a policy that sees, a reasoner's start.
+
+  A world of pans has other data, and a policy that reads.
+  """
+  if run.config.prepare.get("pans"):
+    pans.prepare(run)
+    return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
-  if not _done(run, "data"):
+  if not run.made("data"):
     with run.step("data"):
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
       corpus.write(data, config, prompts, run.seed)
-  if config.practice and not _done(run, "practice"):
+  if config.practice and not run.made("practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
-  if run.config.prepare.get("descriptions") and not _done(run, "descriptions"):
+  if run.config.prepare.get("descriptions") and not run.made("descriptions"):
     with run.step("descriptions"):
       sizes, seed = _split(run, config)
       descriptions.write(
@@ -58,11 +69,22 @@ def prepare(run: Run) -> None:
         run.config.prompts.slow_thinking,
         seed,
       )
-  if run.config.prepare.get("world") and not _done(run, "world"):
+  if run.config.prepare.get("world") and not run.made("world"):
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")
       worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
-  if not _done(run, "vision"):
+  if run.config.prepare.get("clips") and not run.made("clip_files"):
+    with run.step("clip_files"):
+      _, seed = made = _split(run, config)
+      training, held_out = scenes.load_scans(seed, made[0].held_out_scans)
+      clip_files.write(
+        data,
+        run.section(clip_files.ClipConfig, "prepare.clips"),
+        clip_files.Scanned(training, held_out),
+        run.config.prompts.slow_thinking,
+        seed,
+      )
+  if not run.made("vision"):
     with run.step("vision"):
       _see(run, config)
       _reasoner_start(run)
@@ -79,11 +101,6 @@ def _split(
   return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
 
 
-def _done(run: Run, step: str) -> bool:
-  """Returns whether the run, or the base it starts from, has done a step."""
-  return run.done(step) or (run.base is not None and run.base.done(step))
-
-
 def readings(
   run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
@@ -95,13 +112,18 @@ def readings(
   Returns:
     {"before": measures, ...}; {} in a run of other problems.
   """
-  scenes = run.path("data/scenes.jsonl")
-  if not run.config.get("prepare") or not scenes.exists():
+  if not run.config.get("prepare") or not responses:
     return {}
   problems = {p.id: p for p in run.problems(run.config.data.heldout)}
-  with open(scenes, encoding="utf-8") as f:
-    rows = map(json.loads, f)
-    seen = {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
+  seen: dict[str, tuple[int | None, ...]] = {}
+  for path in map(run.path, SCENES):
+    if not path.exists():
+      continue
+    with open(path, encoding="utf-8") as f:
+      rows = map(json.loads, f)
+      seen |= {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
+  if seen.keys() != problems.keys():
+    return {}
   return {
     name: measures.measure(each, problems, seen)
     for name, each in responses.items()

@@ -131,8 +131,7 @@ def reasoner(run: Run, name: str) -> Iterator[ReasonerEngine]:
 @contextlib.contextmanager
 def chat(run: Run, choice: EngineChoice) -> Iterator[SGLangChat]:
   """Opens servers that are there already, whose vocabulary is not ours."""
-  urls = [url.strip() for url in choice.urls.split(",")]
-  with SGLangChat(urls, _client(run)) as engine:
+  with SGLangChat(_listed(choice), _client(run)) as engine:
     yield engine
 
 
@@ -143,8 +142,7 @@ def scorer(run: Run) -> Iterator[CommonWords | ScoreClient]:
   if choice.engine == "words":
     yield CommonWords()
     return
-  urls = [url.strip() for url in choice.urls.split(",")]
-  with ScoreClient(urls, _client(run)) as engine:
+  with ScoreClient(_listed(choice), _client(run)) as engine:
     yield engine
 
 
@@ -194,12 +192,16 @@ def _servable(run: Run, directory: Path) -> Path:
 def _urls(
   run: Run, choice: EngineChoice, role: Role, directory: Path, name: str = ""
 ) -> Iterator[list[str]]:
-  """The servers of a role; one is started for the block if none is named."""
+  """Yields the servers of a role; starts one for the block if none is named."""
   if choice.urls:
-    yield [url.strip() for url in choice.urls.split(",")]
+    yield _listed(choice)
     return
   with supervise.running(run.config, run.workdir, role, directory, name) as url:
     yield [url]
+
+
+def _listed(choice: EngineChoice | ScorerConfig) -> list[str]:
+  return [url.strip() for url in choice.urls.split(",")]
 
 
 def _client(run: Run) -> ClientConfig:

@@ -4,6 +4,10 @@ A prompt and its longest answer share `config.engine.length` tokens. Problems th
 need more are left out of sampling, counted and named, or refused
 (`engine.drop_oversize`); an evaluation always refuses them, since its score must
 not depend on the size of an engine.
+
+A reasoner's prompt is counted with the longest caption that `captioning` allows.
+The captions themselves are sampled later, and a run whose problems depended on
+them would learn from other problems by chance, and know it only at the end.
 """
 
 from __future__ import annotations
@@ -105,7 +109,7 @@ def of_stage(run: Run, stage: Stage, words: Renderer) -> list[Ask]:
 
 
 def _of_reasoners(run: Run, prompts: Prompts) -> Iterator[Ask]:
-  """Yields what each embedded reasoner is asked; captions join the prompt."""
+  """Yields what each embedded reasoner is asked, with the longest caption."""
   longest = sum(
     run.section(Sampling, key).max_new_tokens
     for key in ("captioning", "reasoning")

@@ -13,12 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.schema import record_errors
 from sophia_jax.files import read_json, write_json, write_jsonl
 from sophia_jax.hosts import meeting
-from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies, sampling, training
+from sophia_jax.runs import sampling, training
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.checkpoint import newest_step, read_identity
@@ -39,10 +37,9 @@ def write(run: Run, stage: Stage) -> None:
   Raises:
     SophiaError: the method finds nothing to write; says why.
   """
-  prompts = run.section(Prompts, "prompts")
-  image = run.section(ImageConfig, "images")
-  _, renderer = policies.load_words(run.start(stage), image, prompts.system)
-  words = training.PolicyWords(renderer, prompts.slow_thinking)
+  words = training.PolicyWords(
+    sampling.words_of(run, stage), run.config.prompts.slow_thinking
+  )
   assert stage.algorithm.files is not None
   found = stage.algorithm.files(sampling.groups(run, stage), words)
   if meeting.is_leader():

@@ -112,7 +112,7 @@ def _scale(step: Path) -> float:
 
 
 def _step(src: Path) -> Path | None:
-  """The training checkpoint that `src` means; None if it is not of training.
+  """Returns the training checkpoint that `src` means; None if it means none.
 
   Raises:
     SophiaError: training has saved nothing that is whole.
@@ -148,7 +148,7 @@ def _base(step: Path) -> Path:
 
 
 def _trained_config(step: Path) -> InternVLConfig:
-  """The model that a checkpoint was saved of."""
+  """Returns the config of the model that a checkpoint was saved of."""
   model: dict[str, Any] = dict(read_identity(step)["model"])
   try:
     decoder = DecoderConfig(**_hashable(model.pop("decoder")))

@@ -79,6 +79,9 @@ class TeacherConfig(EngineChoice):
   absent: str = "skip"
   """Treatment of an answer that is absent or cut off: "skip", a group does
   without it, or "stop"."""
+  cache: str = free("")
+  """Directory of live answers by content, which runs may share; "": none. A
+  relative one is inside the workdir."""
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -90,6 +93,8 @@ class TeacherConfig(EngineChoice):
         f"{' and '.join(given) or 'nothing'} given; give one of file, path, "
         "urls"
       )
+    if self.cache and self.file:
+      raise ValueError("cache and file given; a file needs no cache")
     if self.urls and not self.served:
       raise ValueError("urls without served; give the servers' model name")
 

@@ -100,8 +100,8 @@ def _fetch(run: Run, chosen: Sequence[Stage]) -> None:
     names += [
       values.path for values in run.config.reasoners.values() if not values.urls
     ]
-  names_taught = {stage.config.model for stage in chosen} - {training.POLICY}
-  taught = {run.config.reasoners[name].path for name in names_taught}
+  learners = {stage.config.model for stage in chosen} - {training.POLICY}
+  taught = {run.config.reasoners[name].path for name in learners}
   for name in names:
     if name not in taught and not run.path(name).exists():
       hub.local(name)
@@ -192,9 +192,11 @@ def _check_data(
     if "reasoner" in stage.algorithm.roles:
       check_difficulties(where, problems, list(run.config.reasoners))
     if words:
-      check_images(where, problems, words)
+      if roles.OWN & set(stage.algorithm.roles):
+        check_images(where, problems, words)
       lengths.fitting(run, stage, problems, words)
-  if run.config.data.heldout:
+  held_out = run.config.data.heldout
+  if held_out and not any(run.writes(s.name, held_out) for s in chosen):
     problems = run.problems(run.config.data.heldout)
     config = run.section(EvalConfig, "eval")
     if words:
@@ -247,7 +249,8 @@ def check_images(
     raise SophiaError(
       f"{where}: problem {seen[0].id} has images ({len(seen)} of "
       f"{len(problems)} do), and the policy is a text-only model; give a "
-      "vision-language checkpoint as config.policy.path"
+      "vision-language checkpoint as config.policy.path, or put descriptions in "
+      'the place of images first (a stage "describe")'
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals import report as page
 from sophia_jax.files import read_json
-from sophia_jax.runs import digits, sampler, sampling, trials
+from sophia_jax.runs import digits, pans, sampler, sampling, trials
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -47,6 +47,7 @@ def report(run: Run) -> dict[str, Any]:
   """
   before, after = (_evaluation(run, name) for name in ("before", "after"))
   evaluated = {"before": before, "after": after}
+  said = {k: v["responses"] for k, v in evaluated.items() if v}
   sampled = [s for s in _all_stages(run) if _has_samples(run, s)]
   shown: list[Group] = []
   selected: set[str] = set()
@@ -57,11 +58,10 @@ def report(run: Run) -> dict[str, Any]:
     "algorithm": run.last().config.algorithm,
     "stages": [_stage(run, stage) for stage in _all_stages(run)],
     "pass_at_1": {k: v.get("pass_at_1") for k, v in evaluated.items()},
-    **_measures(run),
+    **_measures(run, said),
     "by_source": {k: v.get("by_source") for k, v in evaluated.items()},
-    "reading": digits.readings(
-      run, {k: v["responses"] for k, v in evaluated.items() if v}
-    ),
+    "by_tag": {k: v.get("splits") for k, v in evaluated.items()},
+    "reading": digits.readings(run, said),
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
     "training_data": {
@@ -93,12 +93,12 @@ def _all_stages(run: Run) -> list[Stage]:
 
 
 def _is_here(run: Run, stage: Stage) -> bool:
-  """Whether this run has done the stage itself, not its base."""
+  """Returns whether this run has done the stage itself, not its base."""
   return run.done(stage.name)
 
 
 def _has_samples(run: Run, stage: Stage) -> bool:
-  """Whether a stage has sampled here, and its samples are still there."""
+  """Returns whether a stage has sampled here and its samples are still there."""
   once = stage.samples and stage.config.rounds == 1
   there = not once or sampling.store_directory(run, stage).is_dir()
   return stage.samples and there and _is_here(run, stage)
@@ -198,8 +198,13 @@ def _evaluation(run: Run, name: str) -> dict[str, Any]:
   return _read(run.evals(name) / f"{name}.json")
 
 
-def _measures(run: Run) -> dict[str, Any]:
-  """Returns what episodes measured before and after; {} without episodes."""
+def _measures(
+  run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+  """Returns measures before and after, of episodes or of answers about videos; {}
+  where there are neither."""
+  if of_answers := pans.measured(run, responses):
+    return {"measures": of_answers}
   found = [trials.read(run, name) for name in ("before", "after")]
   if not all(found):
     return {}

@@ -13,9 +13,9 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, rewarders, training
+from sophia_jax.runs import evaluation, rewarders, sampling, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -32,6 +32,7 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.stopping import Preempted
 from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.average import Follower
 from sophia_jax.train.session import Session
 from sophia_jax.types import Group, Problem, TokenSequence
 
@@ -52,6 +53,15 @@ class Sampled:
   seconds: float
 
 
+class Beside(NamedTuple):
+  """The models beside the policy; at most one critic and one average."""
+
+  critics: Sequence[Session]
+  averages: Sequence[Follower]
+  references: Mapping[str, Scorer]
+  """Models that never change, by the names that annotators use."""
+
+
 def learn(run: Run, stage: Stage) -> None:
   """Samples and learns for all rounds of a stage, and exports the result.
 
@@ -69,14 +79,20 @@ def learn(run: Run, stage: Stage) -> None:
   start |= rewarders.opened(run, stage, mesh)
   critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
+    # Before the session sets its mesh, under which no checkpoint is read.
+    others = stack.enter_context(sampling.opened_others(run, stage))
     stack.enter_context(session)
     for critic in critics:
       critic.limit = session.step
       stack.enter_context(critic)
     start |= training.unadapted(stage, session, names)
+    averages = training.averages(run, stage, session)
+    for average in averages:
+      stack.enter_context(average)
     first = training.served(session.params())
-    sampler = stack.enter_context(opened(run, stage, model, first))
-    Rounds(run, stage, model, mesh, session, critics, sampler, start).run()
+    sampler = stack.enter_context(opened(run, stage, model, first, others))
+    beside = Beside(critics, averages, start)
+    Rounds(run, stage, model, mesh, session, beside, sampler).run()
     params = session.model_params
   training.export(run, stage, model, params)
 
@@ -91,20 +107,18 @@ class Rounds:
     model: Model,
     mesh: Mesh,
     session: Session,
-    critics: Sequence[Session],
+    beside: Beside,
     sampler: Sampler,
-    references: dict[str, Scorer],
   ):
     self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
-    self._session, self._critics = session, critics
+    self._session, self._beside = session, beside
     self._sampler = sampler
     self._words = training.words(run, model)
-    self._references = references
     self._said = False
-    """Whether the tile budget that the data suggest is said."""
+    """Whether the suggested tile budget is logged."""
 
   def run(self) -> None:
-    """Goes through the rounds that the newest checkpoint has not behind it."""
+    """Runs the rounds that follow the newest checkpoint."""
     config, session = self._stage.config, self._session
     first = session.cursor.get("round", 0)
     drawn = session.cursor.get("drawn", 0)
@@ -134,10 +148,15 @@ class Rounds:
           raise Preempted(f"saved round {number} in {session.directory}")
 
   def _save(self, cursor: dict[str, Any]) -> None:
-    """Saves critic and policy; a critic may be ahead after a kill, never behind."""
-    for critic in self._critics:
-      critic.save(cursor)
-      critic.wait_saved()
+    """Saves what is beside the policy, then the policy: after a kill the former
+    may be ahead, never behind."""
+    others: list[Session | Follower] = [
+      *self._beside.critics,
+      *self._beside.averages,
+    ]
+    for other in others:
+      other.save(cursor)
+      other.wait_saved()
     self._session.save(cursor)
 
   # --------------------------------------------------------------------- sampling
@@ -234,15 +253,23 @@ class Rounds:
     session.metrics(found)
     for batch in loader:
       now = dataclasses.replace(moment, step=session.step)
-      for learner in (*self._critics, session):
+      for learner in (*self._beside.critics, session):
         learner.update(batch, now)
+      for average in self._beside.averages:
+        average.follow()
     latest = session.latest()
     return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
 
   def _models(self) -> dict[str, Scorer]:
     """Returns the models that annotators name, beside the policy."""
-    scorers = [critic.scorer() for critic in self._critics]
-    return {**self._references, **dict(zip([training.CRITIC], scorers))}
+    critics, averages, references = self._beside
+    found = dict(references)
+    for name, others in (
+      (training.CRITIC, critics),
+      (training.AVERAGE, averages),
+    ):
+      found |= dict(zip([name], [other.scorer() for other in others]))
+    return found
 
   def _evaluate(self, number: int) -> None:
     """Evaluates on the held-out problems, every so many rounds."""

@@ -329,6 +329,10 @@ class Run:
   def done(self, step: str) -> bool:
     return step in self.seconds()
 
+  def made(self, step: str) -> bool:
+    """Returns whether the run, or the base it starts from, has done a step."""
+    return self.done(step) or (self.base is not None and self.base.done(step))
+
   @contextlib.contextmanager
   def step(self, name: str) -> Iterator[None]:
     """Records a step as done, with its seconds, once its block has ended.

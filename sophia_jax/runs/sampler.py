@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sophia_jax.checkpoints import save_params
-from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.data.images import TileCache
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params
 from sophia_jax.rewards.pool import Verifier
@@ -23,7 +23,7 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.rollout.weights import ServedWeights
 from sophia_jax.rollout.world import World
-from sophia_jax.runs import engines, policies, sampling
+from sophia_jax.runs import engines, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampling import Shard
@@ -58,7 +58,9 @@ class Sampler:
     """Lets the policy answer with other weights: (params, version)."""
     self.policy = policy.engine
     """The policy's engine; answers with the weights that were loaded last."""
-    self._seats = sampling.seats(run, stage, policy.engine, others)
+    self._seats = sampling.seats(
+      run, stage, policy.engine.renderer, others, policy.engine
+    )
     self.problems = sampling.fitting(run, stage)
     """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
@@ -141,18 +143,22 @@ def local(params: Params) -> Params:
 
 @contextlib.contextmanager
 def opened(
-  run: Run, stage: Stage, model: Model, params: Params
+  run: Run,
+  stage: Stage,
+  model: Model,
+  params: Params,
+  others: sampling.Engines,
 ) -> Iterator[Sampler]:
-  """Opens the engines of a stage's rounds.
+  """Opens the policy's engine for a stage's rounds.
 
   Args:
     params: weights that an embedded engine begins with.
+    others: engines of the models beside the policy.
   """
   embedded = run.config.policy.engine == "embedded"
   with (
     sampling.verifier(run) as judge,
     (_embedded if embedded else _served)(run, stage, model, params) as policy,
-    sampling.opened_others(run, stage) as others,
     explained("what was finished is stored"),
   ):
     yield Sampler(run, stage, policy, others, judge)
@@ -215,9 +221,7 @@ def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
 def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
   """Yields the groups of every round of a stage that is done, from the stores."""
   prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
+  words = sampling.words_of(run, stage)
   problems = sampling.problems(run, stage)
   assert stage.algorithm.sample is not None
   for number in range(stage.config.rounds):

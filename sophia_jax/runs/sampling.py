@@ -54,14 +54,16 @@ SAMPLING = {
   "caption": "captioning",
   "reasoner": "reasoning",
 }
-"""Config section of each role's `Sampling`; a teacher's is "teaching"."""
-TEACHING = "teaching"
+"""Config section of each role's `Sampling`; see `teachers.section_of`."""
 PROMPTS = {
   "policy": ("system", "slow_thinking"),
   "caption": ("system", "caption"),
   "reasoner": ("reasoning",),
+  "describer": ("first_view", "next_view"),
+  "reader": ("reading",),
 }
-"""Prompts that each role's answers depend on; a teacher's is slow thinking."""
+"""Prompts that each role's answers depend on; of another teacher's, slow
+thinking."""
 SCORER = routing.SCORER
 
 
@@ -137,14 +139,18 @@ def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
   Raises:
     SophiaError: as `problems`, or they do not fit and may not be left out.
   """
-  _, words = policies.load_words(
-    run.start(stage),
-    run.section(ImageConfig, "images"),
-    run.config.prompts.system,
-  )
+  words = words_of(run, stage)
   found = lengths.fitting(run, stage, problems(run, stage), words)
   check_enough(stage, len(found))
   return found
+
+
+def words_of(run: Run, stage: Stage) -> Renderer:
+  """Returns the renderer of the checkpoint that a stage starts from."""
+  images = run.section(ImageConfig, "images")
+  system = run.config.prompts.system
+  _, words = policies.load_words(run.start(stage), images, system)
+  return words
 
 
 def check_enough(stage: Stage, count: int) -> None:
@@ -317,10 +323,7 @@ def _whole(run: Run, stage: Stage, problems: Sequence[Problem]) -> bool:
 
 def _replay(run: Run, stage: Stage, store: Store) -> World:
   """Returns a world in which only the store answers."""
-  prompts = run.section(Prompts, "prompts")
-  _, words = policies.load_words(
-    run.start(stage), run.section(ImageConfig, "images"), prompts.system
-  )
+  words, prompts = words_of(run, stage), run.section(Prompts, "prompts")
   return World(store, replayed(stage, words, prompts), words, seed=run.seed)
 
 
@@ -392,7 +395,9 @@ def samplings(run: Run, stage: Stage) -> dict[str, Sampling]:
 def sections(asked: Iterable[str]) -> dict[str, str]:
   """Returns the config section of the `Sampling` of each role that draws."""
   draws = [role for role in asked if role != SCORER]
-  return {role: SAMPLING.get(role, TEACHING) for role in draws}
+  return {
+    role: SAMPLING.get(role) or teachers.section_of(role) for role in draws
+  }
 
 
 def replayed(
@@ -407,12 +412,16 @@ def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
   """Opens the policy and the reasoners of a stage that samples once."""
   how = samplings(run, stage)
   own = [role for role in stage.algorithm.roles if role in roles.OWN]
+  if not own:
+    with opened_others(run, stage) as others:
+      yield seats(run, stage, words_of(run, stage), others)
+    return
   longest = max(how[role].max_new_tokens for role in own)
   with (
     engines.policy(run, run.start(stage), longest) as policy,
     opened_others(run, stage) as others,
   ):
-    yield seats(run, stage, policy, others)
+    yield seats(run, stage, policy.renderer, others, policy)
 
 
 @contextlib.contextmanager
@@ -436,16 +445,22 @@ def opened_others(run: Run, stage: Stage) -> Iterator[Engines]:
 
 
 def seats(
-  run: Run, stage: Stage, policy: Any, others: Engines
+  run: Run,
+  stage: Stage,
+  words: Renderer,
+  others: Engines,
+  policy: Any = None,
 ) -> Mapping[str, Seat]:
   """Returns the seats of all roles; those that the method asks have engines.
 
   Args:
+    words: the policy's renderer.
     others: engines of the models beside the policy.
+    policy: its engine; None where the method does not ask it.
   """
   asked = stage.algorithm.roles
   return roles.seats(
-    policy.renderer,
+    words,
     run.section(Prompts, "prompts"),
     samplings(run, stage),
     {role: others.get(role, {"": policy}) for role in asked},

@@ -8,13 +8,17 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from sophia_jax.algorithms.describe import DESCRIBER
+from sophia_jax.algorithms.labels import CHECKER, EXTRACTOR
+from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import nearest, section
 from sophia_jax.data.problems import load_examples
 from sophia_jax.datasets.sources import refuse_evaluation
-from sophia_jax.rollout import roles
+from sophia_jax.rollout import cache, roles
 from sophia_jax.rollout.sglang import SGLangChat
 from sophia_jax.rollout.teachers import Tolerant, Traces, is_cut
+from sophia_jax.rollout.ticks import Asked
 from sophia_jax.runs import engines, policies
 from sophia_jax.runs.policies import TeacherConfig
 from sophia_jax.runs.run import Run
@@ -22,6 +26,14 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.types import Example, Sampling, SophiaError
 
 _log = logging.getLogger("sophia_jax")
+
+DRAWN = {"describer": "describing", "reader": "reading"}
+"""Config section of the `Sampling` of teachers; "teaching" of the others."""
+
+
+def section_of(name: str) -> str:
+  """Returns the config section that says how a teacher's tokens are drawn."""
+  return DRAWN.get(name, "teaching")
 
 
 def config_of(run: Run, name: str) -> TeacherConfig:
@@ -50,16 +62,28 @@ def check(run: Run, stage: Stage) -> None:
   """
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
-    if config.file and name in roles.TAUGHT:
+    if config.file and name in (EXTRACTOR, CHECKER):
       raise SophiaError(
         f"config.teachers.{name}.file: the {name} is asked about every answer, "
         "and a file has one for each problem; give path, or urls and served"
       )
-    made = bool(run.config.get("prepare"))
-    made = made or run.writes(stage.name, config.file)
-    if config.file and (run.path(config.file).is_file() or not made):
+    prepared = run.config.get("prepare")
+    made_here = prepared or run.writes(stage.name, config.file)
+    if config.file and (run.path(config.file).is_file() or not made_here):
       traces = _traces(run, name, config)
       _refuse_strangers(run, stage, name, config, traces)
+    if config.path and run.path(config.path).is_dir():
+      _refuse_blind(run, name, config)
+
+
+def _refuse_blind(run: Run, name: str, config: TeacherConfig) -> None:
+  """Raises SophiaError if a text-only model is to describe images."""
+  directory = run.path(config.path)
+  if name == DESCRIBER and read_config(directory).vision is None:
+    raise SophiaError(
+      f"config.teachers.{name}.path: {directory} is a text-only model and is "
+      "shown images; give a vision-language checkpoint"
+    )
 
 
 def _refuse_strangers(
@@ -85,10 +109,8 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     own = {"absent": config.absent}
     if config.file:
       own["responses"] = _digest(_examples(run, config))
-    elif config.path:
-      own["model"] = fingerprint(run.path(config.path))
     else:
-      own["model"] = config.served
+      own["model"] = _model(run, config)
     found[name] = own
   return {"teachers": found} if found else {}
 
@@ -113,24 +135,41 @@ def opened(run: Run, name: str) -> Iterator[Any]:
     yield _traces(run, name, config)
   elif config.path:
     directory = run.path(config.path)
-    yield engines.embedded(run, policies.load_policy(run, directory))
+    engine = engines.embedded(run, policies.load_policy(run, directory))
+    yield _cached(run, config, engine)
   else:
-    with engines.chat(run, config) as engine:
-      yield _served(run, name, config, engine)
+    with engines.chat(run, config) as served:
+      yield _served(run, name, config, served)
+
+
+def _cached(run: Run, config: TeacherConfig, engine: Any) -> Any:
+  """Returns the engine, with a cache where the config names a directory."""
+  if not config.cache:
+    return engine
+  directory = run.path(config.cache)
+  return cache.cached(engine, directory, _model(run, config))
+
+
+def _model(run: Run, config: TeacherConfig) -> str:
+  """Returns the identity of a model that answers live."""
+  if config.path:
+    return fingerprint(run.path(config.path))
+  return config.served
 
 
 def _served(
   run: Run, name: str, config: TeacherConfig, engine: SGLangChat
-) -> SGLangChat | Tolerant:
+) -> Asked:
   """Looks at the servers; returns an engine that survives them if it may."""
-  how = run.section(Sampling, "teaching")
+  how = run.section(Sampling, section_of(name))
   try:
     engine.check(config.served, how.max_new_tokens)
   except SophiaError as e:
     if config.absent == "stop":
       raise
     _log.warning("teacher %s: %s", name, e)
-  return engine if config.absent == "stop" else Tolerant(engine, name)
+  asked = _cached(run, config, engine)
+  return asked if config.absent == "stop" else Tolerant(asked, name)
 
 
 def _examples(run: Run, config: TeacherConfig) -> list[Example]:

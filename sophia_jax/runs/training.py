@@ -12,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from sophia_jax.algorithms import credit
-from sophia_jax.algorithms.contract import Moment
+from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.checkpoints import adapters
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive, section
@@ -34,6 +34,7 @@ from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
+from sophia_jax.train.average import Follower
 from sophia_jax.train.loop import fit
 from sophia_jax.train.sequences import prepare, truncated
 from sophia_jax.train.session import Session
@@ -42,6 +43,7 @@ from sophia_jax.types import Example, SophiaError, Status, TokenSequence
 
 _log = logging.getLogger("sophia_jax")
 POLICY, REFERENCE, CRITIC = "policy", "reference", "critic"
+AVERAGE = "average"
 ADAPTER = "adapter"
 """Directory of a stage's adapters in PEFT's format."""
 
@@ -68,9 +70,9 @@ def learn(run: Run, stage: Stage) -> None:
     "every host must see the same files under the same names",
   )
   if meeting.is_leader():
-    made = loader.summary()
-    write_json(directory / "input.json", made)
-    say_tiles(stage, made["suggested_tile_budget"])
+    summary = loader.summary()
+    write_json(directory / "input.json", summary)
+    say_tiles(stage, summary["suggested_tile_budget"])
   names = POLICY, REFERENCE
   starts = references(stage, model, mesh, names)
   starts |= rewarders.opened(run, stage, mesh)
@@ -155,16 +157,35 @@ def session(
   run: Run, stage: Stage, model: Model, mesh: Mesh, updates: int
 ) -> Session:
   """Makes the session of a stage's model, not entered yet."""
+  return _session(run, stage, model, mesh, updates, stage.algorithm)
+
+
+def _session(
+  run: Run,
+  stage: Stage,
+  model: Model,
+  mesh: Mesh,
+  updates: int,
+  algorithm: Algorithm,
+  inside: str = "",
+  role: str = "actor",
+) -> Session:
+  """Makes a session that starts from the stage's weights.
+
+  Args:
+    inside: folder of the stage's directory that it writes to.
+  """
   return Session(
     model.module,
     _weights(run, stage, model, mesh),
-    stage.algorithm,
+    algorithm,
     stage.train,
-    run.directory(stage.name),
+    run.directory(stage.name) / inside,
     {"model": _architecture(model), **identity(run, stage)},
     mesh,
     updates=updates,
     log=run.section(LogConfig, "log"),
+    role=role,
   )
 
 
@@ -194,23 +215,22 @@ def critic_sessions(
   A critic that is ahead of its policy after a kill goes back to it: give it the
   policy's `step` as its `limit` before it is entered.
   """
-  if stage.algorithm.critic is None:
+  critic = stage.algorithm.critic
+  if critic is None:
     return []
   start = rewarders.critic_start(run, stage, model)
-  return [
-    Session(
-      start.module,
-      _weights(run, stage, start, mesh),
-      stage.algorithm.critic,
-      stage.train,
-      run.directory(stage.name) / CRITIC,
-      {"model": _architecture(start), **identity(run, stage)},
-      mesh,
-      updates=updates,
-      log=run.section(LogConfig, "log"),
-      role=CRITIC,
-    )
-  ]
+  return [_session(run, stage, start, mesh, updates, critic, CRITIC, CRITIC)]
+
+
+def averages(run: Run, stage: Stage, trainer: Session) -> list[Follower]:
+  """Makes the copy that follows a stage's policy, if the method has one.
+
+  Args:
+    trainer: the policy's session, entered.
+  """
+  if stage.algorithm.average is None:
+    return []
+  return [Follower(trainer, stage.algorithm.average, identity(run, stage))]
 
 
 def references(

@@ -10,19 +10,18 @@ from typing import Any
 from sophia_jax.planning import (
   blocksworld,
   intercode,
+  lake,
   providers,
   sql,
   sql_tasks,
 )
 from sophia_jax.planning.blocksworld import BlocksWorld
-from sophia_jax.planning.lake import FrozenLake
 from sophia_jax.planning.lookahead import (
   Environment,
   Proposals,
   SearchConfig,
   Value,
 )
-from sophia_jax.planning.tabular import frozen_lake
 from sophia_jax.runs.likelihoods import Model
 
 
@@ -150,11 +149,11 @@ def _block_ways(
 def _lake_ways(
   config: EpisodesConfig, search: SearchConfig, model: Model | None, seed: int
 ) -> Iterator[Way]:
-  world = frozen_lake()
+  world = lake.tables()
 
   def problems() -> Iterator[tuple[str, Environment]]:
     for number in range(config.problems):
-      yield f"lake {number}", FrozenLake(1000 * seed + number, world)
+      yield f"lake {number}", lake.Episode(1000 * seed + number, world)
 
   way = functools.partial(Way, "frozen_lake", problems=problems)
   propose = model.proposals() if model else providers.all_equal
@@ -168,7 +167,7 @@ def _lake_ways(
   yield way(
     name="rule",
     propose=propose,
-    value=lambda lake: lake.value(),  # type: ignore[attr-defined]
+    value=lambda episode: episode.value(),  # type: ignore[attr-defined]
     search=wide,
   )
 

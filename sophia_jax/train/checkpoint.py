@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import logging
+import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +30,12 @@ from sophia_jax.types import SophiaError
 STATE, LOADER, IDENTITY = "state", "loader", "identity"
 _LOOK_S = 0.1
 """Seconds between two looks at whether a checkpoint is on disk."""
-_FILE_ERROR = re.compile(r"([^:]+) \[os_error_code=")
-"""The system's words in a report of tensorstore."""
+_LAST_S = 10.0
+"""Longest wait for a write beside one that has failed, seconds."""
+_FILE_ERROR = re.compile(r"\[os_error_code='(\d+)'")
+"""The system's error number in a report of tensorstore."""
+_GIVEN_UP = "Event loop is closed"
+"""Error of the threads whose writes are given up after one has failed."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +71,7 @@ class Checkpoints:
     self._sealing: Future[None] | None = None
     self._over = threading.Event()
     """Set when no save is in flight any more."""
-    absl_logging.get_absl_handler().addFilter(_is_not_ours)
+    _hush()
     self._manager = ocp.CheckpointManager(
       self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
     )
@@ -193,6 +200,7 @@ def _written(directory: Path) -> Iterator[None]:
   except (OSError, ValueError) as e:
     if (why := _why_unwritten(e)) is None:
       raise
+    _join_writers()
     raise _unwritten(directory, why) from e
 
 
@@ -203,7 +211,40 @@ def _why_unwritten(error: BaseException | None) -> str | None:
     return error.strerror or str(error)
   # As tensorstore reports every failure of a file.
   found = isinstance(error, ValueError) and _FILE_ERROR.search(str(error))
-  return found[1].strip() if found else None
+  return os.strerror(int(found[1])) if found else None
+
+
+@functools.cache
+def _hush() -> None:
+  """Leaves out what is printed of a write that the next call raises anyway."""
+  absl_logging.get_absl_handler().addFilter(_is_not_ours)
+  hook = sys.unraisablehook
+
+  def reported(unraisable: Any) -> None:
+    if not _is_given_up(unraisable.exc_value):
+      hook(unraisable)
+
+  sys.unraisablehook = reported
+
+
+def _join_writers() -> None:
+  """Waits for the other writes of a checkpoint of which one has failed.
+
+  The end of the program would cut them off, and each would report it.
+  """
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith("orbax."):
+      # Not the join of its class, which raises what the thread has raised.
+      threading.Thread.join(thread, _LAST_S)
+
+
+def _is_given_up(error: BaseException | None) -> bool:
+  """Returns whether a thread of tensorstore reports to a loop that orbax closed.
+
+  That happens where one file of a checkpoint cannot be written while others are
+  in flight; nothing can catch the thread's error, which is printed.
+  """
+  return isinstance(error, RuntimeError) and str(error) == _GIVEN_UP
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:
@@ -270,7 +311,7 @@ def _warn_damaged(step: Path, why: str) -> None:
 
 
 def _steps(directory: Path) -> list[Path]:
-  """Finished steps, oldest first."""
+  """Returns the finished steps, oldest first."""
   found = directory.iterdir() if directory.is_dir() else ()
   return sorted((p for p in found if p.name.isdecimal()), key=_number)
 
@@ -293,7 +334,7 @@ def read_identity(step: Path) -> dict[str, Any]:
 
 
 def _saved(state: TrainState) -> dict[str, Any]:
-  """Frozen parameters never change, so they are not saved."""
+  """Returns what changes: frozen parameters are not saved."""
   return {
     "step": state.step,
     "params": state.params,

@@ -64,9 +64,9 @@ def prepare(
   counts them, or stops.
 
   Returns:
-    Sequences with the streams of a right response: "mask", "weights", which the
-    example's weight scales, "count", and "advantages" of 1. And the counts of `filters.keep` with "truncated" among those
-    kept.
+    Sequences with the streams of a right response ("mask", "weights", which the
+    example's weight scales, "count", and "advantages" of 1), and the counts of
+    `filters.keep` with the number "truncated" among those kept.
   """
   kept, counts = filters.keep(examples, config, renderer.counts)
   bare, cut = [], 0

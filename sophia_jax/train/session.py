@@ -239,6 +239,15 @@ class Session:
     """Returns the model with its parameters of now, for an annotator."""
     return Scorer(self._model, self.model_params)
 
+  @property
+  def module(self) -> InternVL:
+    return self._model
+
+  @property
+  def trained(self) -> Params:
+    """The parameters that updates change, valid until the next one."""
+    return self._state.params
+
   def unadapted(self) -> Scorer:
     """Returns the model without its adapters, which never changes."""
     return Scorer(self._model, lora.base(self._state.frozen))
@@ -256,7 +265,8 @@ class Session:
     Args:
       sequences: all sequences of a round, with the streams that credit gave.
       packing: shape of the rows that are scored.
-      models: further models that annotators name: "reference", "critic".
+      models: further models that annotators name: "reference", "critic",
+        "average".
         "policy" is this session's own.
     """
     with self.waiting("timing_s/annotate"):

@@ -18,7 +18,10 @@ Params = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-  """Example: step=100, params={"language": ...}, frozen={"vision": ...}."""
+  """Everything that an update reads and changes.
+
+  Example: step=100, params={"language": ...}, frozen={"vision": ...}
+  """
 
   step: Int[Array, ""]
   params: Params
@@ -94,8 +97,7 @@ def layout(state: TrainState) -> TrainState:
 def _layout(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
   """Returns where the optimizer's state lies: moments with their parameter.
 
-  Stated explicitly because the compiler, asked for zeros, puts all of them on every
-  device.
+  Stated because the compiler, asked for zeros, puts them whole on every device.
   """
   return optax.tree.map_params(
     tx,

@@ -40,11 +40,12 @@ SMALL = {
   "rl_plus": {"n": 4, "longest": 8, "think": False},
   "papo": {"n": 4},
   "papo_d": {"n": 4},
+  "seed_bench_r1": {"n": 4},
 }
 ELSEWHERE = (
   *("openvlthinker", "vision_ekipl", "vlaa"),
   *("chains", "buckets", "screen"),
-  *("starpo", "starpo_s"),
+  *("starpo", "starpo_s", "grpo_care"),
   *("clause_rewards", "fgaif"),
 )
 """GRPO with other rewards or episodes, methods that write files, and those of

@@ -5,45 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from configs.digits import world
 from sophia_jax.checkpoints import save_params
 from tests.rollout import little
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/quickstart.py"
 
-# Everything as small as it can be. Such a reasoner is never right, hence the
-# ablation that learns from any trajectory.
-TINY = {
-  "prepare.corpus.problems": 10,
-  "prepare.corpus.heldout": 5,
-  "prepare.corpus.warmup_scenes": 80,
-  "prepare.corpus.reasoner_examples": 160,
-  "prepare.vision.steps": 2,
-  "prepare.vision.images": 8,
-  "prepare.encoder.width": 16,
-  "prepare.encoder.depth": 1,
-  "prepare.encoder.heads": 2,
-  "prepare.encoder.mlp": 32,
-  "prepare.decoder.width": 32,
-  "prepare.decoder.depth": 1,
-  "prepare.decoder.heads": 2,
-  "prepare.decoder.kv_heads": 1,
-  "prepare.decoder.head_dim": 16,
-  "prepare.decoder.mlp": 64,
+# Updates enough to be killed in.
+TINY = world.TOY | {
   "stages.reasoner.train.epochs": 2,
   "stages.warmup.train.epochs": 4,
-  "stages.sophia.captions": 2,
-  "stages.sophia.trajectories": 3,
-  "captioning.max_new_tokens": 12,
-  "reasoning.max_new_tokens": 20,
-  "eval.max_new_tokens": 16,
-  "engine.slots": 4,
-  "engine.prefill_rows": 2,
-  "engine.chunk": 2,
-  "stages.sophia.random": "true",
-  "stages.sophia.keep_n": 3,
   "stages.sophia.train.epochs": 20,
-  "stages.sophia.train.rows": 2,
   "stages.sophia.train.checkpoint_every": 10,
   "stages.sophia.train.log_every": 5,
 }

@@ -1,4 +1,4 @@
-"""Rounds as a user types them: the same bits twice, killed, in two processes."""
+"""Rounds as a user types them: the same bits twice, killed, in several processes."""
 
 import collections
 import json
@@ -148,28 +148,38 @@ def kill(workdir, start, kills, seed):
   assert process.returncode == 0, err
 
 
-def test_two_processes_learn_what_one_does(undisturbed, workdir, start):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_learn_what_one_does(
+  count, undisturbed, workdir, start
+):
   done = ended(
     [
       start(
         "launch.train",
         CONFIG,
         f"--workdir={workdir}",
-        "--config.mesh.fsdp=2",
+        f"--config.mesh.fsdp={count}",
+        f"--config.packing.shards={count}",
         "--peer_timeout_s=60",
         *flags,
         XLA_FLAGS=f"{DEVICES}1",
       )
-      for flags in together(2)
+      for flags in together(count)
     ]
   )
-  assert [code for code, _, _ in done] == [0, 0], [err for *_, err in done]
+  assert [c for c, *_ in done] == [0] * count, [err for *_, err in done]
+  assert answers(workdir) == answers(undisturbed)
+  np.testing.assert_allclose(losses(workdir), losses(undisturbed), atol=1e-5)
   before = load_file(workdir / "models/policy/model.safetensors")
   found = load_file(workdir / "export/model.safetensors")
   alone = load_file(undisturbed / "export/model.safetensors")
-  # Sums over two devices round differently, which Adam magnifies; one sample
-  # that differed would change the update by far more.
-  assert distance(found, alone) < 1e-3 * distance(before, alone)
+  # Sums over devices round differently, and Adam divides gradients near 0 by
+  # themselves; one sample that differed would change the update by far more.
+  assert distance(found, alone) < 5e-4 * count * distance(before, alone)
+
+
+def losses(workdir):
+  return [row["loss"] for row in metrics.read(workdir / "metrics.jsonl")]
 
 
 # ---------------------------------------------------------------------- bad input

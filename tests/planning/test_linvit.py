@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from sophia_jax.planning import backup, linvit, priors, tabular
+from sophia_jax.planning import backup, lake, linvit, priors, tabular
 from sophia_jax.types import SophiaError
 
 H = 12
-LAKE = tabular.frozen_lake()
+LAKE = lake.tables()
 OPTIMAL, _, BEST = tabular.solve(LAKE, H, priors.uniform(LAKE, H), 0.0)
 START = int(LAKE.start)
 
@@ -118,19 +118,19 @@ def test_the_rule_for_lam_costs_half_of_epsilon_at_most():
 
 def test_kl_of_a_path_is_counted_by_hand():
   """With a deterministic path, KL_H is the sum of -log p over its steps."""
-  lake = tabular.frozen_lake(("SG",), success_rate=1.0)
+  road = lake.tables(("SG",), success_rate=1.0)
   prior = jnp.float32(np.broadcast_to([0.1, 0.2, 0.3, 0.4], (3, 2, 4)))
-  policy, divergence = tabular.nearest_optimal(lake, 3, prior)
+  policy, divergence = tabular.nearest_optimal(road, 3, prior)
   # Waiting at the edge is as good while steps are left: right, up, down or left.
   later = -np.log(0.3)
   second = -np.log(0.3 + 0.7 * np.exp(-later))
   first = -np.log(0.3 + 0.7 * np.exp(-second))
   np.testing.assert_allclose(divergence, first, rtol=1e-5)
   np.testing.assert_allclose(
-    tabular.path_kl(lake, policy, prior), divergence, rtol=1e-5
+    tabular.path_kl(road, policy, prior), divergence, rtol=1e-5
   )
   np.testing.assert_allclose(policy[2, 0, 2], 1.0)
-  assert tabular.path_kl(lake, prior, prior) == 0
+  assert tabular.path_kl(road, prior, prior) == 0
 
 
 # -------------------------------------------------------------------- the lake
@@ -157,9 +157,9 @@ def test_the_lake_is_gymnasiums():
 @pytest.mark.parametrize("rows", [(), ("SF", "F"), ("SX",), ("FG",), ("SS",)])
 def test_a_map_that_is_none_is_refused(rows):
   with pytest.raises(SophiaError, match="one S"):
-    tabular.frozen_lake(rows)
-  with pytest.raises(SophiaError, match="success_rate=2"):
-    tabular.frozen_lake(success_rate=2)
+    lake.tables(rows)
+  with pytest.raises(SophiaError, match="success_rate is 2"):
+    lake.tables(success_rate=2)
 
 
 # ------------------------------------------------------------------ the learner

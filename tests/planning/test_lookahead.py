@@ -6,15 +6,14 @@ import math
 import pytest
 
 from sophia_jax.planning import blocksworld, lookahead, providers
+from sophia_jax.planning import lake as lakes
 from sophia_jax.planning.blocksworld import BlocksWorld
-from sophia_jax.planning.lake import FrozenLake
 from sophia_jax.planning.lookahead import (
   ContextExceeded,
   Ending,
   SearchConfig,
   Step,
 )
-from sophia_jax.planning.tabular import frozen_lake
 from sophia_jax.types import Completion, FinishReason, Sampling, SophiaError
 
 
@@ -270,19 +269,21 @@ def test_blocks_are_stacked_by_rule():
 
 
 def test_a_lake_that_is_not_slippery_is_crossed():
-  lake = FrozenLake(0, frozen_lake(success_rate=1.0))
+  lake = lakes.Episode(0, lakes.tables(success_rate=1.0))
   config = SearchConfig(breadth=4, depth=4, prior_weight=0.0)
-  episode = lookahead.play(lake, providers.all_equal, FrozenLake.value, config)
+  episode = lookahead.play(
+    lake, providers.all_equal, lakes.Episode.value, config
+  )
   assert episode.ending is Ending.SOLVED and len(episode.actions) == 6
 
 
 def test_a_copy_does_not_foresee_slips():
-  world = frozen_lake(success_rate=0.4)
+  world = lakes.tables(success_rate=0.4)
   walk = lambda lake: [(lake.step("right"), lake.state)[1] for _ in range(12)]
-  paths = {tuple(walk(FrozenLake(3, world).copy())) for _ in range(2)}
+  paths = {tuple(walk(lakes.Episode(3, world).copy())) for _ in range(2)}
   assert len(paths) == 1  # the same copy of the same lake
-  lake = FrozenLake(3, world)
+  lake = lakes.Episode(3, world)
   others = {tuple(walk(lake.copy())) for _ in range(8)}
   assert len(others) > 1
-  assert walk(lake) == walk(FrozenLake(3, world))  # copies change nothing
+  assert walk(lake) == walk(lakes.Episode(3, world))  # copies change nothing
   assert not lake.step("jump").legal

@@ -94,13 +94,15 @@ def _big_encoder(cfg: InternVLConfig) -> InternVLConfig:
 
 # ------------------------------------------------------------------------ prompts
 def prompts(model: Model) -> dict[str, Prompt]:
-  """No image, one, tiles with a thumbnail, several, one over a chunk's end."""
+  """No image, one, tiles with a thumbnail, several, the frames of a video, one
+  over a chunk's end."""
   one, other, wide = little.pictures(model.directory)
   asked = {
     "no image": model.prompt("What do you see"),
     "one image": model.prompt("What do you see", [one]),
     "tiles": model.prompt("red ink on paper", [wide]),
     "several images": model.prompt("red ink", [one, wide, other]),
+    "sixteen frames": model.prompt("<image>" * 16 + "see", [one, other] * 8),
   }
   for padding in range(CHUNK):
     text = "see " * padding + "<image>"

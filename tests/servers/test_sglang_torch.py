@@ -35,7 +35,10 @@ from tests.servers.tiny_config import CHUNK, LENGTH
 pytestmark = pytest.mark.servers
 
 KEY = "only for tests"
-CASES = ("no image", "one image", "tiles", "several images", "over a chunk")
+CASES = (
+  *("no image", "one image", "tiles", "several images"),
+  *("sixteen frames", "over a chunk"),
+)
 # Both encoders and both decoders.
 VARIANTS = [
   ("6b", "qwen2"),

@@ -201,6 +201,7 @@ def test_a_full_disk_is_one_line(tmp_path):
   assert done.returncode == 0, done.stderr
   (line,) = done.stdout.splitlines()
   assert str(tmp_path) in line and "free the disk" in line
+  assert "Traceback" not in done.stderr
   assert_is_step(restore(tmp_path), 3)
 
 

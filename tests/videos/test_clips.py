@@ -4,6 +4,7 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,26 +14,7 @@ from PIL import Image
 from sophia_jax.types import SophiaError
 from sophia_jax.videos import clips
 from sophia_jax.videos.clips import Limits, read_frames
-
-av = pytest.importorskip("av")
-SIDE = 48
-
-
-def write_video(path, greys, rate=10, codec="libx264", times=None, turn=None):
-  """Writes a clip whose k-th frame is grey `greys[k]`."""
-  with av.open(str(path), "w") as container:
-    stream = container.add_stream(codec, rate=rate)
-    stream.width = stream.height = SIDE
-    stream.pix_fmt = "yuv420p"
-    stream.time_base = Fraction(1, rate)
-    for k, grey in enumerate(greys):
-      image = Image.new("RGB", (SIDE, SIDE), (grey, grey, grey))
-      frame = av.VideoFrame.from_image(image)
-      frame.pts = k if times is None else times[k]
-      frame.time_base = Fraction(1, rate)
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-  return path
+from tests.videos.making import write_video
 
 
 def greys(frames):

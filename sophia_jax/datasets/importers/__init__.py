@@ -40,6 +40,8 @@ IMPORTERS = {
     "numinamath",
     "olympiadbench",
     "rlaif_v",
+    "seed_bench_r1",
+    "seed_bench_r1_train",
     "verl",
     "wildvision",
   )

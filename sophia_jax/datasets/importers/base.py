@@ -6,14 +6,21 @@ import base64
 import binascii
 import collections
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sophia_jax.data.images import image_size
 from sophia_jax.datasets.importers.media import Media
 from sophia_jax.types import SophiaError, quoted
+from sophia_jax.videos.clips import read_frames
+
+FRAME_SIDE = 448
+"""Longest short side of a frame that is written, pixels: a tile of InternVL."""
 
 Record = dict[str, Any]
 """Keys of a Problem or an Example; None and empty lists are left out."""
@@ -104,7 +111,38 @@ class Context:
       raise Broken(f"image {e}") from None
     raise Broken("image is neither a path nor bytes; fix the row")
 
-  def _find(self, name: str, folders: tuple[str, ...]) -> str:
+  def frames(self, value: Any, count: int, *folders: str) -> list[str]:
+    """Returns frames of a video, in their order, as images that are written out.
+
+    Args:
+      value: path of the video.
+      count: most frames.
+      folders: as for `image`.
+
+    Raises:
+      Broken: missing, not a video, or a path that leads out of the folder.
+    """
+    if not isinstance(value, str) or not value:
+      raise Broken("video is no path; fix the row")
+    path = self._find(value, folders or (".",), "video")
+    try:
+      return [self._written(f.image) for f in read_frames(path, count)]
+    except SophiaError as e:
+      raise Broken(f"video {e}") from None
+
+  def _written(self, frame: Image.Image) -> str:
+    """Writes a frame, with a short side of a tile where it was larger."""
+    scale = FRAME_SIDE / min(frame.size)
+    if scale < 1:
+      width, height = (max(1, round(side * scale)) for side in frame.size)
+      frame = frame.resize((width, height), Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    frame.save(data, "JPEG", quality=95)
+    return self._media.add(data.getvalue())
+
+  def _find(
+    self, name: str, folders: tuple[str, ...], what: str = "image"
+  ) -> str:
     for base in dict.fromkeys((self.row.folder, self.root)):
       top = os.path.abspath(base)
       for folder in folders:
@@ -112,13 +150,13 @@ class Context:
         path = os.path.normpath(os.path.join(start, name))
         if not path.startswith(os.path.join(start, "")):
           raise Broken(
-            f"image {quoted(name)} leads out of {start}; fix the path"
+            f"{what} {quoted(name)} leads out of {start}; fix the path"
           )
         if os.path.isfile(path):
           return path
     where = os.path.normpath(os.path.join(self.root, folders[0]))
     raise Broken(
-      f"image {quoted(name)} is not in {where}; unpack the images there"
+      f"{what} {quoted(name)} is not in {where}; unpack the {what}s there"
     )
 
 

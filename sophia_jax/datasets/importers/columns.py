@@ -11,9 +11,10 @@ Gives:    problems, or examples if `response` is mapped
 Keys are those of a problem or an example; a column may be a path: a.0.b is b in
 the first item of the list a. A text in single quotes is a constant:
 difficulty='hard'. `question` (or `problem`), `images` (or `image`), `answer` and
-`choices` need no map where the columns have these names, as EasyR1's have. Images may be paths, bytes, base64 or {"bytes", "path"}, one
-or a list. A question may be a list of parts, text and images. The source is the
-name of SRC: a folder called `mathvista` gives evaluation problems.
+`choices` need no map where the columns have these names, as EasyR1's have.
+Images may be paths, bytes, base64 or {"bytes", "path"}, one or a list. A
+question may be a list of parts, text and images. The source is the name of SRC:
+a folder called `mathvista` gives evaluation problems.
 
 Beside choices a number may be an option's text or its place: `answer` takes it
 only where all readings agree. Three further keys say what a column holds:

@@ -155,6 +155,9 @@ class _Unseen(Context):
   def image(self, value: Any, *folders: str) -> str:
     return "unseen.png"
 
+  def frames(self, value: Any, count: int, *folders: str) -> list[str]:
+    return ["unseen.png"]
+
 
 def _default_kind(importer: Importer, columns: Mapping[str, str]) -> str:
   return "examples" if "response" in columns else importer.kinds[0]

@@ -68,7 +68,7 @@ def _compared(problem: Problem, answer: str, gold: str) -> Item:
 
 
 def _has_value(gold: str) -> bool:
-  """Whether text is a number or a tuple in brackets, without unit or letter."""
+  """Returns whether text is a number or a bracketed tuple, without letters."""
   text = _FORMULA.sub("", "".join(gold.split()).strip("$"))
   in_brackets = text[:1] in ("(", "[")
   return bool(_NUMBER.fullmatch(text)) and ("," not in text or in_brackets)

@@ -133,7 +133,6 @@ class _NoWords:
     )
 
   def decode(self, ids: Iterable[int]) -> str:
-    del ids
     return ""
 
 

@@ -17,6 +17,8 @@ SAMPLING = {
   "caption": "captioning",
   "policy": "answering",
   "reasoner": "reasoning",
+  "describer": "describing",
+  "reader": "reading",
 }
 
 

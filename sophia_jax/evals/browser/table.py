@@ -127,8 +127,7 @@ def build(
     tails: JSON of versions and of reward parts, by number.
   """
   problems, cells = len(names) or 1, len(paths) + 1
-  scorer = roles.index(_SCORER) if _SCORER in roles else -1
-  rows = _rows(answers, scorer)
+  rows = _rows(answers, roles)
   key = answers["place"] * problems + answers["problem"]
   cell = key * cells + answers["path"]
   of_grades = grades["place"] * problems + grades["problem"]
@@ -137,7 +136,6 @@ def build(
   status, parts = _graded(
     cell[rows], of_grades * cells + grades["path"], grades, tails
   )
-  versions = np.array([_oldest(tail) for tail in tails] or [0], np.int32)
   record, bounds = _records(
     group_keys,
     np.concatenate([key, of_grades]),
@@ -155,7 +153,7 @@ def build(
     role=answers["role"][rows].astype(np.int32),
     length=length,
     finish=answers["finish"][rows].astype(np.int32),
-    version=versions[answers["tail"][rows]],
+    version=_versions(tails)[answers["tail"][rows]],
     status=status,
     rewards=parts,
     at=answers["at"][rows],
@@ -169,7 +167,7 @@ def build(
   )
 
 
-def _rows(answers: Arrays, scorer: int) -> Int64[np.ndarray, "N"]:
+def _rows(answers: Arrays, roles: Sequence[bytes]) -> Int64[np.ndarray, "N"]:
   """Returns the answers that stand for a rollout, sorted by group and path: of
   each place in a tree the last turn; an absent one only where it is alone."""
   absent = answers["finish"] == FINISHES.index(FinishReason.ABSENT)
@@ -182,6 +180,7 @@ def _rows(answers: Arrays, scorer: int) -> Int64[np.ndarray, "N"]:
       answers["place"],
     )
   )
+  scorer = roles.index(_SCORER) if _SCORER in roles else -1
   order = order[answers["role"][order] != scorer]
   same = np.ones(max(0, len(order) - 1), bool)
   for name in ("path", "problem", "place"):
@@ -289,6 +288,10 @@ def plain(quoted: bytes) -> str:
 
 def _path(text: bytes) -> tuple[int, ...]:
   return tuple(map(int, text.split(b","))) if text else ()
+
+
+def _versions(tails: Sequence[bytes]) -> np.ndarray:
+  return np.array([_oldest(tail) for tail in tails] or [0], np.int32)
 
 
 def _oldest(tail: bytes) -> int:

@@ -116,7 +116,7 @@ def _install_stand_ins(site: Path) -> None:
 
 
 def _compile(python: Path, site: Path) -> None:
-  """Bytecode, which PYTHONDONTWRITEBYTECODE=1 would never leave.
+  """Makes bytecode, which PYTHONDONTWRITEBYTECODE=1 would never leave.
 
   Without it each of the server's three processes compiles some 6,000 modules at
   every start.

@@ -102,7 +102,7 @@ class SGLangJax:
 
 
 def _on_cpu(spec: ServeSpec) -> tuple[str, ...]:
-  """Few shapes of each program, compiled when the first request needs them."""
+  """Returns flags for few shapes of each program, compiled when first needed."""
   sizes = cpu_sizes(spec, read_config(spec.model).decoder)
   # Most steps read the few tokens of a short prompt, or its last ones.
   shapes = sorted({CHUNKS[-1], sizes.chunk})

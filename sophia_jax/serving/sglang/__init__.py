@@ -2,7 +2,8 @@
 
 `python -m sophia_jax.serving.sglang.main FLAGS` is `sglang.launch_server` with
 this package in it; `launch.serve --backend=sglang` makes the environment and the
-flags. A request has the form that `sophia_jax.serving.sglang_jax` describes for SGLang-JAX.
+flags. A request has the form that `sophia_jax.serving.sglang_jax` describes for
+SGLang-JAX.
 
 SGLang looks here for models (SGLANG_EXTERNAL_MODEL_PACKAGE) and for processors
 (SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE). None of these modules is imported outside

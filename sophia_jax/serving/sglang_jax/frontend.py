@@ -175,13 +175,7 @@ def checked(params: Any) -> dict[str, Any]:
   unknown = sorted(params.keys() - _KNOWN)
   if unknown:
     raise ValueError(f"sampling_params.{unknown[0]}: no such parameter")
-  for name in (*_NUMBERS, *_COUNTS):
-    value = params.get(name)
-    kinds = (int,) if name in _COUNTS else (int, float)
-    if value is None:
-      continue
-    if type(value) not in kinds or not math.isfinite(value):
-      raise ValueError(f"sampling_params.{name}: {value!r} is not a number")
+  _check_numbers(params)
   seed = params.get("sampling_seed")
   if seed is not None and not 0 <= seed < SEEDS:
     raise ValueError(f"sampling_params.sampling_seed: {seed} is not in 31 bits")
@@ -195,6 +189,16 @@ def checked(params: Any) -> dict[str, Any]:
   if params.get("min_p"):
     raise ValueError("sampling_params.min_p: only top_p and top_k are known")
   return params
+
+
+def _check_numbers(params: dict[str, Any]) -> None:
+  for name in (*_NUMBERS, *_COUNTS):
+    value = params.get(name)
+    kinds = (int,) if name in _COUNTS else (int, float)
+    if value is not None and (
+      type(value) not in kinds or not math.isfinite(value)
+    ):
+      raise ValueError(f"sampling_params.{name}: {value!r} is not a number")
 
 
 def seeded(params: dict[str, Any]) -> dict[str, Any]:

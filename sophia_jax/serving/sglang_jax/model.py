@@ -125,7 +125,7 @@ class Reasoner(Qwen2ForCausalLM):
           self._put(scale, ours["attn"][name]["scale"])
 
   def _rows(self, variable: Any, array: Float[np.ndarray, "V D"]) -> None:
-    """One row for each id, with rows of zeros for the padding."""
+    """Adds rows of zeros for the padding: one row for each id."""
     missing = self.config.vocab_size - len(array)
     self._put(variable, np.pad(array, ((0, missing), (0, 0))), "tensor")
 
@@ -137,7 +137,7 @@ class Reasoner(Qwen2ForCausalLM):
   def _copied(
     self, x: Float[np.ndarray, "... heads*H"]
   ) -> Float[np.ndarray, "... more*H"]:
-    """Key and value heads once for each device that needs them."""
+    """Repeats key and value heads for each device that needs them."""
     d = self.cfg.decoder
     copies = self.config.num_key_value_heads // d.kv_heads
     heads = x.reshape(*x.shape[:-1], d.kv_heads, d.head_dim)

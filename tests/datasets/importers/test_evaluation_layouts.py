@@ -382,6 +382,7 @@ def test_every_benchmark_is_registered():
     "mathv360k",
     "numinamath",
     "rlaif_v",
+    "seed_bench_r1_train",
     "verl",
     "wildvision",
   }

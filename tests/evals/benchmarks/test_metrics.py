@@ -49,7 +49,22 @@ def test_pass_at_1_and_pass_at_k():
   assert {k: v["value"] for k, v in levels.items()} == {"1": 0.125, "2": 1.0}
 
 
-def test_own_problems_have_no_splits():
+def test_own_problems_are_split_by_their_tags():
+  summary = summarise(
+    [
+      scored("1", "1", tags={"level": "L1", "kind": "sum"}),
+      scored("2", "0", tags={"level": "L2"}),
+    ],
+    PLAIN,
+  )
+  rates = {
+    tag: {name: each["value"] for name, each in split.items()}
+    for tag, split in summary["splits"].items()
+  }
+  assert rates == {"level": {"L1": 1, "L2": 0}, "kind": {"": 0, "sum": 1}}
+
+
+def test_own_problems_without_tags_have_no_splits():
   summary = summarise([scored("1", "1")], PLAIN)
   assert summary["splits"] == {} and summary["metrics"] == {}
   assert summary["pass_at_1"]["value"] == 1.0
