@@ -87,10 +87,10 @@ def by_hand(text, weights=(1, 1, 1)):
 
 
 # ---------------------------------------------------------------------- rewards
-@settings(max_examples=12)
-@given(st.integers(0, 99), st.sampled_from([50, 60, 77]))
-def test_rewards_lie_on_the_last_tokens_of_clauses_in_packed_rows(seed, length):
-  batch = annotated(method(kl=0.0), length=length, rows=6, shuffle=seed)
+@settings(max_examples=10)
+@given(st.integers(0, 99))
+def test_rewards_lie_on_the_last_tokens_of_clauses_in_packed_rows(seed):
+  batch = annotated(method(kl=0.0), rows=6, shuffle=seed)
   found = []
   for r, own in rows.segments_of(batch):
     paid = own & (np.asarray(batch.streams["ends"][r]) > 0)

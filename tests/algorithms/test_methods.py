@@ -46,7 +46,7 @@ ELSEWHERE = (
   *("openvlthinker", "vision_ekipl", "vlaa"),
   *("chains", "buckets", "screen"),
   *("starpo", "starpo_s", "grpo_care"),
-  *("clause_rewards", "fgaif"),
+  *("embodied_r", "describe", "clause_rewards", "fgaif"),
 )
 """GRPO with other rewards or episodes, methods that write files, and those of
 clauses: tests of their own."""
