@@ -19,7 +19,7 @@ from configs.digits import world
 
 def get_config() -> ConfigDict:
   c = world.get_config()
-  c.prepare.corpus.update(unclear=0.4, options=True, problems=800)
+  c.prepare.corpus.update(unclear=0.25, options=True, problems=1600)
   c.stages.sophia.trajectories = 8
   c.engine.length = 256
   return c
