@@ -20,7 +20,7 @@ from sophia_jax.algorithms.contract import (
   Streams,
   View,
 )
-from sophia_jax.types import Batch
+from sophia_jax.types import Batch, SophiaError
 
 Made = Mapping[str, np.ndarray]
 
@@ -150,6 +150,28 @@ def whiten(stream: str = "advantages") -> Annotator:
     ]
 
   return Annotator(streams=(stream,), across=across)
+
+
+def finite(stream: str, source: str) -> Annotator:
+  """Refuses a stream with a value that is not finite; makes none.
+
+  Args:
+    source: what made the stream, for the error.
+  """
+
+  def across(
+    streams: Sequence[Made], segment_ids: Sequence[np.ndarray]
+  ) -> list[Made]:
+    for s in streams:
+      bad = ~np.isfinite(s[stream])
+      if bad.any():
+        raise SophiaError(
+          f"{stream}: {int(bad.sum())} values of {source} are not finite; train "
+          "them again, at a lower learning rate"
+        )
+    return [{} for _ in streams]
+
+  return Annotator(streams=(), across=across)
 
 
 # ------------------------------------------------------------- sequence rewards

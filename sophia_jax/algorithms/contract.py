@@ -201,12 +201,15 @@ def constant(value: float) -> Coefficient:
 
 
 class Trial(NamedTuple):
-  """Episodes that a model is measured by, beside pass@1."""
+  """Episodes or descriptions that a model is measured by, beside pass@1."""
 
   sample: Sample
-  """Recipe of one episode."""
+  """Recipe of one."""
   data: str
-  """File of starts that are not learnt from."""
+  """File of problems that are not learnt from."""
+  parts: tuple[str, ...] = ()
+  """Reward parts whose means are the measures, beside success; (): those of
+  episodes."""
 
 
 class Term(NamedTuple):
@@ -283,7 +286,7 @@ class Annotator:
   models: tuple[str, ...] = ()
   """Models it scores with: "policy" (the weights at the start of the round),
   "reference" (those at the start of the stage), "critic", "average" (see
-  `Algorithm.average`)."""
+  `Algorithm.average`), or a name of `Algorithm.rewarders`."""
   score: Callable[[Score, Batch], Streams] | None = None
   """Makes the streams of one microbatch [B, T], jitted."""
   hidden: Hidden | None = None
@@ -330,7 +333,8 @@ class Algorithm:
   context: int = 0
   """Largest prompt of a turn after the first, tokens; 0: there is one turn."""
   trial: Trial | None = None
-  """Episodes that its result is measured by; None: pass@1 alone."""
+  """Episodes or descriptions that its result is measured by; None: pass@1
+  alone."""
   roles: tuple[str, ...] = ("policy",)
   """Roles that the recipe asks."""
   reward: Reward = accuracy
@@ -364,6 +368,17 @@ class Algorithm:
   critic: Algorithm | None = None
   """Terms, metrics and outputs of a critic with separate weights, which
   learns from the same batches; None: no such critic."""
+  critic_start: str = ""
+  """Earlier stage whose weights the critic starts from; "": those that the policy
+  starts from."""
+  rewarders: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+  """Earlier stages whose models annotators score with, and the heads that are
+  read of each."""
+  answers: bool = True
+  """Whether its model answers problems. One that only scores is not evaluated,
+  and a stage starts from it by name alone."""
 
   @property
   def models(self) -> tuple[str, ...]:

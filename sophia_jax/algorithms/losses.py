@@ -182,6 +182,23 @@ def value(clip: float) -> Loss:
   return loss
 
 
+# ---------------------------------------------------------------------- classes
+def classes(head: str, stream: str) -> Loss:
+  """Returns the cross-entropy -log p(class) of a head's classes.
+
+  Args:
+    head: name of the head.
+    stream: the class of each token, counted from 0.
+  """
+
+  def loss(out: Forward, batch: Batch) -> Float[Array, "B T"]:
+    logps = jax.nn.log_softmax(out.heads[head], axis=-1)
+    wanted = batch.streams[stream].astype(jnp.int32)
+    return -jnp.take_along_axis(logps, wanted[..., None], axis=-1)[..., 0]
+
+  return loss
+
+
 # ------------------------------------------------------------------ preferences
 def preference(beta: float) -> Loss:
   """Returns DPO's loss of a pair at each token (arXiv 2305.18290, Eq. 7).

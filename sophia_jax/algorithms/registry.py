@@ -9,11 +9,13 @@ from sophia_jax.algorithms import (
   buckets,
   chains,
   cispo,
+  clause_rewards,
   dapo,
   describe,
   dpo,
   dr_grpo,
   embodied_r,
+  fgaif,
   grpo,
   grpo_care,
   gspo,
@@ -62,6 +64,8 @@ ALGORITHMS: dict[str, tuple[type, Callable[[Any], Algorithm]]] = {
   "starpo": (starpo.Config, starpo.starpo),
   "starpo_s": (starpo.ConfigS, starpo.starpo),
   "embodied_r": (embodied_r.Config, embodied_r.embodied_r),
+  "clause_rewards": (clause_rewards.Config, clause_rewards.clause_rewards),
+  "fgaif": (fgaif.Config, fgaif.fgaif),
 }
 """Name -> (frozen config dataclass, builder of the method)."""
 

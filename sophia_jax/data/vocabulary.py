@@ -81,6 +81,11 @@ class Vocabulary:
   def __len__(self) -> int:
     return self._size
 
+  @property
+  def table(self) -> dict[str, int]:
+    """Ids of all tokens, special ones included."""
+    return self._tokenizer.get_vocab(with_added_tokens=True)
+
   def encode(self, text: str) -> Ids:
     """Encodes text; a special token that it spells is encoded as characters."""
     try:

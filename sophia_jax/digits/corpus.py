@@ -115,13 +115,14 @@ class Posed(NamedTuple):
   """The digits; None: unclear."""
 
 
-def _save(
+def save_scene(
   directory: Path,
   name: str,
   rng: np.random.Generator,
   scans: scenes.Scans,
   scene: scenes.Scene,
 ) -> str:
+  """Draws a scene into directory/images, and returns its path there."""
   path = directory / "images" / f"{name}.png"
   path.parent.mkdir(parents=True, exist_ok=True)
   pixels = scenes.draw_scene(rng, scans, scene)
@@ -146,7 +147,7 @@ def _problems(
       question = language.with_options(rng, kind, question, scene.digits)
     row = {
       "id": f"{name}-{i}",
-      "images": [_save(directory, f"{name}-{i}", rng, scans, scene)],
+      "images": [save_scene(directory, f"{name}-{i}", rng, scans, scene)],
       "question": question.text,
       "answer": _letter(question),
       "answer_type": question.answer_type,
@@ -191,7 +192,7 @@ def _warmup(
 ) -> Iterator[dict[str, Any]]:
   for i in range(config.warmup_scenes):
     scene = scenes.sample_scene(rng, scans, config.unclear)
-    images = [_save(directory, f"warmup-{i}", rng, scans, scene)]
+    images = [save_scene(directory, f"warmup-{i}", rng, scans, scene)]
     seen = (scene.seen, scene.ink, scene.paper)
     question, answer = language.reading(rng, *seen)
     for part, ask, say, system in (

@@ -36,6 +36,23 @@ def caption(seen: Seen, ink: str, paper: str) -> str:
   return f"{ink} ink on {paper} paper: {shown}."
 
 
+def description(digits: Digits, ink: str, paper: str) -> str:
+  """Describes a scene in sentences, with objects, attributes and a relation.
+
+  Example: "The ink is red. The paper is white. The left digit is 3, the right
+    digit is 5. The left digit is smaller than the right digit."
+  """
+  places = PLACES[len(digits)]
+  shown = ", the ".join(f"{p} digit is {d}" for p, d in zip(places, digits))
+  left, right = digits[0], digits[-1]
+  order = "larger than" if left > right else "smaller than"
+  relation = "equal to" if left == right else order
+  return (
+    f"The ink is {ink}. The paper is {paper}. The {shown}. "
+    f"The left digit is {relation} the right digit."
+  )
+
+
 def reading(
   rng: np.random.Generator, digits: Seen, ink: str, paper: str
 ) -> tuple[str, str]:

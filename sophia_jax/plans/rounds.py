@@ -250,8 +250,9 @@ class _Counting:
 def held_bytes(rounds: Rounds, case: Case) -> dict[str, float]:
   """Returns bytes on a device throughout a round, beside the policy's state.
 
-  The reference is a whole model in bf16; an average has the trained parts, like
-  the policy's; the copy that an embedded engine
+  The reference is a whole model in bf16, and so is each reward model, which is
+  taken to be of the policy's size; an average has the trained parts, like the
+  policy's; the copy that an embedded engine
   serves has the trained parts, and shares the frozen ones. Where several
   processes sample, each holds the whole model on one device. An engine's caches
   are on one device, too.
@@ -264,6 +265,9 @@ def held_bytes(rounds: Rounds, case: Case) -> dict[str, float]:
     held["reference"] = float(aot.held(params))
   if case.algorithm.average is not None:
     held["average"] = state["parameters"]
+  if models := len(case.algorithm.rewarders):
+    params = aot.placed_params(case.cfg, case.mesh, (), "bfloat16")
+    held["reward models"] = models * float(aot.held(params))
   if case.algorithm.critic is not None:
     kinds = "parameters", "frozen", "optimizer"
     held["critic"] = sum(state[kind] for kind in kinds)

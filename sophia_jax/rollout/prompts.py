@@ -111,6 +111,33 @@ def filled(template: str, **texts: str) -> str:
   )
 
 
+# One fact a line, so that a line that cannot be read costs that fact alone. The
+# clauses are a model's words and come last.
+_ATOMIC_FACTS = """\
+Below are the numbered clauses of a description of an image. List every atomic fact that a clause states about what the image shows, one a line, in this form:
+
+number | kind | fact
+
+The kind is "object" where the fact is that something is there, "attribute" where it is a colour, number, size, shape, material, text or state of something, and "relation" where it is how two things stand to each other. Write each fact as a whole sentence that can be understood alone. Leave out clauses that state nothing visible. Write nothing else.
+
+Clauses:
+"""
+_CHECK = """\
+Look at the image. Is the statement below true of it? Answer with one word, yes or no.
+
+Statement: """
+
+
+def atomic_facts(clauses: str) -> str:
+  """Returns the prompt that asks for the atomic facts of numbered clauses."""
+  return _ATOMIC_FACTS + clauses
+
+
+def check_fact(fact: str) -> str:
+  """Returns the prompt that asks whether an image shows a fact."""
+  return _CHECK + fact
+
+
 def simulated_vision(question: str, caption: str) -> str:
   """Returns the reasoner's prompt f(x_q, c): example, question, caption."""
   return "".join(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sophia_jax.data.chat import Renderer
-from sophia_jax.rollout.prompts import Prompts, filled
+from sophia_jax.rollout.prompts import (
+  Prompts,
+  atomic_facts,
+  check_fact,
+  filled,
+)
 from sophia_jax.rollout.ticks import Asked, Recorded, Ticking
 from sophia_jax.rollout.world import Seat
 from sophia_jax.types import Chat, Problem, Prompt, Sampling
@@ -75,6 +80,17 @@ def describer(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def extractor(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks a model for the atomic facts of numbered clauses; it sees no image."""
+  del words, prompts
+
+  def ask(problem: Problem, *, text: str) -> Chat:
+    del problem
+    return Chat(text=atomic_facts(text))
+
+  return ask
+
+
 def reader(words: Renderer, prompts: Prompts) -> Ask:
   """Asks which option reasoning leads to; descriptions and images are not shown."""
   del words
@@ -83,6 +99,16 @@ def reader(words: Renderer, prompts: Prompts) -> Ask:
     return Chat(
       text=filled(prompts.reading, question=problem.bare, reasoning=reasoning)
     )
+
+  return ask
+
+
+def checker(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks a vision-language model whether the images show a fact."""
+  del words, prompts
+
+  def ask(problem: Problem, *, text: str) -> Chat:
+    return Chat(text=check_fact(text), images=problem.images)
 
   return ask
 
@@ -98,6 +124,8 @@ name is one of a teacher."""
 TEACHERS: dict[str, Callable[[Renderer, Prompts], Ask]] = {
   "describer": describer,
   "reader": reader,
+  "extractor": extractor,
+  "checker": checker,
 }
 """Prompt of each teacher that is asked something else than the policy."""
 OWN = frozenset({"policy", "caption"})

@@ -14,6 +14,7 @@ from sophia_jax.data.images import ImageConfig
 from sophia_jax.digits import (
   clip_files,
   corpus,
+  descriptions,
   measures,
   pretrain,
   scenes,
@@ -58,6 +59,16 @@ def prepare(run: Run) -> None:
       sizes, seed = _split(run, config)
       prompts = run.section(Prompts, "prompts")
       corpus.write_practice(data, sizes, prompts, seed)
+  if run.config.prepare.get("descriptions") and not run.made("descriptions"):
+    with run.step("descriptions"):
+      sizes, seed = _split(run, config)
+      descriptions.write(
+        data,
+        run.section(descriptions.DescriptionConfig, "prepare.descriptions"),
+        sizes.held_out_scans,
+        run.config.prompts.slow_thinking,
+        seed,
+      )
   if run.config.prepare.get("world") and not run.made("world"):
     with run.step("world"):
       world = run.section(WorldConfig, "prepare.world")

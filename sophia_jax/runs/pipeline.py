@@ -51,7 +51,8 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
         evaluation.evaluate_once(run, "before", run.start(stage))
         trials.measure(run, stage, "before", run.start(stage))
       learn(run, stage)
-      if stage.config.model == training.POLICY and stage.learns:
+      answers = stage.learns and stage.algorithm.answers
+      if stage.config.model == training.POLICY and answers:
         _evaluate_after(run, stage, last)
     return {} if only else report(run)
 

@@ -22,6 +22,7 @@ from sophia_jax.runs import (
   lengths,
   made,
   policies,
+  rewarders,
   sampling,
   training,
   trials,
@@ -44,15 +45,18 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
   run.check_order(only)
-  if not run.last().learns:
+  last = run.last()
+  if not (last.learns and last.algorithm.answers):
+    why = "is a reward model" if last.learns else "learns nothing"
     raise SophiaError(
-      f"config.order: the last stage, {run.last().name!r}, learns nothing; "
-      "end with a stage that does"
+      f"config.order: the last stage, {last.name!r}, {why}; end with a stage "
+      "that makes a policy"
     )
   chosen = [s for s in run.stages() if only in ("", s.name)]
   for stage in chosen:
     run.start(stage)
     sampling.check(run, stage)
+    rewarders.check(run, stage)
   if not run.config.get("prepare"):
     _check_given(run, whole=not only)
     _fetch(run, chosen)

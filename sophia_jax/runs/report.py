@@ -33,6 +33,9 @@ CURVES = {
   "actor/entropy": "entropy",
   "actor/ppo_kl": "KL to the sampling policy",
   "actor/kl_loss": "KL to the reference",
+  "rewards/wrong_object/mean": "clauses with a wrong object",
+  "rewards/wrong_attribute/mean": "clauses with a wrong attribute",
+  "rewards/wrong_relation/mean": "clauses with a wrong relation",
 }
 """Metrics that the page plots, and their captions."""
 

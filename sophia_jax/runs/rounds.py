@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, sampling, training
+from sophia_jax.runs import evaluation, rewarders, sampling, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -76,6 +76,7 @@ def learn(run: Run, stage: Stage) -> None:
   session = training.session(run, stage, model, mesh, updates)
   names = (training.REFERENCE,)
   start = training.references(stage, model, mesh, names)
+  start |= rewarders.opened(run, stage, mesh)
   critics = training.critic_sessions(run, stage, model, mesh, updates)
   with contextlib.ExitStack() as stack:
     # Before the session sets its mesh, under which no checkpoint is read.

@@ -286,18 +286,19 @@ class Run:
     if stage.config.model != "policy":
       return self.path(self.config.reasoners[stage.config.model].start)
     earlier = [
-      other.name
+      other
       for other in self._before(stage.name)
       if other.config.model == "policy" and other.learns
     ]
     if name == stages.PREVIOUS:
-      name = earlier[-1] if earlier else stages.BASE
+      answering = [other.name for other in earlier if other.algorithm.answers]
+      name = answering[-1] if answering else stages.BASE
     if name == stages.BASE:
       return self.path(self.config.policy.path)
-    if name not in earlier:
+    if name not in {other.name for other in earlier}:
       raise SophiaError(
         f"{where}={name}: no earlier stage of the policy; use previous, base"
-        + "".join(f", {other}" for other in earlier)
+        + "".join(f", {other.name}" for other in earlier)
       )
     return self.directory(name) / "export"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sophia_jax.algorithms.describe import DESCRIBER
+from sophia_jax.algorithms.labels import CHECKER, EXTRACTOR
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import nearest, section
@@ -61,6 +62,11 @@ def check(run: Run, stage: Stage) -> None:
   """
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
+    if config.file and name in (EXTRACTOR, CHECKER):
+      raise SophiaError(
+        f"config.teachers.{name}.file: the {name} is asked about every answer, "
+        "and a file has one for each problem; give path, or urls and served"
+      )
     prepared = run.config.get("prepare")
     made_here = prepared or run.writes(stage.name, config.file)
     if config.file and (run.path(config.file).is_file() or not made_here):

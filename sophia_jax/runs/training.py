@@ -28,7 +28,7 @@ from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.models import Params, QwenVisionConfig, lora
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import policies, sampling, teachers
+from sophia_jax.runs import policies, rewarders, sampling, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
 from sophia_jax.runs.run import Run, one_microbatch
 from sophia_jax.runs.stage import Stage
@@ -75,6 +75,7 @@ def learn(run: Run, stage: Stage) -> None:
     say_tiles(stage, summary["suggested_tile_budget"])
   names = POLICY, REFERENCE
   starts = references(stage, model, mesh, names)
+  starts |= rewarders.opened(run, stage, mesh)
   with session(run, stage, model, mesh, loader.steps) as trainer:
     starts |= unadapted(stage, trainer, names)
     if stage.algorithm.annotate:
@@ -123,17 +124,18 @@ def export_directory(run: Run, stage: Stage) -> Path:
 
 
 def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
-  """Writes a stage's result; heads beside the vocabulary stay in checkpoints.
+  """Writes a stage's result; a critic's head stays in checkpoints.
 
   The system prompt that a policy was trained under is its template's default:
-  that of slow thinking where it learns from samples.
-  Adapters are merged, and written in PEFT's format beside it.
+  that of slow thinking where it learns from samples. Heads of a reward model are
+  written beside it; adapters are merged, and beside it in PEFT's format.
   """
   system = None
   if stage.config.model == POLICY:
     thinking = run.config.prompts.slow_thinking
     system = thinking if stage.samples else model.renderer.default_system
   policies.export(model, served(params), export_directory(run, stage), system)
+  rewarders.save(run, stage, params)
   if how := stage.train.lora:
     adapters.save(
       params[lora.PART],
@@ -208,14 +210,16 @@ def critic_sessions(
 ) -> list[Session]:
   """Makes the session of a critic with separate weights, if the method has one.
 
-  It starts from the weights that the policy starts from, and is not entered yet.
+  It starts from the weights that the policy starts from, or from a reward model's,
+  and is not entered yet.
   A critic that is ahead of its policy after a kill goes back to it: give it the
   policy's `step` as its `limit` before it is entered.
   """
   critic = stage.algorithm.critic
   if critic is None:
     return []
-  return [_session(run, stage, model, mesh, updates, critic, CRITIC, CRITIC)]
+  start = rewarders.critic_start(run, stage, model)
+  return [_session(run, stage, start, mesh, updates, critic, CRITIC, CRITIC)]
 
 
 def averages(run: Run, stage: Stage, trainer: Session) -> list[Follower]:
@@ -285,6 +289,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
     "prompts": dataclasses.asdict(run.section(Prompts, "prompts")),
     "start": fingerprint(run.start(stage)),
     **teachers.identity(run, stage),
+    **rewarders.identity(run, stage),
     "adapter": adapter and fingerprint(adapter),
   }
 

@@ -1,4 +1,5 @@
-"""Episodes that measure a model: starts that were not learnt from, played once."""
+"""Episodes or descriptions that measure a model: problems that were not learnt
+from, each once."""
 
 from __future__ import annotations
 
@@ -28,22 +29,25 @@ from sophia_jax.types import Problem, Rollout, Sampling
 
 
 def measure(run: Run, stage: Stage, name: str, directory: Path) -> None:
-  """Plays the starts of a method's trial, unless that is done.
+  """Samples for the problems of a method's trial, unless that is done.
 
-  Writes W/evals/NAME.measures.json; the episodes are in W/evals/NAME.episodes,
+  Writes W/evals/NAME.measures.json; the answers are in W/evals/NAME.episodes,
   and a run that was killed continues there.
 
   Args:
-    directory: the checkpoint that plays.
+    directory: the checkpoint that answers.
 
   Raises:
-    SophiaError: a start is no environment, or the engine fails.
+    SophiaError: the method cannot sample for a problem, or the engine fails.
   """
   path, problems = _path(run, name), starts(run, stage)
   if not problems or path.exists():
     return
   rollouts = _played(run, stage, directory, problems, path)
-  write_json(path, summary(rollouts))
+  assert stage.algorithm.trial is not None
+  parts = stage.algorithm.trial.parts
+  found = described(rollouts, parts) if parts else summary(rollouts)
+  write_json(path, found)
 
 
 def starts(run: Run, stage: Stage) -> Sequence[Problem]:
@@ -71,21 +75,43 @@ def read(run: Run, name: str) -> dict[str, Any]:
 
 
 def summary(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-  """Returns success with a 95 % interval, and the means of the other parts."""
+  """Returns the measures of episodes: success, means of return, turns, parts."""
+  returns = [part(r, "env") + part(r, "format") for r in rollouts]
+  return {
+    **_success(rollouts),
+    "return": _mean(returns),
+    "turns": _mean([len(r.turns) for r in rollouts]),
+    **_means(rollouts, ("env", "format", "invalid", "actions")),
+  }
+
+
+def described(
+  rollouts: Sequence[Rollout], parts: Sequence[str]
+) -> dict[str, Any]:
+  """Returns the measures of descriptions: success, means of tokens and parts."""
+  return {
+    **_success(rollouts),
+    "tokens": _mean([r.length for r in rollouts]),
+    **_means(rollouts, parts),
+  }
+
+
+def _success(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+  """Returns the number of rollouts, and success with a 95 % interval."""
   solved = [part(r, "accuracy") > 0 for r in rollouts]
   low, high = wilson(sum(solved), len(solved))
-  mean = lambda values: float(np.mean(values)) if rollouts else 0.0
-  parts = {
-    key: mean([part(r, key) for r in rollouts])
-    for key in ("env", "format", "invalid", "actions")
-  }
-  return {
-    "n": len(rollouts),
-    "success": {"value": mean(solved), "low": low, "high": high},
-    "return": mean([part(r, "env") + part(r, "format") for r in rollouts]),
-    "turns": mean([len(r.turns) for r in rollouts]),
-    **parts,
-  }
+  success = {"value": _mean(solved), "low": low, "high": high}
+  return {"n": len(rollouts), "success": success}
+
+
+def _means(
+  rollouts: Sequence[Rollout], parts: Sequence[str]
+) -> dict[str, float]:
+  return {key: _mean([part(r, key) for r in rollouts]) for key in parts}
+
+
+def _mean(values: Sequence[float]) -> float:
+  return float(np.mean(values)) if len(values) else 0.0
 
 
 def _path(run: Run, name: str) -> Path:

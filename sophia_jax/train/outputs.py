@@ -20,17 +20,21 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from sophia_jax.algorithms.contract import Forward, View
+from sophia_jax.algorithms.labels import KINDS
 from sophia_jax.models import STATISTICS, lora
 from sophia_jax.models.device_kernels import shards
 from sophia_jax.train import sharding
 from sophia_jax.train.state import Params
 from sophia_jax.types import Batch, SophiaError
 
-HEADS = {"value": 1}
+CLASSES = dict.fromkeys(KINDS, 3)
+"""Heads of a reward model of clauses: a class for each label (absent, right,
+wrong)."""
+HEADS = {"value": 1, **CLASSES}
 """Channels of each head."""
 OUTPUTS = (*STATISTICS, *HEADS)
 PART = "heads"
-_AXES = {"kernel": PartitionSpec("embed", None), "bias": PartitionSpec(None)}
+AXES = {"kernel": PartitionSpec("embed", None), "bias": PartitionSpec(None)}
 
 
 def check(outputs: Sequence[str]) -> None:
@@ -69,7 +73,7 @@ def with_heads(
   }
   if not heads:
     return params
-  axes = dict.fromkeys(heads, _AXES)
+  axes = dict.fromkeys(heads, AXES)
   return {**params, PART: {**there, **sharding.place(heads, axes, mesh)}}
 
 

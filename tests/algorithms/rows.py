@@ -130,12 +130,16 @@ def params(seed=0, scale=1.0):
 
 
 def say(params, batch):
+  tables = {k: jnp.asarray(v) for k, v in params.items() if k != "logits"}
   logps = jax.nn.log_softmax(jnp.asarray(params["logits"])[batch.tokens])
   picked = jnp.take_along_axis(logps, batch.targets[..., None], axis=-1)
   return Forward(
     logps=picked[..., 0],
     entropy=-jnp.sum(jnp.exp(logps) * logps, axis=-1),
-    heads={"value": jnp.asarray(params["value"])[batch.tokens][..., None]},
+    heads={
+      k: table[batch.tokens].reshape(*batch.tokens.shape, -1)
+      for k, table in tables.items()
+    },
   )
 
 

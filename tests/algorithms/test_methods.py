@@ -46,9 +46,10 @@ ELSEWHERE = (
   *("openvlthinker", "vision_ekipl", "vlaa"),
   *("chains", "buckets", "screen"),
   *("starpo", "starpo_s", "grpo_care"),
+  *("embodied_r", "describe", "clause_rewards", "fgaif"),
 )
-"""GRPO with other rewards or episodes, and methods that write files: tests of
-their own."""
+"""GRPO with other rewards or episodes, methods that write files, and those of
+clauses: tests of their own."""
 # Programs run for milliseconds and compile for seconds.
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

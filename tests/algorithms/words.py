@@ -43,6 +43,9 @@ class Letters:
       streams={name: v * learnt for name, v in (streams or {}).items()},
     )
 
+  def decode(self, ids):
+    return "".join(chr(i) for i in ids if i != END)
+
 
 def text_of(sequence):
   """(prompt, response) of a sequence of Letters, without the turn's end."""

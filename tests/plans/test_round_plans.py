@@ -60,6 +60,7 @@ def case(name, **settings):
       {"caption": 2, "reasoner": 6},
     ),
     ("starpo", {"n": 3, "turns": 4}, {"policy": 12}),
+    ("fgaif", {"n": 3, "known": True}, {"policy": 3}),
   ],
 )
 def test_requests_are_those_of_the_recipe(name, settings, asked):
