@@ -99,7 +99,8 @@ def readings(
     responses: {"before": rows of an evaluation, ...}.
 
   Returns:
-    {"before": measures, ...}; {} in a run of other problems.
+    {"before": measures, ...}; {} in a run of other problems. Problems with a tag
+    "level" are also measured level by level, as "levels".
   """
   if not run.config.get("prepare") or not responses:
     return {}
@@ -113,10 +114,19 @@ def readings(
       seen |= {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
   if seen.keys() != problems.keys():
     return {}
-  return {
-    name: measures.measure(each, problems, seen)
-    for name, each in responses.items()
-  }
+  found = {}
+  for name, rows in responses.items():
+    found[name] = measures.measure(rows, problems, seen)
+    levels: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+      if level := problems[row["id"]].tags.get("level"):
+        levels.setdefault(level, []).append(row)
+    if levels:
+      found[name]["levels"] = {
+        level: measures.measure(own, problems, seen)
+        for level, own in sorted(levels.items())
+      }
+  return found
 
 
 def _texts(run: Run) -> Iterator[str]:
