@@ -33,6 +33,7 @@ from sophia_jax.models import (
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import pans
 from sophia_jax.runs.run import Run
+from sophia_jax.types import Problem
 
 SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
 """Files of what images and clips show."""
@@ -110,7 +111,8 @@ def readings(
     responses: {"before": rows of an evaluation, ...}.
 
   Returns:
-    {"before": measures, ...}; {} in a run of other problems.
+    {"before": measures, ...}; {} in a run of other problems. Problems with a tag
+    "level" are also measured level by level, as "levels".
   """
   if not run.config.get("prepare") or not responses:
     return {}
@@ -120,14 +122,32 @@ def readings(
     if not path.exists():
       continue
     with open(path, encoding="utf-8") as f:
-      rows = map(json.loads, f)
-      seen |= {r["id"]: tuple(r["digits"]) for r in rows if r["id"] in problems}
+      lines = map(json.loads, f)
+      seen |= {
+        r["id"]: tuple(r["digits"]) for r in lines if r["id"] in problems
+      }
   if seen.keys() != problems.keys():
     return {}
-  return {
-    name: measures.measure(each, problems, seen)
-    for name, each in responses.items()
-  }
+  found = {}
+  for name, rows in responses.items():
+    found[name] = measures.measure(rows, problems, seen)
+    if levels := _by_level(rows, problems):
+      found[name]["levels"] = {
+        level: measures.measure(own, problems, seen)
+        for level, own in levels.items()
+      }
+  return found
+
+
+def _by_level(
+  rows: Sequence[Mapping[str, Any]], problems: Mapping[str, Problem]
+) -> dict[str, list[Mapping[str, Any]]]:
+  """Returns the responses to problems of each level; {} without levels."""
+  levels: dict[str, list[Mapping[str, Any]]] = {}
+  for row in rows:
+    if level := problems[row["id"]].tags.get("level"):
+      levels.setdefault(level, []).append(row)
+  return dict(sorted(levels.items()))
 
 
 def _texts(run: Run) -> Iterator[str]:

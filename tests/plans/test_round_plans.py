@@ -61,6 +61,7 @@ def case(name, **settings):
     ),
     ("starpo", {"n": 3, "turns": 4}, {"policy": 12}),
     ("fgaif", {"n": 3, "known": True}, {"policy": 3}),
+    ("grpo_care", {"n": 4}, {"policy": 4}),
   ],
 )
 def test_requests_are_those_of_the_recipe(name, settings, asked):
@@ -86,6 +87,8 @@ def test_copies_of_the_weights_are_counted_by_their_shards():
   assert critic == {
     "critic": state["parameters"] + state["frozen"] + state["optimizer"]
   }
+  care = rounds.held_bytes(ROUNDS, case("grpo_care"))
+  assert care == {"average": state["parameters"]}
   here = dataclasses.replace(ROUNDS, engine=Engine(slots=6, length=100))
   held = rounds.held_bytes(here, plain)
   assert held["engine's weights"] == state["parameters"]
