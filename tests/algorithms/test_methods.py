@@ -45,7 +45,7 @@ SMALL = {
 ELSEWHERE = (
   *("openvlthinker", "vision_ekipl", "vlaa"),
   *("chains", "buckets", "screen"),
-  *("starpo", "starpo_s", "grpo_care"),
+  *("starpo", "starpo_s", "grpo_care", "embodied_r", "describe"),
 )
 """GRPO with other rewards or episodes, and methods that write files: tests of
 their own."""
