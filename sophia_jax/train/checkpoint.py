@@ -217,7 +217,7 @@ def _why_unwritten(error: BaseException | None) -> str | None:
 @functools.cache
 def _hush() -> None:
   """Leaves out what is printed of a write that the next call raises anyway."""
-  absl_logging.get_absl_handler().addFilter(_is_not_ours)
+  absl_logging.get_absl_logger().addFilter(_is_not_ours)
   hook = sys.unraisablehook
 
   def reported(unraisable: Any) -> None:
