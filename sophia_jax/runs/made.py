@@ -16,7 +16,7 @@ from typing import Any
 from sophia_jax.data.schema import record_errors
 from sophia_jax.files import read_json, write_json, write_jsonl
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import sampling, training
+from sophia_jax.runs import sampling, sources, training
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train.checkpoint import newest_step, read_identity
@@ -37,7 +37,7 @@ def write(run: Run, stage: Stage) -> None:
   Raises:
     SophiaError: the method finds nothing to write; says why.
   """
-  words = training.PolicyWords(
+  words = sources.PolicyWords(
     sampling.words_of(run, stage), run.config.prompts.slow_thinking
   )
   assert stage.algorithm.files is not None

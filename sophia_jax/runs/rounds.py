@@ -24,7 +24,7 @@ from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, rewarders, sampling, training
+from sophia_jax.runs import evaluation, rewarders, sampling, sources, training
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -113,7 +113,7 @@ class Rounds:
     self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
     self._session, self._beside = session, beside
     self._sampler = sampler
-    self._words = training.words(run, model)
+    self._words = sources.words(run, model)
     self._said = False
     """Whether the suggested tile budget is logged."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sophia_jax.runs import sampling, training
+from sophia_jax.runs import sampling, sources, training
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.train import sharding
@@ -69,7 +69,7 @@ def learnt(run, **amounts):
   run.config.mixture.update(amounts)
   stage = stages.read(run.config, "sophia")
   model = training.opened(run, stage)
-  return training._sources(run, stage, model), model.renderer
+  return sources.of_stage(run, stage, model), model.renderer
 
 
 def test_three_sources_and_how_each_is_asked(run):
