@@ -12,6 +12,7 @@ Run:       python -m launch.run --config=configs/digits/fgaif.py --workdir=W \\
            one reward at the end of a response, from the same reward models:
              --name=response --config.stages.fgaif.place=response
 Hardware:  two CPU cores, 4 GiB
+Time:      12 minutes, from a finished quickstart on
 Expect:    docs/results/relatives.md
 """
 
