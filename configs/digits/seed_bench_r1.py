@@ -33,7 +33,7 @@ ROUNDS: dict[str, Any] = {
   "n": 8,
   "rounds": 40,
   "groups": 24,
-  "train": {**world.ROUND, "length": LENGTH, "tiles": 64},
+  "train": {**world.ROUND, "length": LENGTH, "tiles": 32},
 }
 
 
