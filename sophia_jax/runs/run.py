@@ -37,6 +37,16 @@ SECTIONS = (
 """Keys that every config has."""
 NAMED = ("reasoners", "teachers")
 """Sections of any number of models by name; none if absent."""
+TAKEN = {
+  *("adapter", "average", "checkpoints", "config.json", "critic", "data"),
+  *("evals", "export", "filters.json", "input.json", "metrics.jsonl", "models"),
+  *("pictures", "planning", "report.html", "report.json", "rounds"),
+  *("stages.json", "tensorboard", "trajectories", "updates", "vision"),
+  # Steps of preparations and evaluations.
+  *("after", "before", "clip_files", "descriptions", "pans", "pans_start"),
+  *("practice", "world"),
+}
+"""Names in a workdir, and of steps, that no stage may have."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _REMAKE = "name the workdir of a finished run"
 _REPEAT = "remove it: steps resume from what they wrote"
@@ -230,7 +240,8 @@ class Run:
       only: a stage that must be part of it; "": none.
 
     Raises:
-      SophiaError: it is empty, or names a stage twice or one that is not there.
+      SophiaError: it is empty, names a stage twice or one that is not there, or
+        one whose name has another meaning in a workdir.
     """
     order, known = list(self.config.order), self.config.stages
     if not order:
@@ -241,6 +252,12 @@ class Run:
     for name in order:
       if name not in known:
         raise SophiaError(f"config.order: {name!r}; {nearest(name, known)}")
+      if name in TAKEN or not _NAME.fullmatch(name):
+        raise SophiaError(
+          f"config.stages: {name!r} cannot name a stage: it "
+          f"{'has another meaning' if name in TAKEN else 'is no plain name'} "
+          "in a workdir; use another"
+        )
       if order.count(name) > 1:
         raise SophiaError(
           f"config.order: {name!r} stands twice; give the second a row of its "
