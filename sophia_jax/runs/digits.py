@@ -97,7 +97,7 @@ def _split(
   """Returns sizes and seed that keep the base's held-out scans held out."""
   if run.base is None:
     return config, run.seed
-  made = run.base.config
+  made = run.base.origin.config
   held_out = made["prepare"]["corpus"]["held_out_scans"]
   return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
 

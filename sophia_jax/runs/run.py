@@ -181,9 +181,8 @@ class Run:
     own = self.workdir / name
     if own.exists():
       return own
-    if self.base and (self.base.workdir / name).exists():
-      return self.base.workdir / name
-    return hub.cached(name) or own
+    based = self.base.path(name) if self.base else None
+    return based or hub.cached(name) or own
 
   def problems(self, name: str) -> tuple[Problem, ...]:
     """Returns the problems of a file of the config, read and checked once.
@@ -405,6 +404,10 @@ class Base:
         f"{workdir / CONFIG}: has no order of stages; {_REMAKE}"
       )
     self._done = _seconds(workdir)
+    before = self.config.get("base", "")
+    found = bool(before) and (Path(before) / CONFIG).is_file()
+    self.base = Base.of(before if found else "")
+    """The run that it started from itself, where that is still there."""
 
   @classmethod
   def of(cls, name: str) -> Base | None:
@@ -423,11 +426,28 @@ class Base:
       )
     return cls(workdir)
 
+  @property
+  def origin(self) -> Base:
+    """The run at the start of the chain, which made the data."""
+    return self.base.origin if self.base else self
+
   def done(self, step: str) -> bool:
-    return step in self._done
+    """Returns whether it, or the run that it started from, has done a step."""
+    return step in self._done or (
+      self.base is not None and self.base.done(step)
+    )
 
   def directory(self, stage: str) -> Path:
+    """Returns where a stage's result is."""
+    if self.base and stage not in self._done and self.base.done(stage):
+      return self.base.directory(stage)
     return stage_directory(self.workdir, self.config["order"], stage)
+
+  def path(self, name: str) -> Path | None:
+    """Returns a file of it, or of the run that it started from."""
+    if (own := self.workdir / name).exists():
+      return own
+    return self.base.path(name) if self.base else None
 
 
 def stage_directory(workdir: Path, order: Any, stage: str) -> Path:
