@@ -30,7 +30,7 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store
 from sophia_jax.rollout.teachers import Traces
 from sophia_jax.rollout.world import World
-from sophia_jax.runs.training import PolicyWords
+from sophia_jax.runs.sources import PolicyWords
 from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.session import Session, TrainConfig

@@ -53,7 +53,7 @@ def stamped(monkeypatch):
   numbers = {
     (scan / 16.0).tobytes(): i for i, scan in enumerate(load_digits().images)
   }
-  stamp, save = scenes._stamp, corpus._save
+  stamp, save = scenes._stamp, corpus.save_scene
 
   def noted_stamp(rng, scan):
     found[place["for"]].add(numbers[scan.tobytes()])
@@ -66,7 +66,7 @@ def stamped(monkeypatch):
     return path
 
   monkeypatch.setattr(scenes, "_stamp", noted_stamp)
-  monkeypatch.setattr(corpus, "_save", noted_save)
+  monkeypatch.setattr(corpus, "save_scene", noted_save)
   return found
 
 
