@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,8 @@ def environment(tmp_path_factory):
 def start(environment):
   """start("launch.run", "--flag=...", ..., XLA_FLAGS=...) -> the running command."""
 
+  # A background job of a shell ignores Ctrl-C, and so would all it starts.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   # A test that is killed leaves none behind; not even one that it has stopped
   # (SIGSTOP), which no SIGTERM would end.
   with_us = (
