@@ -33,6 +33,7 @@ from sophia_jax.models import (
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import pans
 from sophia_jax.runs.run import Run
+from sophia_jax.runs.starts import save_text_only
 from sophia_jax.types import Problem
 
 SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
@@ -198,16 +199,7 @@ def _see(run: Run, config: corpus.CorpusConfig) -> None:
 
 
 def _reasoner_start(run: Run) -> None:
-  """Saves a text-only model of random weights, for a stage to teach."""
-  place = run.workdir / "models" / "reasoner_tokenizer"
-  words = tokenizer.build(_texts(run), vision=False)
-  tokenizer.save(words, place)
-  cfg = InternVLConfig(
-    decoder=DecoderConfig(
-      vocab=len(words), **run.config.prepare.decoder.to_dict()
-    ),
-    dtype=run.config.policy.dtype,
-  )
+  """Saves the reasoner's start."""
   key = jax.random.fold_in(jax.random.key(run.seed), 1)
-  start = run.workdir / run.config.reasoners.easy.start
-  save_params(init_params(cfg, key), cfg, start, place)
+  path = run.config.reasoners.easy.start
+  save_text_only(run, _texts(run), "reasoner_tokenizer", key, path)

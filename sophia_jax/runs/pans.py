@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 
-from sophia_jax.checkpoints.directories import save_params
-from sophia_jax.digits import measures, pan_corpus, tokenizer
-from sophia_jax.models import DecoderConfig, InternVLConfig, init_params
+from sophia_jax.digits import measures, pan_corpus
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs.run import Run
+from sophia_jax.runs.starts import save_text_only
 
 WORKED = "data/pans_worked.jsonl"
 
@@ -28,7 +27,8 @@ def prepare(run: Run) -> None:
       pan_corpus.write(data, config, prompts, run.seed)
   if not run.made("pans_start"):
     with run.step("pans_start"):
-      _start(run)
+      key, path = jax.random.key(run.seed), run.config.policy.path
+      save_text_only(run, _texts(run), "tokenizer", key, path)
 
 
 def measured(
@@ -63,18 +63,3 @@ def _texts(run: Run) -> Iterator[str]:
       yield from (row["question"], row["response"])
   yield from [run.config.prompts.system, run.config.prompts.slow_thinking] * 100
   yield from ["system\n", "user\n", "assistant\n"] * 100
-
-
-def _start(run: Run) -> None:
-  """Saves a text-only policy of random weights, for a stage to teach."""
-  place = run.workdir / "models" / "tokenizer"
-  words = tokenizer.build(_texts(run), vision=False)
-  tokenizer.save(words, place)
-  cfg = InternVLConfig(
-    decoder=DecoderConfig(
-      vocab=len(words), **run.config.prepare.decoder.to_dict()
-    ),
-    dtype=run.config.policy.dtype,
-  )
-  params = init_params(cfg, jax.random.key(run.seed))
-  save_params(params, cfg, run.workdir / run.config.policy.path, place)
