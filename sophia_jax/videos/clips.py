@@ -161,7 +161,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
   """Opens a file; yields its container and its video stream.
 
   Raises:
-    SophiaError: it has no video stream.
+    SophiaError: it has no video stream, or one of an unknown codec.
   """
   import av
 
@@ -172,7 +172,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     container = stack.enter_context(av.open(file, options=options))
     if not container.streams.video:
       raise SophiaError(f"{path}: has no frames; give a video")
-    yield container, container.streams.video[0]
+    stream = container.streams.video[0]
+    # PyAV has no context for a codec that FFmpeg does not know, and no unit of
+    # time where the file's is 0.
+    if stream.codec_context is None or not stream.time_base:
+      raise SophiaError(
+        f"{path}: cannot decode this video (unknown codec or times); re-encode "
+        "it as MP4"
+      )
+    yield container, stream
 
 
 def _times(path: Path, limits: Limits) -> tuple[list[int], Fraction]:

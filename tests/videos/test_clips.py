@@ -172,6 +172,14 @@ def test_damaged_bytes_are_an_error_or_a_video(video, tmp_path_factory, data):
     assert "\n" not in str(e)
 
 
+def test_an_unknown_codec_is_an_error(video, tmp_path):
+  content = video.read_bytes()
+  codec = next(x for x in (b"mp4v", b"avc1", b"hev1") if x in content)
+  path = tmp_path / "a.mp4"
+  path.write_bytes(content.replace(codec, b"zzzz"))
+  refused(path, "cannot decode this video.*re-encode it as MP4")
+
+
 def test_limits(video):
   refused(video, "bytes, over the limit", limits=Limits(bytes=10))
   refused(video, "over the limit of 5 frames", limits=Limits(frames=5))
