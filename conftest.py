@@ -1,11 +1,29 @@
 """For every test."""
 
+import hashlib
 import importlib.util
+import os
 import re
+from pathlib import Path
 
-import jax
 import pytest
 from hypothesis import settings
+
+
+def _programs() -> Path:
+  """Where compiled programs are kept, for this kind of processor alone."""
+  about = Path("/proc/cpuinfo")
+  lines = about.read_text().splitlines() if about.exists() else []
+  features = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+  kind = hashlib.sha256(features.encode()).hexdigest()[:8]
+  return Path(__file__).parent / ".pytest_cache" / f"xla-{kind}"
+
+
+# Before jax is imported, and for all that tests start. Most programs run for
+# milliseconds and compile for seconds, and many are compiled again and again.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_programs()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # A property holds or does not; how long an example takes depends on the machine.
 settings.register_profile("untimed", deadline=None)
@@ -40,7 +58,4 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-  """For programs that run for milliseconds and compile for seconds."""
-  jax.config.update("jax_disable_most_optimizations", True)
   yield
-  jax.config.update("jax_disable_most_optimizations", False)

@@ -327,9 +327,9 @@ def _set_up() -> None:
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
-  cache = CACHE.expanduser()
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _one_line(error: BaseException) -> str:

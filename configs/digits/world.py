@@ -64,6 +64,7 @@ IMITATION = {**TRAIN, "epochs": 3, "tiles": 16}
 """Optimizer of a stage that imitates chains, from the quickstart's result on."""
 
 TOY = {
+  "reward.workers": 1,
   "prepare.corpus.problems": 10,
   "prepare.corpus.heldout": 5,
   "prepare.corpus.warmup_scenes": 80,

@@ -10,6 +10,7 @@ model has "language" alone.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -249,6 +250,12 @@ def logical_axes(cfg: InternVLConfig) -> Params:
 
 
 def _abstract(cfg: InternVLConfig) -> Params:
+  return _traced(cfg, jax.sharding.get_abstract_mesh())
+
+
+@functools.cache  # a second to trace, and asked for many times
+def _traced(cfg: InternVLConfig, mesh: jax.sharding.AbstractMesh) -> Params:
+  del mesh  # shapes that are traced on a mesh name it
   return jax.eval_shape(lambda key: _init(cfg, key), jax.random.key(0))
 
 

@@ -29,7 +29,6 @@ def environment(devices):
   return {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
   }
 

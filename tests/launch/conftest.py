@@ -9,12 +9,16 @@ import sys
 import pytest
 
 from sophia_jax import faults
+from tests.launch import forks
 from tests.launch.commands import ROOT
+
+LATE = {"XLA_FLAGS"}
+"""Variables that are read when a command first uses a device."""
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-  """Environment of every command, with one compilation cache for all."""
+  """Environment of every command."""
   shared = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     shared = shared.parent
@@ -23,8 +27,6 @@ def environment(tmp_path_factory):
     "JAX_PLATFORMS": "cpu",
     "HF_HUB_OFFLINE": "1",
     "XDG_CACHE_HOME": str(shared / "xdg-cache"),
-    # A third of the time to compile.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
   }
 
 
@@ -40,9 +42,16 @@ def start(environment):
     ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
   )
 
+  python = [*with_us, sys.executable]
+  forked = forks.Forks(python, environment, str(ROOT)) if forks.HERE else None
+
   def run(module, *arguments, **variables):
+    # jax reads variables of its own when it is imported.
+    if forked and module.startswith("launch.") and variables.keys() <= LATE:
+      given = [str(each) for each in arguments]
+      return forked.start(module, given, environment | variables)
     return subprocess.Popen(
-      [*with_us, sys.executable, "-m", module, *map(str, arguments)],
+      [*python, "-m", module, *map(str, arguments)],
       cwd=ROOT,
       env=environment | variables,
       stdout=subprocess.PIPE,
@@ -50,7 +59,9 @@ def start(environment):
       text=True,
     )
 
-  return run
+  yield run
+  if forked:
+    forked.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ TRAIN = {
 def get_config():
   c = world.get_config()
   c.prepare = None
+  c.reward.workers = 1
   c.reasoners = {}
   c.images.update(tile_size=SIDE, max_tiles=1)
   c.prompts.update(slow_thinking="Look.")

@@ -95,7 +95,7 @@ def test_a_second_command_is_refused_while_the_first_runs(
   workdir, start, command
 ):
   first = start("launch.run", CONFIG, f"--workdir={workdir}")
-  until(first, (workdir / "rounds").exists)
+  until(first, (workdir / "config.json").exists)  # written under the lock
   first.send_signal(signal.SIGSTOP)
   second = command("launch.run", CONFIG, f"--workdir={workdir}")
   first.kill()

@@ -95,7 +95,6 @@ def test_a_mesh_changes_nothing(tmp_path):
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
       "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
       "TF_CPP_MIN_LOG_LEVEL": "2",
     },

@@ -101,7 +101,6 @@ def test_two_processes_on_a_mesh_of_eight_change_nothing(learnt, tmp_path):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     "TF_CPP_MIN_LOG_LEVEL": "2",
   }

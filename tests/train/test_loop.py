@@ -11,7 +11,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from sophia_jax.train import metrics
 from sophia_jax.train.metrics import MetricsFile
@@ -21,33 +20,20 @@ from tests.train import toy, training
 from tests.train.training import rows, steps
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory, quick_to_compile):
-  """One compilation for all lives of the run, as launch.cli has it."""
-  directory = str(tmp_path_factory.mktemp("cache"))
-  jax.config.update("jax_compilation_cache_dir", directory)
-  compilation_cache.reset_cache()
-  yield directory
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
+def undisturbed(tmp_path_factory):
   directory = tmp_path_factory.mktemp("undisturbed")
   params = jax.device_get(training.train(directory))
   return directory / "run", params
 
 
-def cut_off(directory, cache, how):
+def cut_off(directory, how):
   """A run that gets a signal in its middle: its exit code, what it printed."""
   done = subprocess.run(
     [sys.executable, "-m", "tests.train.training", str(directory), how.name],
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": cache,
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as here
     },
     stdout=subprocess.PIPE,
     text=True,
@@ -66,8 +52,8 @@ def assert_same_run(directory, undisturbed):
 
 
 # ------------------------------------------------------------------------- kills
-def test_sigterm_saves_and_a_restart_goes_on(tmp_path, cache, undisturbed):
-  code, said = cut_off(tmp_path, cache, signal.SIGTERM)
+def test_sigterm_saves_and_a_restart_goes_on(tmp_path, undisturbed):
+  code, said = cut_off(tmp_path, signal.SIGTERM)
   assert code == 0
   last = len(rows(tmp_path / "run"))
   assert said == f"preempted: saved update {last} in {tmp_path / 'run'}\n"
@@ -75,23 +61,19 @@ def test_sigterm_saves_and_a_restart_goes_on(tmp_path, cache, undisturbed):
   assert_same_run(tmp_path, undisturbed)
 
 
-def test_sigkill_loses_no_more_than_since_the_checkpoint(
-  tmp_path, cache, undisturbed
-):
-  code, _ = cut_off(tmp_path, cache, signal.SIGKILL)
+def test_sigkill_loses_no_more_than_since_the_checkpoint(tmp_path, undisturbed):
+  code, _ = cut_off(tmp_path, signal.SIGKILL)
   assert code == -signal.SIGKILL
   assert steps(tmp_path / "run")[-1] % training.CONFIG.checkpoint_every == 0
   assert_same_run(tmp_path, undisturbed)
 
 
-def test_a_run_on_a_mesh_ends_the_same_to_the_last_bit(tmp_path, cache):
+def test_a_run_on_a_mesh_ends_the_same_to_the_last_bit(tmp_path):
   done = subprocess.run(
     [sys.executable, "-m", "tests.train.on_a_mesh", str(tmp_path)],
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": cache,
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
       "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     },
     stdout=subprocess.PIPE,
