@@ -63,7 +63,10 @@ class Session:
 
   def __init__(self, sources: Sequence[Source]):
     self.sources = {source.letter: source for source in sources}
-    self.catalogue = Catalogue(lambda: [p for s in sources for p in s.places()])
+    self.catalogue = Catalogue(
+      lambda: [p for s in sources for p in s.places()],
+      {source.letter: source.path for source in sources},
+    )
     self.credits = Credits(self.catalogue, self.problem)
     self._problems: dict[Path, dict[str, Problem]] = {}
     self._unread: dict[Path, str] = {}
