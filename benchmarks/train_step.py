@@ -170,7 +170,8 @@ class Ours:
   def __call__(self) -> float:
     with self._rules():
       numbers = scalars(ALGORITHM, Moment())
-      self._state, metrics = self._step(self._state, self._placed(), numbers)
+      done = self._step(self._state, self._placed(), numbers)
+      self._state, metrics, _ = done
     return float(jax.block_until_ready((self._state, metrics))[1]["loss"])
 
   def memory(self) -> Any:

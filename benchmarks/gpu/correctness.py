@@ -148,7 +148,7 @@ def one_update(task: Any, devices: list[Any]) -> dict[str, float]:
     )
     numbers = scalars(bench.ALGORITHM, Moment())
     micro = sharding.microbatches(batch, mesh)
-    _, metrics = step(state, micro, numbers)
+    _, metrics, _ = step(state, micro, numbers)
   return {name: float(metrics[name]) for name in ("loss", "grad_norm")}
 
 

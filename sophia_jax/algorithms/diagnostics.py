@@ -16,7 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sophia_jax.algorithms import segments
-from sophia_jax.algorithms.contract import Forward, Loss, Moment, Term
+from sophia_jax.algorithms.contract import (
+  Algorithm,
+  Forward,
+  Loss,
+  Moment,
+  Term,
+)
 from sophia_jax.algorithms.ratios import Ratio
 from sophia_jax.algorithms.selection import deviation
 from sophia_jax.types import Batch, FinishReason, Group, Rollout, TokenSequence
@@ -28,6 +34,14 @@ ENTROPY = "actor/entropy_loss"
 VALUE = "critic/vf_loss"
 _KNOWN = {"policy", "reasoner"}
 """The authors that are no teachers."""
+_PER_TOKEN = {
+  "entropy": "actor/entropy",
+  "ratio": "actor/ratio_mean",
+  "clipped": "actor/pg_clipfrac",
+  "clipped_lower": "actor/pg_clipfrac_lower",
+  "correction": "rollout_corr/rollout_is_mean",
+}
+"""Metrics that are kept token by token, by the name of their column."""
 
 
 # -------------------------------------------------------------------- an update
@@ -128,6 +142,20 @@ def of_teachers(ratio: Ratio, weighted: Ratio) -> tuple[Term, ...]:
   return tuple(
     mean(f"actor/teacher_{name}", value, "source")
     for name, value in values.items()
+  )
+
+
+def per_token(algorithm: Algorithm) -> tuple[Term, ...]:
+  """Returns what is kept of an update token by token: the log-probability, and
+  what the method reports of entropy, ratio, clipping and correction."""
+  reported = {term.name: term for term in algorithm.metrics}
+  return (
+    Term("logp", lambda out, batch: out.logps),
+    *(
+      reported[metric]._replace(name=name)
+      for name, metric in _PER_TOKEN.items()
+      if metric in reported
+    ),
   )
 
 

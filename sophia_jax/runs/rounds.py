@@ -22,9 +22,19 @@ from jax.sharding import Mesh
 
 from sophia_jax.algorithms import credit, diagnostics
 from sophia_jax.algorithms.contract import Moment
-from sophia_jax.data.loader import Loader, LoaderConfig
+from sophia_jax.data.loader import Loader, LoaderConfig, Reading
+from sophia_jax.data.packing import PackConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import evaluation, rewarders, sampling, sources, training
+from sophia_jax.rollout import tokens
+from sophia_jax.rollout.store import round_directory
+from sophia_jax.runs import (
+  evaluation,
+  kept,
+  rewarders,
+  sampling,
+  sources,
+  training,
+)
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.sampler import Sampler, alone, opened
@@ -73,7 +83,8 @@ def learn(run: Run, stage: Stage) -> None:
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   config = stage.config
   updates = config.rounds * stage.train.epochs * config.minibatches
-  session = training.session(run, stage, model, mesh, updates)
+  watched = kept.terms(stage)
+  session = training.session(run, stage, model, mesh, updates, watched)
   names = (training.REFERENCE,)
   start = training.references(stage, model, mesh, names)
   start |= rewarders.opened(run, stage, mesh)
@@ -169,20 +180,20 @@ class Rounds:
     start = time.monotonic()
     config, algorithm = self._stage.config, self._stage.algorithm
     groups: list[Group] = []
-    kept: list[Group] = []
+    learnt: list[Group] = []
     seen: set[str] = set()
     for _ in range(config.draws):
       wave, drawn = self._wave(drawn, seen)
       sampled = self._sampler.groups(number, wave)
       groups += credit.rewarded(sampled, algorithm.reward, moment)
-      kept = list(algorithm.select(groups, moment))[: config.groups]
-      if len(kept) >= config.groups:
+      learnt = list(algorithm.select(groups, moment))[: config.groups]
+      if len(learnt) >= config.groups:
         break
     assert algorithm.credit is not None
     return Sampled(
       groups=groups,
-      kept=kept,
-      sequences=algorithm.credit(kept, self._words, moment),
+      kept=learnt,
+      sequences=algorithm.credit(learnt, self._words, moment),
       drawn=drawn,
       seconds=time.monotonic() - start,
     )
@@ -230,6 +241,29 @@ class Rounds:
         len(sampled.groups),
       )
       return dict(moment.metrics)
+    loader = self._loader(sequences, moment, shape, reading)
+    session.metrics(found)
+    keeping = kept.Kept(stage, self._run.seed, moment.round, sequences)
+    for step, batch in enumerate(loader):
+      now = dataclasses.replace(moment, step=session.step)
+      for learner in (*self._beside.critics, session):
+        learner.update(batch, now)
+      for average in self._beside.averages:
+        average.follow()
+      keeping.see(loader.rows(step), session.tokens)
+    self._keep(keeping, moment.round)
+    latest = session.latest()
+    return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
+
+  def _loader(
+    self,
+    sequences: Sequence[TokenSequence],
+    moment: Moment,
+    shape: PackConfig,
+    reading: Reading,
+  ) -> Loader:
+    """Plans the updates of a round, which all processes must see alike."""
+    stage = self._stage
     loader = Loader(
       sequences,
       shape,
@@ -250,15 +284,14 @@ class Rounds:
       loader.identity,
       "the processes see other samples",
     )
-    session.metrics(found)
-    for batch in loader:
-      now = dataclasses.replace(moment, step=session.step)
-      for learner in (*self._beside.critics, session):
-        learner.update(batch, now)
-      for average in self._beside.averages:
-        average.follow()
-    latest = session.latest()
-    return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
+    return loader
+
+  def _keep(self, keeping: kept.Kept, number: int) -> None:
+    """Writes the tokens that are kept of a round beside its store."""
+    rollouts = keeping.rollouts()
+    if rollouts and meeting.is_leader():
+      directory = self._run.directory(self._stage.name)
+      tokens.write(round_directory(directory, number), rollouts)
 
   def _models(self) -> dict[str, Scorer]:
     """Returns the models that annotators name, beside the policy."""

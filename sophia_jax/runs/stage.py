@@ -63,6 +63,9 @@ class StageConfig:
   """Upper bound of these weights."""
   evaluate_every: int = free(0)
   """Rounds between two evaluations on the held-out problems; 0: none."""
+  keep_tokens: int = free(8)
+  """Rollouts of a round, drawn at random, of which each token is kept as its
+  update saw it, for `launch.browse`; 0: none."""
 
   def __post_init__(self) -> None:
     for name in ("rounds", "draws", "minibatches"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from sophia_jax.algorithms.contract import Algorithm
+from sophia_jax.algorithms.contract import Algorithm, Term
 from sophia_jax.checkpoints import adapters
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive, section
@@ -146,10 +146,21 @@ def served(params: Params) -> Params:
 
 
 def session(
-  run: Run, stage: Stage, model: Model, mesh: Mesh, updates: int
+  run: Run,
+  stage: Stage,
+  model: Model,
+  mesh: Mesh,
+  updates: int,
+  watched: Sequence[Term] = (),
 ) -> Session:
-  """Makes the session of a stage's model, not entered yet."""
-  return _session(run, stage, model, mesh, updates, stage.algorithm)
+  """Makes the session of a stage's model, not entered yet.
+
+  Args:
+    watched: terms whose values it has of every target of an update.
+  """
+  return _session(
+    run, stage, model, mesh, updates, stage.algorithm, watched=watched
+  )
 
 
 def _session(
@@ -161,6 +172,7 @@ def _session(
   algorithm: Algorithm,
   inside: str = "",
   role: str = "actor",
+  watched: Sequence[Term] = (),
 ) -> Session:
   """Makes a session that starts from the stage's weights.
 
@@ -178,6 +190,7 @@ def _session(
     updates=updates,
     log=run.section(LogConfig, "log"),
     role=role,
+    watched=watched,
   )
 
 

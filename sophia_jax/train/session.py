@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sophia_jax import stopping
-from sophia_jax.algorithms.contract import Algorithm, Moment
+from sophia_jax.algorithms.contract import Algorithm, Moment, Term
 from sophia_jax.config import free
 from sophia_jax.data.loader import Reading
 from sophia_jax.data.packing import PackConfig
@@ -35,7 +35,7 @@ from sophia_jax.train.optimizer import (
   make_optimizer,
 )
 from sophia_jax.train.state import Params, TrainState, copied, create, layout
-from sophia_jax.train.step import Step, scalars
+from sophia_jax.train.step import Step, Tokens, scalars
 from sophia_jax.train.trackers import LogConfig, trackers
 from sophia_jax.types import Batch, TokenSequence
 
@@ -128,6 +128,7 @@ class Session:
     updates: int,
     log: LogConfig = NO_LOG,
     role: str = "actor",
+    watched: Sequence[Term] = (),
   ):
     """Prepares a session; entering it makes the state.
 
@@ -140,6 +141,7 @@ class Session:
       updates: updates of the whole run, for the learning rate's schedule and
         the progress bar; a run of rounds may estimate it.
       role: "actor" or "critic", in the names of metrics.
+      watched: terms whose values at every target are in `tokens`.
 
     Raises:
       SophiaError: a batch does not divide among the devices.
@@ -151,8 +153,11 @@ class Session:
     """Updates made."""
     self.cursor: dict[str, Any] = {}
     """Cursor of the driver in the newest checkpoint; {} without one."""
+    self.tokens: list[Tokens] = []
+    """Watched values of the last update, by microbatch, on the devices."""
     self._model, self._algorithm, self._mesh = model, algorithm, mesh
     self._identity, self._log_config, self._role = identity, log, role
+    self._watched = watched
     self.limit: int | None = None
     """Largest number of updates that is restored; None: any. A critic must not
     be ahead of its policy."""
@@ -203,6 +208,7 @@ class Session:
       layout(self._state),
       config.block,
       learning_rate(config, self.updates),
+      self._watched,
     )
     self._metrics = stack.enter_context(contextlib.closing(self._reporting()))
     self._profile = stack.enter_context(_profiling(directory, self._log_config))
@@ -293,7 +299,9 @@ class Session:
     """
     numbers = scalars(self._algorithm, moment or self.moment())
     micro = sharding.microbatches(batch, self._mesh)
-    self._state, self._values = self._update(self._state, micro, numbers)
+    self._state, self._values, self.tokens = self._update(
+      self._state, micro, numbers
+    )
     scheduled = {
       f"{name}_coefficient": value
       for name, value in numbers.coefficients.items()

@@ -26,6 +26,8 @@ from sophia_jax.train.state import Params, TrainState
 from sophia_jax.types import Batch
 
 Metrics = dict[str, Float[Array, ""]]
+Tokens = dict[str, Float[Array, "B T"]]
+"""Values of the watched terms at the targets of a microbatch."""
 
 
 class Sums(NamedTuple):
@@ -61,6 +63,7 @@ class Step:
     layout: TrainState,
     block: int = 1024,
     rate: Rate | None = None,
+    watched: Sequence[Term] = (),
   ):
     """Builds the programs; the first call of each compiles it.
 
@@ -70,11 +73,12 @@ class Step:
         as their parameters do: left alone, XLA keeps them whole on every device.
       block: tokens of a row whose logits exist at the same time.
       rate: the learning rate by the optimizer's state, for the metrics.
+      watched: terms whose values are returned target by target.
     """
     outputs.check(algorithm.outputs)
     self._model, self._block = model, block
     self._algorithm = algorithm
-    self._tx, self._rate = tx, rate
+    self._tx, self._rate, self._watched = tx, rate, watched
     self._layout = layout
     # Frozen parts do not pass through: they would be copied.
     bare = dataclasses.replace(layout, frozen={})
@@ -82,7 +86,7 @@ class Step:
     self.start = jax.jit(self._start, out_shardings=(None, sums))
     self.count = jax.jit(self._count, donate_argnums=0)
     self.accumulate = jax.jit(
-      self._accumulate, donate_argnums=0, out_shardings=sums
+      self._accumulate, donate_argnums=0, out_shardings=(sums, None)
     )
     self.apply = jax.jit(
       self._apply, donate_argnums=0, out_shardings=(bare, None)
@@ -93,17 +97,23 @@ class Step:
     state: TrainState,
     microbatches: Sequence[Batch],
     scalars: Scalars,
-  ) -> tuple[TrainState, Metrics]:
-    """Makes one update of any number of microbatches; `state` is donated."""
+  ) -> tuple[TrainState, Metrics, list[Tokens]]:
+    """Makes one update of any number of microbatches; `state` is donated.
+
+    Returns:
+      The new state, the metrics, and the watched values of each microbatch.
+    """
     counts, sums = self.start(state.params)
     counts = functools.reduce(self.count, microbatches, counts)
+    tokens: list[Tokens] = []
     for micro in microbatches:
-      sums = self.accumulate(
+      sums, seen = self.accumulate(
         sums, state.params, state.frozen, micro, counts, scalars
       )
+      tokens.append(seen)
     bare = dataclasses.replace(state, frozen={})
     new, metrics = self.apply(bare, sums, counts)
-    return dataclasses.replace(new, frozen=state.frozen), metrics
+    return dataclasses.replace(new, frozen=state.frozen), metrics, tokens
 
   # ---------------------------------------------------------------- the programs
   def _start(self, params: Params) -> tuple[Metrics, Sums]:
@@ -131,16 +141,18 @@ class Step:
     batch: Batch,
     counts: Metrics,
     scalars: Scalars,
-  ) -> Sums:
-    """Adds the gradient and the metrics of a microbatch."""
+  ) -> tuple[Sums, Tokens]:
+    """Adds the gradient and the metrics of a microbatch; returns its watched
+    values beside them."""
     counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-9), counts)
     gradient = jax.grad(self._objective, has_aux=True)
-    grads, (metrics, maxima) = gradient(
+    grads, (metrics, maxima, tokens) = gradient(
       params, frozen, batch, counts, Scalars(*scalars)
     )
     grads, metrics = jax.tree.map(jnp.add, sums[:2], (grads, metrics))
     grads = jax.lax.with_sharding_constraint(grads, self._layout.params)
-    return Sums(grads, metrics, jax.tree.map(jnp.maximum, sums.maxima, maxima))
+    maxima = jax.tree.map(jnp.maximum, sums.maxima, maxima)
+    return Sums(grads, metrics, maxima), tokens
 
   def _objective(
     self,
@@ -149,7 +161,7 @@ class Step:
     batch: Batch,
     counts: Metrics,
     scalars: Scalars,
-  ) -> tuple[Float[Array, ""], tuple[Metrics, Metrics]]:
+  ) -> tuple[Float[Array, ""], tuple[Metrics, Metrics, Tokens]]:
     """Returns a microbatch's part of L = sum_k c_k sum_t w_t loss_t / count_k."""
     terms, seen = self._algorithm.terms, self._algorithm.metrics
     largest = self._algorithm.maxima
@@ -170,7 +182,9 @@ class Step:
     parts |= {t.name: value(t, out, batch, counts) for t in seen}
     logp = jnp.sum(out.logps * learnt(batch, terms)) / counts["tokens"]
     metrics = {**parts, "loss": loss, "logp": logp, **work(batch)}
-    return loss, (metrics, {t.name: maximum(t, out, batch) for t in largest})
+    maxima = {t.name: maximum(t, out, batch) for t in largest}
+    tokens = {t.name: t.loss(out, batch) for t in self._watched}
+    return loss, (metrics, maxima, tokens)
 
   def _with_views(self, out: Forward, params: Params, asked: Batch) -> Forward:
     """Adds the log-probabilities under each view of the algorithm."""

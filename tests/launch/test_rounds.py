@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from sophia_jax.rollout import tokens
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.train import metrics
 from tests.launch import rounds
@@ -82,6 +83,37 @@ def test_rounds_learn_and_say_what_happened(undisturbed):
   assert "grpo: reward" in page and "grpo: entropy" in page
 
 
+def test_tokens_of_a_few_rollouts_are_kept_as_the_update_saw_them(undisturbed):
+  assert len(kept(undisturbed)) == 3
+  for number in range(3):
+    directory = round_directory(undisturbed, number)
+    said = {}
+    for line in (directory / "0.jsonl").read_text().splitlines():
+      record = json.loads(line)["record"]
+      if "token_ids" in record:
+        said["/".join([record["id"], *map(str, record["path"])])] = record
+    names = tokens.names(directory)
+    assert len(set(names)) == 8
+    for name in names:
+      learnt = tokens.read(directory, name)
+      values = learnt.values
+      assert list(learnt.token_ids) == said[name]["token_ids"]
+      np.testing.assert_allclose(
+        values["trainer"], said[name]["logps"], atol=1e-3
+      )
+      np.testing.assert_allclose(
+        values["ratio"], np.exp(values["logp"] - values["trainer"]), rtol=1e-4
+      )
+      assert (values["entropy"] > 0).all() and (values["weight"] > 0).all()
+      assert set(values["clipped"]) <= {0.0, 1.0}
+
+
+def kept(workdir):
+  """Content of the files of kept tokens, by round."""
+  found = sorted(workdir.glob(f"rounds/*/{tokens.FILE}"))
+  return {path.parent.name: path.read_bytes() for path in found}
+
+
 def test_a_run_that_is_killed_ends_with_the_same_bits(
   undisturbed, workdir, start
 ):
@@ -89,6 +121,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(
   assert weights(workdir) == weights(undisturbed)
   assert answers(workdir) == answers(undisturbed)
   assert set(answers(workdir).values()) == {1}
+  assert kept(workdir) == kept(undisturbed)
 
 
 def test_a_second_command_is_refused_while_the_first_runs(

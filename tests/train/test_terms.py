@@ -43,6 +43,7 @@ ALGORITHM = Algorithm(
   numbers={"shift": lambda moment: 3.0 + moment.step},
   outputs=("logps", "entropy"),
 )
+WATCHED = Term("logp", logp), Term("shifted", shifted)
 KEEP = optax.GradientTransformation(
   lambda params: jax.tree.map(jnp.zeros_like, params),
   lambda grads, state, params=None: (grads, grads),
@@ -52,14 +53,16 @@ KEEP = optax.GradientTransformation(
 class World:
   """Updates from the fresh parameters."""
 
-  def __init__(self, algorithm, tx=KEEP):
+  def __init__(self, algorithm, tx=KEEP, watched=()):
     fresh = toy.fresh_params()
     self.algorithm, self.mesh = algorithm, toy.one_device()
     with self.rules():
       params = sharding.place(fresh, logical_axes(toy.CFG), self.mesh)
       self.state = create(params, tx, ("language",))
       where = layout(self.state)
-      self.step = Step(InternVL(toy.CFG), algorithm, tx, where, 16)
+      self.step = Step(
+        InternVL(toy.CFG), algorithm, tx, where, 16, watched=watched
+      )
 
   @contextlib.contextmanager
   def rules(self):
@@ -71,13 +74,13 @@ class World:
     micro = sharding.microbatches(toy.batch(*batch), self.mesh)
     with self.rules():
       copy = jax.tree.map(jnp.copy, self.state)
-      state, metrics = self.step(copy, micro, numbers)
+      state, metrics, self.tokens = self.step(copy, micro, numbers)
     return state, {name: float(value) for name, value in metrics.items()}
 
 
 @pytest.fixture(scope="module")
 def world(quick_to_compile):
-  return World(ALGORITHM)
+  return World(ALGORITHM, watched=WATCHED)
 
 
 def gradient(found):
@@ -125,6 +128,22 @@ def test_reported_terms_are_not_learnt(world):
   logps = m["shifted"] - 5.0  # the number is 3 + step
   assert 0 < logps < 100
   assert m["best"] < 0 and m["best"] > m["logp"]
+
+
+def test_watched_terms_have_their_values_at_every_target(world):
+  """The metric of the same term is their weighted mean."""
+  _, m = world.update(Moment(step=1))
+  made = toy.batch(*BATCH)
+  assert len(world.tokens) == len(made.tokens) == 2
+  shown = np.stack([micro["shifted"] for micro in world.tokens])
+  weights, count = made.streams["weights"], made.streams["count"]
+  assert m["shifted"] == pytest.approx(
+    (weights * shown).sum() / count.sum(), rel=1e-5
+  )
+  logps = np.stack([micro["logp"] for micro in world.tokens])
+  np.testing.assert_allclose(shown, 4.0 - logps, rtol=1e-6)
+  learnt = weights != 0
+  assert (logps[learnt] < 0).all() and (logps[~learnt] == 0).all()
 
 
 def test_maxima_are_of_all_microbatches(world):

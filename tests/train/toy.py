@@ -237,9 +237,9 @@ def update_twice(
     state = jax.device_put(host, where)
     micro = sharding.microbatches(batch(rows, length, tiles), mesh)
     numbers = scalars(ALGORITHMS[name], Moment())
-    state, first = step(state, micro, numbers)
+    state, first, _ = step(state, micro, numbers)
     gradient = jax.device_get(state.opt_state[0])
-    state, second = step(state, micro, numbers)
+    state, second, _ = step(state, micro, numbers)
   found = {
     "gradient": [gradient, state.opt_state[0]],
     "params": state.params,

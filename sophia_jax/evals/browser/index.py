@@ -1,7 +1,8 @@
 """The index of the stores: which lines there are, and where.
 
 Segments are read once, and then only where they have grown, so a live run is
-followed. Texts, tokens and log-probabilities stay on the disk.
+followed. Texts, tokens and log-probabilities stay on the disk. A large index is
+kept in a file, which the next start begins with (`saved`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import mmap
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from sophia_jax.evals.browser import saved
 from sophia_jax.evals.browser.table import (
   FINISHES,
   STATUSES,
@@ -31,6 +33,9 @@ from sophia_jax.types import SophiaError
 
 BATCH, FIRST = 20_000, 2_000
 """Lines that are indexed between two looks at the clock; the first time."""
+SAVE_BYTES = 32 << 20
+"""Bytes of segments from which on an index is kept in a file: less is read in no
+time."""
 
 
 class _Columns:
@@ -43,6 +48,11 @@ class _Columns:
   def add(self, *values: int) -> None:
     for append, value in zip(self._appends, values):
       append(value)
+
+  def extend(self, columns: Mapping[str, np.ndarray]) -> None:
+    """Adds rows; `columns` has every column."""
+    for name, own in self._arrays.items():
+      own.frombytes(columns[name].astype(np.int64).tobytes())
 
   def __len__(self) -> int:
     return len(self._arrays["at"])
@@ -74,10 +84,19 @@ class Catalogue:
 
   Args:
     places: returns the stores that are there; it is called at every refresh.
+    workdirs: directories that an index is kept in, by the letters of their
+      stores' names.
   """
 
-  def __init__(self, places: Callable[[], Sequence[Place]]):
+  def __init__(
+    self,
+    places: Callable[[], Sequence[Place]],
+    workdirs: Mapping[str, Path] = {},
+  ):
     self._find = places
+    self._workdirs, self._looked = dict(workdirs), False
+    self._kept = dict.fromkeys(workdirs, 0)
+    """Bytes that the kept index of each workdir holds."""
     self._refreshing = threading.Lock()
     self._places: list[Place] = []
     self._segments: list[tuple[int, Path]] = []
@@ -113,6 +132,10 @@ class Catalogue:
     """Indexes what was appended since the last look."""
     with self._refreshing:
       self._look()
+      if not self._looked:
+        self._looked = True
+        for letter in self._workdirs:
+          self._begin_with(letter)
       for number, (place, path) in enumerate(self._segments):
         while self._advance(number, place, path):
           # Seldom enough that building tables stays a small part of the work.
@@ -120,6 +143,8 @@ class Catalogue:
             self._table = self._build()
       if self._changed():
         self._table = self._build()
+      for letter in list(self._kept):
+        self._keep(letter)
 
   def _changed(self) -> bool:
     places, entries = len(self._table.places), len(self._table.record)
@@ -197,6 +222,89 @@ class Catalogue:
     self._build_s = self._built_at - start
     return table
 
+  # ------------------------------------------------------------- the kept index
+  def _of(self, letter: str) -> dict[str, int]:
+    """Returns the segments of a workdir: their numbers by their paths there."""
+    return {
+      path.relative_to(self._workdirs[letter]).as_posix(): number
+      for number, (place, path) in enumerate(self._segments)
+      if self._places[place].workdir == letter
+    }
+
+  def _numbered(self) -> dict[str, Numbers]:
+    """Returns the columns whose numbers stand for other values."""
+    return {
+      "problem": self._problems,
+      "path": self._paths,
+      "role": self._roles,
+      "tail": self._tails,
+    }
+
+  def _begin_with(self, letter: str) -> None:
+    """Takes over the kept index of a workdir, if it still holds."""
+    found, own = saved.read(self._workdirs[letter]), self._of(letter)
+    if found is None or not all(
+      known.path in own
+      and saved.same(self._segments[own[known.path]][1], known)
+      for known in found.segments
+    ):
+      return
+    now = _numbers(own[known.path] for known in found.segments)
+    for number, known in zip(now.tolist(), found.segments):
+      self._ends[number] = known.end
+    places = _numbers(self._segments[number][0] for number in now.tolist())
+    numbers = {
+      name: _numbers(known[value] for value in found.values[name])
+      for name, known in self._numbered().items()
+    }
+    for columns, mine in (
+      (found.answers, self._answers),
+      (found.grades, self._grades),
+    ):
+      segments, offsets = np.divmod(columns["at"], place_of(1, 0))
+      renumbered = {
+        name: numbers[name][column]
+        for name, column in columns.items()
+        if name in numbers
+      }
+      at = now[segments] * place_of(1, 0) + offsets
+      place = places[segments]
+      mine.extend({**columns, **renumbered, "at": at, "place": place})
+    self.read = sum(self._ends)
+    self._kept[letter] = sum(known.end for known in found.segments)
+
+  def _keep(self, letter: str) -> None:
+    """Writes the index of a workdir if it has grown by much."""
+    own, workdir = self._of(letter), self._workdirs[letter]
+    size = sum(self._ends[number] for number in own.values())
+    before = self._kept[letter]
+    if size - before < max(SAVE_BYTES, before // 4):
+      return
+    try:
+      segments = [
+        saved.segment(path, self._segments[number][1], self._ends[number])
+        for path, number in own.items()
+      ]
+    except OSError:  # a round's store was removed
+      return
+    order = np.full(len(self._segments), -1)
+    order[_numbers(own.values())] = np.arange(len(own))
+    answers = _inside(self._answers.numpy(), order)
+    grades = _inside(self._grades.numpy(), order)
+    values = {}
+    for name, known in self._numbered().items():
+      tables = [t for t in (answers, grades) if name in t]
+      used = np.unique(np.concatenate([t[name] for t in tables]))
+      every = list(known.of)
+      values[name] = [every[i] for i in used.tolist()]
+      for table in tables:
+        table[name] = np.searchsorted(used, table[name])
+    contents = saved.Contents(segments, answers, grades, values)
+    if saved.write(workdir, contents):
+      self._kept[letter] = size
+    else:
+      del self._kept[letter]
+
   # -------------------------------------------------------------------- reading
   def records(self, table: Table, g: int) -> Iterator[Record]:
     """Yields the answers and grades of a group, read from the disk.
@@ -209,6 +317,9 @@ class Catalogue:
       file = self._map(number, offset)
       record = decode(file[offset : file.find(b"\n", offset) + 1])
       if record is None:
+        # The next start must not begin with what is known to be wrong.
+        for workdir in self._workdirs.values():
+          saved.forget(workdir)
         raise SophiaError(
           f"{self._segments[number][1]}: the record at byte {offset} has "
           "changed since it was indexed; start the browser again"
@@ -237,6 +348,24 @@ class Catalogue:
         raise SophiaError(f"{path}: {e}; start the browser again") from None
       self._maps[number] = file
     return file
+
+
+def _numbers(values: Iterable[int]) -> Int64[np.ndarray, "L"]:
+  return np.array(list(values), np.int64)
+
+
+def _inside(
+  columns: Mapping[str, np.ndarray], order: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Returns the rows of some segments, without the numbers of their places.
+
+  Args:
+    order: new number of each segment; -1: left out.
+  """
+  segments, offsets = np.divmod(columns["at"], place_of(1, 0))
+  new = order[segments]
+  found = {name: c[new >= 0] for name, c in columns.items() if name != "place"}
+  return {**found, "at": (new * place_of(1, 0) + offsets)[new >= 0]}
 
 
 # ------------------------------------------------------------------- a segment

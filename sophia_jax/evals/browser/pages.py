@@ -18,7 +18,7 @@ from PIL import Image
 
 from sophia_jax.data.images import open_image, tile
 from sophia_jax.data.native import pictures
-from sophia_jax.evals.browser import views
+from sophia_jax.evals.browser import tokens, views
 from sophia_jax.evals.browser.query import PER_PAGE, SOLVED, SORTS, Found, Query
 from sophia_jax.evals.browser.session import Session
 from sophia_jax.evals.browser.table import FINISHES, STATUSES, Table
@@ -165,7 +165,7 @@ class Pages:
       return 0
 
   def tokens(self, values: Values) -> str:
-    """Shows the tokens of a rollout with their log-probabilities."""
+    """Shows the tokens of a rollout, marked by one of their values."""
     _, view = self._view(values)
     path = tuple(
       int(n) for n in values.get("path", "").split(".") if n.isdecimal()
@@ -174,15 +174,25 @@ class Pages:
     card = next((c for c in cards if c.rollout.path == path), None)
     if card is None:
       raise NotFound("there is no such rollout")
-    turns = views.tokens(self.session, view, card)
+    turns, why = tokens.of_card(self.session, view, card)
+    measures = tokens.shown(turns)
+    by = values.get("by", "")
+    by = by if by in measures else next(iter(tokens.MEASURES))
     return self._render(
       "tokens",
       view=view,
       card=card,
+      why=why,
+      measures=measures,
+      by=by,
+      measure=tokens.MEASURES[by],
       turns=[
         {
           "tokens": turn,
-          "least": views.least_likely(turn),
+          "largest": tokens.largest(turn, by),
+          "outstanding": tokens.outstanding(turn, by),
+          "means": {name: tokens.mean(turn, name) for name in measures},
+          "clipped": sum(token.clipped for token in turn),
           "logps": [t.logp for t in turn if t.logp is not None],
           "left": len(said.completion.token_ids) - len(turn),
         }

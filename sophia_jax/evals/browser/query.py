@@ -37,7 +37,7 @@ SORTS = {
   "random": "at random",
 }
 RANGES = ("round", "length", "reward")
-SELECTED = "selected"
+SELECTED, TOKENS = "selected", "tokens"
 NOT_GRADED, UNKNOWN = "not graded", "not known"
 SOLVED = 0.5
 """Mean accuracy from which a problem counts as solved."""
@@ -140,12 +140,14 @@ def filters(
   table: Table,
   problems: Callable[[int], Problem | None],
   selected: Int[np.ndarray, "N"] | None = None,
+  kept: Mapping[str, Sequence[str]] = {},
 ) -> dict[str, Filter]:
   """Returns the filters in which rollouts differ, by name.
 
   Args:
     problems: (group) -> its problem, where its file is known.
     selected: 0 or 1 of each rollout, -1 where it is not known; None: no filter.
+    kept: ids of the rollouts whose tokens are kept, by the name of their place.
   """
   places, group = table.places, table.group
   found = [
@@ -186,8 +188,41 @@ def filters(
         labels=(SELECTED, "not selected", NOT_GRADED, UNKNOWN),
       )
     )
+  found.append(
+    Filter(
+      name=TOKENS,
+      title="values of tokens",
+      codes=1 - _kept(table, kept),
+      labels=("kept", "not kept"),
+    )
+  )
   found += _labels(table, problems)
   return {f.name: f for f in found if f.name == SELECTED or _differs(f)}
+
+
+def _kept(
+  table: Table, kept: Mapping[str, Sequence[str]]
+) -> Int[np.ndarray, "N"]:
+  """Returns 1 for each rollout whose tokens are kept, 0 for others."""
+  found = np.zeros(table.rows, np.int32)
+  if not kept:
+    return found
+  groups = {
+    (table.places[place].name, table.names[problem][0]): g
+    for g, (place, problem) in enumerate(
+      zip(table.place.tolist(), table.problem.tolist())
+    )
+  }
+  paths = {"/".join(map(str, p)): n for n, p in enumerate(table.paths)}
+  for place, rollout in ((p, r) for p, ids in kept.items() for r in ids):
+    steps = rollout.split("/")
+    # An id of a problem may have the character that paths are joined by.
+    for n in range(1, len(steps)):
+      g = groups.get((place, "/".join(steps[:n])))
+      if g is not None:
+        rows = table.of_group(g)
+        found[rows] |= table.path[rows] == paths.get("/".join(steps[n:]), -1)
+  return found
 
 
 def _differs(found: Filter) -> bool:

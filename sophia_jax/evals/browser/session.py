@@ -18,8 +18,15 @@ from sophia_jax.evals.browser import query as queries
 from sophia_jax.evals.browser import search
 from sophia_jax.evals.browser.groups import Credits
 from sophia_jax.evals.browser.index import Catalogue
-from sophia_jax.evals.browser.query import SELECTED, Filter, Found, Query
+from sophia_jax.evals.browser.query import (
+  SELECTED,
+  TOKENS,
+  Filter,
+  Found,
+  Query,
+)
 from sophia_jax.evals.browser.table import Place, Table
+from sophia_jax.rollout import tokens
 from sophia_jax.types import Problem, SophiaError
 
 REFRESH_S = 2.0
@@ -56,11 +63,16 @@ class Session:
 
   def __init__(self, sources: Sequence[Source]):
     self.sources = {source.letter: source for source in sources}
-    self.catalogue = Catalogue(lambda: [p for s in sources for p in s.places()])
+    self.catalogue = Catalogue(
+      lambda: [p for s in sources for p in s.places()],
+      {source.letter: source.path for source in sources},
+    )
     self.credits = Credits(self.catalogue, self.problem)
     self._problems: dict[Path, dict[str, Problem]] = {}
     self._unread: dict[Path, str] = {}
-    """Files of problems that could not be read, and why."""
+    """Files of problems, and stores, that could not be read, and why."""
+    self.kept: dict[str, tuple[str, ...]] = {}
+    """Ids of the rollouts whose tokens are kept, by the name of their store."""
     self._lock = threading.Lock()
     self._filters: tuple[Any, dict[str, Filter]] = (None, {})
     self._hits: collections.OrderedDict[Any, search.Hits] = (
@@ -77,6 +89,7 @@ class Session:
     self._read_problems()
     self.catalogue.refresh()
     self._read_problems()
+    self._find_kept()
 
   def start(self) -> None:
     """Follows the workdirs in a thread until `stop`."""
@@ -108,6 +121,18 @@ class Session:
         self._unread.pop(path, None)
       except SophiaError as e:
         self._unread[path] = str(e)
+
+  def _find_kept(self) -> None:
+    for place in self.catalogue.table().places:
+      if place.rounds and place.name not in self.kept:
+        try:
+          found = tokens.names(place.directory)
+        except SophiaError as e:
+          self._unread[place.directory] = str(e)
+          continue
+        self._unread.pop(place.directory, None)
+        if found:
+          self.kept = {**self.kept, place.name: found}
 
   @property
   def notes(self) -> list[str]:
@@ -153,6 +178,7 @@ class Session:
       table.generation,
       len(table.places),
       len(self._problems),
+      len(self.kept),
       self._decided,
     )
     with self._lock:
@@ -160,7 +186,7 @@ class Session:
         methods = any(p.algorithm for p in table.places)
         chosen = self.credits.selected(table) if methods else None
         known = functools.partial(self.known, table)
-        made = queries.filters(table, known, chosen)
+        made = queries.filters(table, known, chosen, self.kept)
         self._filters = key, made
       return self._filters[1]
 
@@ -171,7 +197,7 @@ class Session:
     """
     names = (
       "workdir", "stage", "role", "status", "finish", "group", "change",
-      "version", "age", SELECTED, "source", "difficulty",
+      "version", "age", SELECTED, TOKENS, "source", "difficulty",
     )  # fmt: skip
     tags = [name for name in values if name.startswith("tag.")]
     return queries.parse(values, [*names, *tags[: queries.MAX_TAGS]])

@@ -9,10 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import tokenizers
 
 from sophia_jax import files
 from sophia_jax.evals import charts
@@ -23,12 +20,8 @@ from sophia_jax.evals.browser.session import Session, Source
 from sophia_jax.evals.browser.table import Place, Table
 from sophia_jax.types import Group, Problem, Rollout, Status
 
-MAX_TOKENS = 4000
-"""Most tokens of an answer that are shown one by one."""
 MAX_WORDS = 600
 """Most words of an answer that are compared with another."""
-LEAST_LIKELY = 12
-"""Tokens that the table of the least likely ones has."""
 CURVES = {
   "loss": "loss",
   "critic/score/mean": "reward",
@@ -65,6 +58,8 @@ class Card:
   """Rounds between its policy and that of the round; None: not known."""
   request: str
   """JSON that samples it again."""
+  kept: bool
+  """Whether the run keeps what the update made of its tokens."""
 
   @property
   def value(self) -> float:
@@ -148,8 +143,10 @@ def group(session: Session, table: Table, g: int) -> GroupView:
     records, problem, place.algorithm, place.seed, place.round
   )
   credits = session.credits.of_group(table, g) if complete else {}
+  kept = session.kept.get(place.name, ())
   cards = {
-    r.path: _card(place, found, r, credits.get(r.path)) for r in found.rollouts
+    r.path: _card(place, found, r, credits.get(r.path), r.id in kept)
+    for r in found.rollouts
   }
   captions = [r for r in found.depth(1) if found.children(r.path)]
   branches = [
@@ -187,7 +184,11 @@ def _ranked(cards: Iterator[Card] | Sequence[Card]) -> tuple[Card, ...]:
 
 
 def _card(
-  place: Place, found: Group, rollout: Rollout, made: Credit | None
+  place: Place,
+  found: Group,
+  rollout: Rollout,
+  made: Credit | None,
+  kept: bool,
 ) -> Card:
   version = rollout.version
   return Card(
@@ -199,6 +200,7 @@ def _card(
     verdict=explained(rollout, found.problem),
     age=place.round + 1 - version if version else None,
     request=requests.request(place, found, rollout),
+    kept=kept,
   )
 
 
@@ -219,79 +221,6 @@ def explained(rollout: Rollout, problem: Problem) -> str:
     Status.TIMED_OUT: f"comparing {found!r} took longer than the limit",
     Status.TRUNCATED: "cut off at the token limit before an answer",
   }[verdict.status]
-
-
-# ------------------------------------------------------------------------ tokens
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Token:
-  """A token of an answer."""
-
-  place: int
-  """Number in the answer, from 1."""
-  id: int
-  text: str
-  logp: float | None
-  version: int
-  """Policy version that drew it; 0: not known."""
-
-  @property
-  def level(self) -> int:
-    """Surprise in five steps, 0: likelier than 0.9, 4: less likely than 0.02."""
-    if self.logp is None:
-      return 0
-    bounds = (0.9, 0.5, 0.2, 0.02)
-    return sum(math.exp(self.logp) < bound for bound in bounds)
-
-
-class Words:
-  """Texts of tokens, by role."""
-
-  def __init__(self, source: Source):
-    self._files = source.tokenizers()
-    self._read: dict[Path, Any] = {}
-
-  def texts(self, role: str, ids: Sequence[int]) -> list[str]:
-    """Returns the text of each token; its number where no tokenizer is known."""
-    path = self._files.get(role)
-    if path is None:
-      return [f"[{i}]" for i in ids]
-    if path not in self._read:
-      self._read[path] = tokenizers.Tokenizer.from_file(str(path))
-    known = self._read[path]
-    return [known.decode([i], skip_special_tokens=False) for i in ids]
-
-
-def tokens(session: Session, view: GroupView, card: Card) -> list[list[Token]]:
-  """Returns the tokens of each turn of a rollout."""
-  rollout = card.rollout
-  captions = [b.caption for b in view.branches if b.caption]
-  role = "caption" if card in captions else rollout.author
-  words = Words(session.source(view.place))
-  turns = []
-  for turn in rollout.turns:
-    completion = turn.completion
-    ids = completion.token_ids[:MAX_TOKENS]
-    versions = [v for v, count in completion.versions for _ in range(count)]
-    logps = completion.logps
-    turns.append(
-      [
-        Token(
-          place=n + 1,
-          id=i,
-          text=text,
-          logp=logps[n] if logps is not None and n < len(logps) else None,
-          version=versions[n] if n < len(versions) else 0,
-        )
-        for n, (i, text) in enumerate(zip(ids, words.texts(role, ids)))
-      ]
-    )
-  return turns
-
-
-def least_likely(turn: Sequence[Token]) -> list[Token]:
-  """Returns the tokens of the lowest probability, the least likely first."""
-  known = [token for token in turn if token.logp is not None]
-  return sorted(known, key=lambda t: (t.logp, t.place))[:LEAST_LIKELY]
 
 
 # -------------------------------------------------------------------- comparison

@@ -4,6 +4,7 @@ GRPO, with texts that would run as script if a page let them."""
 import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from configs import quickstart
@@ -12,6 +13,7 @@ from sophia_jax.data.problems import load_problems, problem_digest
 from sophia_jax.evals.browser.pages import Pages
 from sophia_jax.evals.browser.session import Session
 from sophia_jax.files import write_json, write_jsonl
+from sophia_jax.rollout import tokens
 from sophia_jax.rollout.records import Answer, Graded, identity
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.runs.browsing import Workdir
@@ -123,6 +125,24 @@ def add_round(workdir: Path, number: int, asked) -> None:
       for n in range(4):
         store.append(*attempt(key, (n,), n < i + number, number))
       store.finish(problem.id, key["digest"])
+  tokens.write(
+    round_directory(workdir, number),
+    {"p-1/2": LEARNT, "p-2/0": learnt((5, 6))},
+  )
+
+
+def learnt(ids, **values):
+  """Returns tokens as an update leaves them; by default all but the last one."""
+  made = {"logp": -1.0, "trainer": -1.1, "weight": 0.25} | values
+  columns = {name: np.full(len(ids), value) for name, value in made.items()}
+  for column in columns.values():
+    column[-1] = np.nan
+  return tokens.Learnt(token_ids=ids, values=columns)
+
+
+LEARNT = learnt(
+  (5, 6, 7), entropy=0.7, ratio=1.3, clipped=1.0, correction=0.5, advantage=-2.0
+)
 
 
 def attempt(key, path, right, number=0):

@@ -109,18 +109,6 @@ def test_records_of_another_method_are_shown_without_a_selection(grpo, sophia):
   assert (len(group.rollouts), complete) == (4, False)
 
 
-def test_tokens_carry_what_the_store_keeps(grpo):
-  view = views.group(grpo, grpo.catalogue.table(), 0)
-  card = next(view.cards)
-  (turn,) = views.tokens(grpo, view, card)
-  assert [t.id for t in turn] == [5, 6, 7]
-  assert [t.logp for t in turn] == [-0.01, -1.0, -5.0]
-  assert [t.level for t in turn] == [0, 2, 4]
-  assert [t.version for t in turn] == [1, 1, 1]
-  assert [t.id for t in views.least_likely(turn)] == [7, 6, 5]
-  assert [t.text for t in turn] == ["[5]", "[6]", "[7]"]
-
-
 def test_a_difference_is_by_words():
   pieces = views.difference("so the answer is 6", "so an answer is 7 <b>")
   assert ("gone", "the") in pieces and ("new", "an") in pieces

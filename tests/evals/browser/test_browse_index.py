@@ -1,18 +1,21 @@
 """The index says what the records say, however they were appended."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_jax.evals.browser import search
+from sophia_jax.data.problems import load_problems
+from sophia_jax.evals.browser import index, saved, search
 from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.table import FINISHES, STATUSES, Place
 from sophia_jax.rollout.records import Answer, Graded, encode, outline
 from sophia_jax.rollout.store import Store
+from sophia_jax.runs.browsing import Workdir
 from sophia_jax.types import (
   Completion,
   FinishReason,
@@ -150,6 +153,191 @@ def test_turns_are_one_rollout_and_an_absent_answer_gives_way(tmp_path):
   assert list(made.texts(table, np.arange(2))) == [b"b", b"c"]
   assert {table.roles[r] for r in table.role} == {"policy"}
   assert [FINISHES[f] for f in table.finish] == ["stop", "stop"]
+
+
+# ---------------------------------------------------------------- a kept index
+SAME = (
+  "group",
+  "path",
+  "role",
+  "length",
+  "finish",
+  "version",
+  "status",
+  "text",
+)
+SAME_OF_GROUPS = ("place", "problem", "first", "records", "mean", "longest")
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """Even the smallest index is kept."""
+  monkeypatch.setattr(index, "SAVE_BYTES", 1)
+
+
+def opened(*workdirs):
+  sources = [Workdir(str(w), letter) for w, letter in zip(workdirs, "ab")]
+  made = Catalogue(
+    lambda: [p for s in sources for p in s.places()],
+    {s.letter: s.path for s in sources},
+  )
+  made.refresh()
+  return made
+
+
+def fresh(*workdirs):
+  """The index of workdirs from the segments alone."""
+  for workdir in workdirs:
+    saved.forget(workdir)
+  return opened(*workdirs)
+
+
+def assert_same(one, other):
+  a, b = one.table(), other.table()
+  assert (a.names, a.roles, a.paths) == (b.names, b.roles, b.paths)
+  assert [p.name for p in a.places] == [p.name for p in b.places]
+  for name in (*SAME, *SAME_OF_GROUPS):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
+  for name, part in a.rewards.items():
+    np.testing.assert_array_equal(part, b.rewards[name])
+  rows = np.arange(a.rows)
+  assert list(one.texts(a, rows)) == list(other.texts(b, rows))
+  for g in range(a.groups):
+    assert list(one.records(a, g)) == list(other.records(b, g))
+
+
+def again(monkeypatch, *workdirs):
+  """The index of workdirs that are opened again, and the lines read for it."""
+  lines, seen = [], index.outline
+  with monkeypatch.context() as patch:
+    patch.setattr(index, "outline", lambda x: lines.append(x) or seen(x))
+    return opened(*workdirs), len(lines)
+
+
+def test_a_kept_index_is_the_one_that_was_made(tmp_path, small, monkeypatch):
+  made = browsed.sophia_run(tmp_path / "s"), browsed.grpo_run(tmp_path / "g")
+  first = opened(*made)
+  found, read = again(monkeypatch, *made)
+  assert read == 0 and found.ready
+  assert_same(found, first)
+
+
+def test_workdirs_in_another_order_have_other_numbers(
+  tmp_path, small, monkeypatch
+):
+  made = browsed.sophia_run(tmp_path / "s"), browsed.grpo_run(tmp_path / "g")
+  wanted = sorted(lines_of(opened(*made)))
+  found, read = again(monkeypatch, *made[::-1])
+  assert read == 0 and sorted(lines_of(found)) == wanted
+  alone, read = again(monkeypatch, made[1])
+  assert read == 0 and alone.table().roles == ("policy",)
+  assert sorted(lines_of(alone)) == sorted(lines_of(fresh(made[1])))
+
+
+def lines_of(made):
+  """What is known of each rollout, without the names of workdirs."""
+  table = made.table()
+  texts = made.texts(table, np.arange(table.rows))
+  for row, (g, text) in enumerate(zip(table.group, texts)):
+    place = table.places[table.place[g]].name[1:]
+    path, status = table.paths[table.path[row]], int(table.status[row])
+    yield place, table.names[table.problem[g]], path, status, text
+
+
+def test_what_was_appended_since_is_read_alone(tmp_path, small, monkeypatch):
+  workdir = browsed.grpo_run(tmp_path)
+  opened(workdir)
+  meta = browsed.META | {"round": 1}
+  with Store(workdir / "rounds" / "000001", meta) as store:
+    store.append(*browsed.attempt(KEY, (7,), True))
+  file = workdir / "data" / "problems.jsonl"
+  browsed.add_round(workdir, 2, load_problems(file))
+  found, read = again(monkeypatch, workdir)
+  assert read == 2 + 4 * (4 * 2 + 1)
+  assert found.table().rows == 3 * 16 + 1
+  assert sorted(lines_of(found)) == sorted(lines_of(fresh(workdir)))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda text: text[:-400],
+    lambda text: text.replace(b"thought 0.1", b"THOUGHT 0.1", 1),
+    lambda text: b"\n" + text + text,
+  ],
+)
+def test_an_index_of_a_segment_that_has_changed_is_not_used(
+  tmp_path, small, change
+):
+  workdir = browsed.sophia_run(tmp_path)
+  opened(workdir)
+  segment = workdir / "trajectories" / "0.jsonl"
+  before = segment.stat().st_mtime_ns
+  segment.write_bytes(change(segment.read_bytes()))
+  os.utime(segment, ns=(before, before + 1))
+  assert_same(opened(workdir), fresh(workdir))
+
+
+def test_a_store_that_was_removed_is_not_found_in_the_index(tmp_path, small):
+  workdir = browsed.grpo_run(tmp_path)
+  opened(workdir)
+  shutil.rmtree(workdir / "rounds" / "000000")
+  assert_same(opened(workdir), fresh(workdir))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+  """A workdir and its index: as bytes, and as it was made."""
+  workdir = browsed.grpo_run(tmp_path_factory.mktemp("kept"), rounds=1)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(index, "SAVE_BYTES", 1)
+    made = opened(workdir)
+  return workdir, saved.location(workdir).read_bytes(), made
+
+
+@settings(max_examples=10)
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())
+def test_a_damaged_index_is_made_again(kept, share, bit, cut):
+  workdir, whole, wanted = kept
+  place = int(share * len(whole))
+  broken = bytearray(whole[:place] if cut else whole)
+  if not cut:
+    broken[place] ^= 1 << bit
+  saved.location(workdir).write_bytes(broken)
+  assert saved.read(workdir) is None
+  assert_same(opened(workdir), wanted)
+
+
+def test_an_index_of_another_version_is_not_used(kept, monkeypatch):
+  workdir, whole, _ = kept
+  saved.location(workdir).write_bytes(whole)
+  assert saved.read(workdir) is not None
+  monkeypatch.setattr(saved, "FORMAT", saved.FORMAT + 1)
+  assert saved.read(workdir) is None
+
+
+def test_nothing_is_written_where_it_must_not_be(tmp_path, small, monkeypatch):
+  workdir = browsed.grpo_run(tmp_path)
+  (workdir / ".browse").write_text("a file")
+  assert opened(workdir).ready
+  (workdir / ".browse").unlink()
+  monkeypatch.setattr(saved.os, "access", lambda path, mode: False)
+  assert opened(workdir).ready and not saved.location(workdir).exists()
+
+
+def test_a_small_store_keeps_no_index(tmp_path):
+  workdir = browsed.grpo_run(tmp_path)
+  assert opened(workdir).ready and not saved.location(workdir).exists()
+
+
+def test_an_index_that_proves_wrong_is_removed(tmp_path, small):
+  workdir = browsed.sophia_run(tmp_path)
+  made = opened(workdir)
+  segment = workdir / "trajectories" / "0.jsonl"
+  segment.write_bytes(segment.read_bytes().replace(b"caption", b"CAPTION"))
+  with pytest.raises(SophiaError, match="start the browser again"):
+    list(made.records(made.table(), 0))
+  assert not saved.location(workdir).exists()
 
 
 # ------------------------------------------------------------------------ search

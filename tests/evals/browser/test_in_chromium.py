@@ -137,6 +137,21 @@ def test_a_filtered_set_is_saved(page, server):
   assert rows and {row["status"] for row in rows} == {"wrong"}
 
 
+def test_tokens_are_marked_by_what_the_update_made_of_them(page, server):
+  page.goto(f"{server.url}?tokens=kept&workdir=b")
+  page.locator(".item").first.click()
+  page.get_by_role("link", name="what the update made of them").click()
+  page.get_by_role("link", name="ratio").click()
+  page.wait_for_url("**by=ratio**")
+  token = page.locator(".tok").first
+  assert "ratio 1.3, weight 0.125, clipped" in token.get_attribute("title")
+  style = "e => getComputedStyle(e)"
+  assert token.evaluate(f"{style}.outlineStyle") == "dashed"
+  assert token.evaluate(f"{style}.borderBottomStyle") == "solid"
+  page.get_by_text("Every token in a table").click()
+  assert page.locator("details table tr").count() == 4
+
+
 def test_the_keyboard_does_it(page, server):
   page.goto(f"{server.url}?workdir=a")
   for key, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
