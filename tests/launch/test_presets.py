@@ -59,7 +59,7 @@ def test_every_method_of_qwen_lays_out(name):
   """Its images fit a row, and each device has whole shards of the packing."""
   config = runpy.run_path(f"configs/{name}.py")["get_config"]()
   assert config.size == "qwen2_5_vl_7b"
-  for topology in config.topologies.keys():
+  for topology in config.topologies:
     set_up = for_topology(config, topology, {})
     axes = section(sharding.MeshConfig, set_up.mesh.to_dict(), "mesh")
     mesh = AbstractMesh(
