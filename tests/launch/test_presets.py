@@ -56,7 +56,7 @@ def test_every_topology_lays_out(config):
 
 @pytest.mark.parametrize("name", QWEN)
 def test_every_method_of_qwen_lays_out(name):
-  """Its images fit a row, and each device has whole shards of the packing."""
+  """An image fits a shard, and each device has whole shards of the packing."""
   config = runpy.run_path(f"configs/{name}.py")["get_config"]()
   assert config.size == "qwen2_5_vl_7b"
   for topology in config.topologies:
@@ -72,7 +72,7 @@ def test_every_method_of_qwen_lays_out(name):
       if train is not None and train.tiles:
         sharding.check_shape(train.rows, train.length, train.tiles, mesh)
         most = set_up.images.max_tiles
-        assert most <= train.tiles // shards <= train.length, topology
+        assert most <= train.tiles // shards, topology
 
 
 def test_a_run_may_change_its_topology(config):

@@ -29,7 +29,7 @@ from sophia_jax.types import SophiaError
 
 
 class Cutting:
-  """What the processors share: images become items with their tiles."""
+  """Part of both processors: images become items with their tiles."""
 
   img_start_token_id: int
   img_context_token_id: int

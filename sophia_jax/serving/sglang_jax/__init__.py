@@ -31,7 +31,7 @@ An image is one of
   - base64 of an encoded file (PNG, JPEG, ...), bare or as a
     `data:image/png;base64,` URL;
   - {"tiles": base64 of raw uint8 [n, S, S, 3], "count": n}: tiles already cut,
-    where each is a picture of its own.
+    where a tile is a whole picture.
 Paths, file:// and http(s):// URLs are refused with 400: a server that others
 can reach opens nothing for them.
 
