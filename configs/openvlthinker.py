@@ -1,10 +1,10 @@
-"""OpenVLThinker on InternVL3-8B, with the settings of its paper.
+"""OpenVLThinker on Qwen2.5-VL-7B, with the settings of its paper.
 
-Paper:     arXiv 2503.17352 v3 on Qwen2.5-VL-7B: three times SFT from the base on
+Paper:     arXiv 2503.17352 v3: three times SFT from the base on
            3k verified chains, GRPO on 3k medium and 6k hard problems; MathVista
            68.5 -> 72.3, average of six benchmarks 45.6 -> 47.9 (Table 1)
 Run:       python -m launch.run --config=configs/openvlthinker.py --workdir=W \\
-             --config.policy.path=/models/InternVL3-8B-hf \\
+             --config.policy.path=/models/Qwen2.5-VL-7B-Instruct \\
              --config.reasoners.easy.path=/models/QwQ-32B \\
              --config.data.problems=/data/problems.jsonl \\
              --config.data.heldout=/data/heldout.jsonl
@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import internvl3_8b, policy_8b
+from configs import internvl3_8b, policy_8b, qwen2_5_vl_7b
 from sophia_jax.runs.stage import stage
 
 ALL = ("vision", "projector", "language")
@@ -68,4 +68,4 @@ def get_config() -> ConfigDict:
     c.stages.update(iteration(i))
   loop = (name for i in (1, 2, 3) for name in iteration(i))
   c.order = ("rate", *loop)
-  return c
+  return qwen2_5_vl_7b.adopt(c)

@@ -1,10 +1,10 @@
-"""VLAA-Thinker on InternVL3-8B, with the settings of its paper.
+"""VLAA-Thinker on Qwen2.5-VL-7B, with the settings of its paper.
 
-Paper:     arXiv 2504.11468 on Qwen2.5-VL-7B: 4 rollouts of 512 problems, 49 rounds
+Paper:     arXiv 2504.11468: 4 rollouts of 512 problems, 49 rounds
            over 25k problems, adaptive KL from 1e-3 to a target of 5e-4; average of
            six benchmarks 40.1 -> 42.5 (Table 4)
 Run:       python -m launch.run --config=configs/vlaa.py --workdir=W \\
-             --config.policy.path=/models/InternVL3-8B-hf \\
+             --config.policy.path=/models/Qwen2.5-VL-7B-Instruct \\
              --config.scorer.engine=http --config.scorer.urls=http://HOST:PORT \\
              --config.data.problems=/data/rl.jsonl \\
              --config.data.heldout=/data/heldout.jsonl
@@ -15,13 +15,13 @@ Expect:    not run at this size; configs/digits/vlaa.py runs on two cores
 
 from ml_collections import ConfigDict
 
-from configs import policy_8b
+from configs import policy_8b, qwen2_5_vl_7b
 
 
 def get_config() -> ConfigDict:
   # 256 samples an update; the peak of the learning rate is not given, its end
   # and the share of the warm-up are.
-  return policy_8b.run_of(
+  c = policy_8b.run_of(
     "vlaa",
     n=4,
     rounds=49,
@@ -34,3 +34,4 @@ def get_config() -> ConfigDict:
       "warmup_steps": 12,
     },
   )
+  return qwen2_5_vl_7b.adopt(c)

@@ -49,7 +49,6 @@ class Vocabulary:
     self.bos_ids = _bos_ids(loaded)
     self.marks = _marks(tokenizer)
     """Special tokens, text -> id."""
-    self.has_images = all(mark in self.marks for mark in IMAGE_MARKS)
     self.has_turns = all(mark in self.marks for mark in TURN_MARKS)
     eos = self.marks["<|im_end|>"] if self.has_turns else loaded.eos_token_id
     if eos is None:

@@ -51,6 +51,11 @@ class VisionConfig:
     """Patches along a side of a tile."""
     return self.image_size // self.patch_size
 
+  @property
+  def cut(self) -> tuple[str, int]:
+    """Method by which images become tiles (`ImageConfig`), and a tile's side."""
+    return "grid", self.image_size
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QwenVisionConfig:
@@ -91,6 +96,11 @@ class QwenVisionConfig:
   def image_size(self) -> int:
     """Side of a tile, pixels."""
     return self.grid * self.patch_size
+
+  @property
+  def cut(self) -> tuple[str, int]:
+    """Method by which images become tiles (`ImageConfig`), and a tile's side."""
+    return "native", self.image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from sophia_jax.checkpoints.staging import replacing
 from sophia_jax.config import section
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.models import QwenVisionConfig
+from sophia_jax.models import InternVLConfig, VisionConfig
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
 from sophia_jax.rollout.endpoints import ClientConfig
 from sophia_jax.rollout.scorers import CommonWords, ScoreClient
@@ -35,10 +35,8 @@ from sophia_jax.runs.run import Run
 from sophia_jax.servers import supervise
 from sophia_jax.servers.backends.base import Role
 from sophia_jax.train import sharding
-from sophia_jax.types import Sampling, SophiaError
+from sophia_jax.types import Sampling
 
-SERVED = {"sglang_jax": Format.HF, "sglang": Format.INTERNVL_CHAT}
-"""Checkpoint format that each backend takes a policy in."""
 PolicyEngine = EmbeddedEngine | SGLangEngine
 """Generates in a vocabulary that is ours."""
 ReasonerEngine = EmbeddedEngine | SGLangChat
@@ -64,11 +62,6 @@ def policy(
     return
   image = run.section(ImageConfig, "images")
   cfg, words = policies.load_words(directory, image, run.config.prompts.system)
-  if isinstance(cfg.vision, QwenVisionConfig):
-    raise SophiaError(
-      f"{directory}: Qwen2.5-VL is sampled by the embedded engine alone; give "
-      "--config.policy.engine=embedded"
-    )
   tokens = max_new_tokens
   if cfg.vision:
     tokens += cfg.tokens_per_tile * image.most
@@ -171,14 +164,25 @@ def backend(run: Run) -> str:
   return chosen or supervise.default_backend(platform)
 
 
+def served_format(run: Run, cfg: InternVLConfig) -> Format:
+  """Returns the format in which the servers that a run starts take its policy.
+
+  SGLang reads an InternVL in the original format alone.
+  """
+  internvl = isinstance(cfg.vision, VisionConfig)
+  if internvl and backend(run) == "sglang":
+    return Format.INTERNVL_CHAT
+  return Format.HF
+
+
 def _servable(run: Run, directory: Path) -> Path:
   """Returns a policy's checkpoint as our own server reads it.
 
-  SGLang reads the original format alone, and stages export transformers': it
-  gets a copy, W/servers/policy.
+  Stages export transformers' format: where the server reads another it gets a
+  copy, W/servers/policy.
   """
   kind = read_json(directory / CONFIG).get("model_type")
-  if SERVED[backend(run)] is Format.HF or kind != "internvl":
+  if backend(run) != "sglang" or kind != "internvl":
     return directory
   cfg = read_config(directory)
   copy = run.workdir / "servers" / "policy"

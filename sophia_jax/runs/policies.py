@@ -13,12 +13,11 @@ from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import free
 from sophia_jax.data.chat import Renderer
-from sophia_jax.data.images import ImageConfig
+from sophia_jax.data.images import ImageConfig, check_cut
 from sophia_jax.models import (
   InternVL,
   InternVLConfig,
   Params,
-  QwenVisionConfig,
   abstract_params,
   logical_axes,
 )
@@ -247,7 +246,8 @@ def load_words(
     SophiaError: as `load`.
   """
   cfg = read_config(directory)
-  _check_tiles(cfg, image, directory)
+  if cfg.vision is not None:
+    check_cut(image, *cfg.vision.cut, str(directory))
   renderer = Renderer(str(directory), image, cfg.tokens_per_tile, system)
   if renderer.vocab_size > cfg.decoder.vocab:
     raise SophiaError(
@@ -255,34 +255,6 @@ def load_words(
       f"{cfg.decoder.vocab}; they are not of one checkpoint"
     )
   return cfg, renderer
-
-
-def _check_tiles(
-  cfg: InternVLConfig, image: ImageConfig, directory: Path
-) -> None:
-  """Refuses images that are cut as another model takes them.
-
-  Raises:
-    SophiaError: names the settings that fit.
-  """
-  if cfg.vision is None:
-    return
-  qwen = isinstance(cfg.vision, QwenVisionConfig)
-  method = "native" if qwen else "grid"
-  side = cfg.vision.image_size
-  if image.method != method:
-    limits = (4, 1280) if qwen else (1, 12)
-    raise SophiaError(
-      f"{directory}: its images are cut by method {method!r}, config.images.method "
-      f"is {image.method!r}; give --config.images.method={method} "
-      f"--config.images.tile_size={side} --config.images.min_tiles={limits[0]} "
-      f"--config.images.max_tiles={limits[1]}"
-    )
-  if side != image.tile_size:
-    raise SophiaError(
-      f"{directory}: takes tiles of {side} pixels, config.images.tile_size is "
-      f"{image.tile_size}; give --config.images.tile_size={side}"
-    )
 
 
 def load_policy(run: Run, directory: Path, resize: str | None = None) -> Model:

@@ -214,7 +214,7 @@ def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
     directory,
     model.directory,
     dtype=serve.dtype or run.config.policy.dtype,
-    format=engines.SERVED[engines.backend(run)],
+    format=engines.served_format(run, model.module.cfg),
   )
 
 

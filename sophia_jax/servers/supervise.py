@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 
 from sophia_jax.checkpoints import read_config
 from sophia_jax.config import section
-from sophia_jax.data.images import ImageConfig
-from sophia_jax.models import InternVLConfig, QwenVisionConfig
+from sophia_jax.data.images import ImageConfig, check_cut
+from sophia_jax.models import InternVLConfig
 from sophia_jax.servers import backends, environments
 from sophia_jax.servers.backends import Platform, Role, ServeSpec
 from sophia_jax.servers.backends.base import cache
@@ -86,11 +86,8 @@ def spec_of(
   platform, devices = find_platform()
   limit = MOST_ON_CPU if platform == "cpu" else config.engine.slots
   image = section(ImageConfig, config.images.to_dict(), "images")
-  if cfg and cfg.vision and cfg.vision.image_size != image.tile_size:
-    raise SophiaError(
-      f"{model}: takes tiles of {cfg.vision.image_size} pixels, "
-      f"config.images.tile_size is {image.tile_size}"
-    )
+  if cfg and cfg.vision:
+    check_cut(image, *cfg.vision.cut, str(model))
   return ServeSpec(
     model=model,
     role=role,
@@ -144,14 +141,11 @@ def _checked(model: Path, role: Role) -> InternVLConfig | None:
       raise
     return None
   if role == "policy" and cfg.vision is None:
-    raise SophiaError(f"{model}: a text model; a policy is an InternVL")
-  if isinstance(cfg.vision, QwenVisionConfig):
     raise SophiaError(
-      f"{model}: Qwen2.5-VL is not served here; sample it with "
-      "--config.policy.engine=embedded"
+      f"{model}: a text model; a policy is one that sees images"
     )
   if role == "reasoner" and cfg.vision is not None:
-    raise SophiaError(f"{model}: an InternVL; a reasoner is a text model")
+    raise SophiaError(f"{model}: it sees images; a reasoner is a text model")
   return cfg
 
 

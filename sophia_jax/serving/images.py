@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from sophia_jax.data.images import ImageConfig, load_tiles
+from sophia_jax.data.native import Tiles
 from sophia_jax.types import SophiaError
 
 IMAGE_VARIABLE = "SOPHIA_IMAGES"
@@ -73,9 +74,35 @@ def tile_counts(
   return [(end - start) // tokens_per_tile for start, end in places]
 
 
+def spatial_positions(
+  length: int, places: Sequence[Span], grids: Sequence[tuple[int, int]]
+) -> Int[np.ndarray, "3 T"]:
+  """Returns time, row and column of every token of a prompt, for M-RoPE.
+
+  They are those of `models.positions`, for one prompt on the host. An answer's
+  tokens continue after the largest of them.
+
+  Args:
+    length: tokens T of the prompt.
+    places: image tokens of each image.
+    grids: rows and columns of the tiles of each image.
+  """
+  found = np.empty((3, length), np.int64)
+  at = following = 0
+  for (start, end), (rows, columns) in zip(places, grids, strict=True):
+    found[:, at:start] = np.arange(start - at) + following
+    following += start - at
+    picture = np.indices((1, rows, columns)).reshape(3, -1)
+    found[:, start:end] = picture + following
+    following += max(rows, columns)
+    at = end
+  found[:, at:] = np.arange(length - at) + following
+  return found
+
+
 def read_tiles(
   source: Any, count: int, config: ImageConfig, name: str
-) -> UInt8[np.ndarray, "n S S 3"]:
+) -> Tiles:
   """Returns the tiles of one image of a request.
 
   Args:
@@ -91,6 +118,11 @@ def read_tiles(
   if isinstance(source, str):
     return load_tiles(_file(source, name), count, config)
   if isinstance(source, dict) and source.keys() == {"tiles", "count"}:
+    if config.method == "native":
+      raise SophiaError(
+        f"{name}: tiles do not say how many a row of the image has; send base64 "
+        "of the file"
+      )
     return _ready_tiles(source, count, config.tile_size, name)
   raise SophiaError(
     f'{name}: send base64 of the file, or {{"tiles": base64, "count": n}}'

@@ -25,6 +25,13 @@ NAMES = (
 )
 
 
+QWEN = (
+  *("papo", "papo_d", "openvlthinker", "vlaa", "vision_ekipl"),
+  *("seed_bench_r1", "grpo_care"),
+)
+"""Methods that were published on Qwen2-VL or Qwen2.5-VL."""
+
+
 @pytest.fixture(params=NAMES)
 def config(request):
   return runpy.run_path(f"configs/{request.param}.py")["get_config"]()
@@ -45,6 +52,27 @@ def test_every_topology_lays_out(config):
     sharding.check_shape(train.rows, train.length, train.tiles, mesh)
     tokens = train.rows * train.microbatches * train.length
     assert tokens == 512 * 32768, topology
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_every_method_of_qwen_lays_out(name):
+  """An image fits a shard, and each device has whole shards of the packing."""
+  config = runpy.run_path(f"configs/{name}.py")["get_config"]()
+  assert config.size == "qwen2_5_vl_7b"
+  for topology in config.topologies:
+    set_up = for_topology(config, topology, {})
+    axes = section(sharding.MeshConfig, set_up.mesh.to_dict(), "mesh")
+    mesh = AbstractMesh(
+      tuple(getattr(axes, axis) for axis in sharding.AXES), sharding.AXES
+    )
+    shards = set_up.packing.shards
+    assert shards % (axes.data * axes.fsdp) == 0, topology
+    for stage in (stages.read(set_up, key) for key in set_up.stages):
+      train = stage.train
+      if train is not None and train.tiles:
+        sharding.check_shape(train.rows, train.length, train.tiles, mesh)
+        most = set_up.images.max_tiles
+        assert most <= train.tiles // shards, topology
 
 
 def test_a_run_may_change_its_topology(config):

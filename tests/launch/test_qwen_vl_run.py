@@ -1,4 +1,4 @@
-"""A whole round on Qwen2.5-VL, and where it is refused."""
+"""A whole round on Qwen2.5-VL, what servers take, and where it is refused."""
 
 import json
 
@@ -8,19 +8,10 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from sophia_jax.checkpoints import load_params, read_config, save_params
-from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig
-from sophia_jax.data.vocabulary import QWEN_IMAGE_MARKS
-from sophia_jax.digits import tokenizer
 from sophia_jax.files import write_jsonl
-from sophia_jax.models import (
-  DecoderConfig,
-  InternVL,
-  InternVLConfig,
-  QwenVisionConfig,
-)
 from sophia_jax.runs import policies, scoring
-from sophia_jax.servers import supervise
+from sophia_jax.servers import backends, supervise
 from sophia_jax.types import SophiaError
 from tests.launch import qwen_vl_config
 from tests.rollout import little
@@ -34,28 +25,10 @@ SIZES = ((60, 90), (28, 140), (100, 40), (56, 56))
 def workdir(tmp_path_factory):
   """A policy that says "A", "B" or nothing, and problems to which "A" is right."""
   workdir = tmp_path_factory.mktemp("qwen_vl")
-  tokens = tokenizer.build(little.WORDS * 9, vision=False)
-  tokens.add_tokens(list(QWEN_IMAGE_MARKS), special_tokens=True)
-  tokenizer.save(tokens, workdir / "words")
-  words = Renderer(str(workdir / "words"), IMAGES, 1, "Look.")
-  cfg = InternVLConfig(
-    vision=QwenVisionConfig(width=16, depth=2, heads=2, mlp=24, full=(1,)),
-    decoder=DecoderConfig(
-      vocab=words.vocab_size + 5,
-      width=32,
-      depth=2,
-      heads=4,
-      kv_heads=2,
-      mlp=48,
-      head_dim=8,
-      mrope=(1, 1, 2),
-    ),
-    image_token_id=words.image_id,
-    dtype="float32",
-  )
+  module, words = little.qwen_vl(workdir / "words", IMAGES)
   favourites = [*(words.encode(w)[0] for w in "AB"), words.end_id]
-  weights = little.indifferent(InternVL(cfg), favourites)
-  save_params(weights, cfg, workdir / "vl", workdir / "words")
+  weights = little.indifferent(module, favourites)
+  save_params(weights, module.cfg, workdir / "vl", workdir / "words")
   rng, rows = np.random.default_rng(0), []
   for i, size in enumerate(SIZES):
     pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
@@ -102,7 +75,14 @@ def test_images_that_are_cut_for_another_model(workdir):
     policies.load_words(workdir / "vl", ImageConfig())
 
 
-def test_no_server_serves_it(workdir):
+def test_servers_take_it_as_it_is(workdir):
+  """In transformers' format; not where images would be cut for another model."""
   config = qwen_vl_config.get_config()
-  with pytest.raises(SophiaError, match=r"Qwen2\.5-VL is not served here"):
-    supervise.spec_of(config, "policy", workdir / "vl")
+  spec = supervise.spec_of(config, "policy", workdir / "vl", port=1)
+  for backend in backends.BACKENDS.values():
+    assert str(workdir / "vl") in backend.command(workdir / "python", spec)
+  with pytest.raises(SophiaError, match="sees images; a reasoner is"):
+    supervise.spec_of(config, "reasoner", workdir / "vl", port=1)
+  config.images.method = "grid"
+  with pytest.raises(SophiaError, match="cut by method 'native'"):
+    supervise.spec_of(config, "policy", workdir / "vl", port=1)

@@ -99,7 +99,7 @@ def test_each_role_gets_its_kind_of_model(checkpoints):
   config = tiny_config()
   with pytest.raises(SophiaError, match="a text model; a policy is"):
     supervise.spec_of(config, "policy", checkpoints / "reasoner", port=1)
-  with pytest.raises(SophiaError, match="an InternVL; a reasoner is"):
+  with pytest.raises(SophiaError, match="it sees images; a reasoner is"):
     supervise.spec_of(config, "reasoner", checkpoints / "policy", port=1)
   config.images.tile_size = 448
   with pytest.raises(SophiaError, match="tiles of 28 pixels"):

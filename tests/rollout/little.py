@@ -11,11 +11,13 @@ from PIL import Image
 
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
+from sophia_jax.data.vocabulary import QWEN_IMAGE_MARKS
 from sophia_jax.digits import tokenizer
 from sophia_jax.models import (
   DecoderConfig,
   InternVL,
   InternVLConfig,
+  QwenVisionConfig,
   VisionConfig,
   abstract_params,
 )
@@ -56,6 +58,36 @@ def model(words: Renderer) -> InternVL:
       dtype="float32",
     )
   )
+
+
+def qwen_vl(
+  directory: Path, image: ImageConfig, mlp: int = 24
+) -> tuple[InternVL, Renderer]:
+  """A Qwen2.5-VL whose tokenizer is saved in `directory`.
+
+  Args:
+    mlp: width inside the encoder's MLP.
+  """
+  tokens = tokenizer.build(WORDS * 9, vision=False)
+  tokens.add_tokens(list(QWEN_IMAGE_MARKS), special_tokens=True)
+  tokenizer.save(tokens, directory)
+  words = Renderer(str(directory), image, 1, "Look.")
+  cfg = InternVLConfig(
+    vision=QwenVisionConfig(width=16, depth=2, heads=2, mlp=mlp, full=(1,)),
+    decoder=DecoderConfig(
+      vocab=words.vocab_size + 5,
+      width=32,
+      depth=2,
+      heads=2,
+      kv_heads=1,
+      mlp=48,
+      head_dim=16,
+      mrope=(2, 3, 3),
+    ),
+    image_token_id=words.image_id or -1,
+    dtype="float32",
+  )
+  return InternVL(cfg), words
 
 
 @functools.cache

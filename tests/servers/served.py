@@ -19,6 +19,7 @@ import numpy as np
 
 from sophia_jax.checkpoints import Format, save_params
 from sophia_jax.data.chat import Renderer
+from sophia_jax.data.images import TileCache
 from sophia_jax.models import InternVL, InternVLConfig
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.servers.supervise import free_port
@@ -56,7 +57,8 @@ class Model:
   ) -> list[Completion]:
     """What the embedded engine says, greedily."""
     weights = little.params(self.module, seed)
-    engine = little.engine(self.module, self.words, weights, ENGINE)
+    cut = TileCache(self.words.image)
+    engine = little.engine(self.module, self.words, weights, ENGINE, cut)
     how = Sampling(temperature=0.0, max_new_tokens=new)
     requests = [
       Request(id=str(i), prompt=p, sampling=how) for i, p in enumerate(prompts)

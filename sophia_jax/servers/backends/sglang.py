@@ -143,10 +143,10 @@ def _policy(spec: ServeSpec) -> tuple[str, ...]:
   cfg = read_config(spec.model)
   config = spec.model / "config.json"
   kind = read_json(config).get("model_type")
-  if kind != "internvl_chat":
+  if kind not in ("internvl_chat", "qwen2_5_vl"):
     raise SophiaError(
-      f"{config}: --backend=sglang serves a policy in the original format, not "
-      f"{kind}; python -m launch.convert --src={spec.model} --dst=DIR "
+      f"{config}: --backend=sglang serves an InternVL in the original format, "
+      f"not {kind}; python -m launch.convert --src={spec.model} --dst=DIR "
       "--format=internvl_chat, and serve DIR"
     )
   length = min(spec.context_length, cfg.decoder.max_positions)

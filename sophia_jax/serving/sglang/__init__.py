@@ -1,4 +1,4 @@
-"""InternVL inside SGLang (PyTorch): what makes it do as our own engine does.
+"""InternVL and Qwen2.5-VL inside SGLang (PyTorch), doing as our own engine does.
 
 `python -m sophia_jax.serving.sglang.main FLAGS` is `sglang.launch_server` with
 this package in it; `launch.serve --backend=sglang` makes the environment and the

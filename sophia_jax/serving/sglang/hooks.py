@@ -17,7 +17,10 @@ from sophia_jax.serving import guard
 from sophia_jax.types import SophiaError
 
 PACKAGE = "sophia_jax.serving.sglang"
-_FORMATS = (keys.Naming.CHAT, keys.Naming.CHAT_INTERNLM2)
+_FORMATS = (
+  *(keys.Naming.CHAT, keys.Naming.CHAT_INTERNLM2),
+  *(keys.Naming.QWEN_VL, keys.Naming.QWEN_VL_MEMORY),
+)
 
 
 def register() -> None:

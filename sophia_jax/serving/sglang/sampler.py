@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sglang.srt.layers.sampler import Sampler
 from sglang.srt.runtime_context import get_model
 
+from sophia_jax.checkpoints.config import CONFIG
+from sophia_jax.checkpoints.shards import read_json
 from sophia_jax.data.vocabulary import Vocabulary, open_tokenizer
 
 _NEVER = -1e30  # SGLang's own value: it survives a division by the temperature
@@ -23,6 +26,7 @@ class ModelSampler(Sampler):
     super().__init__()
     where = get_model().model_path
     self._words = Vocabulary(open_tokenizer(where), where)
+    self._sees = "vision_config" in read_json(Path(where) / CONFIG)
     self._banned: Any = None
 
   def forward(
@@ -35,7 +39,7 @@ class ModelSampler(Sampler):
   ) -> Any:
     logits = logits_output.next_token_logits
     if self._banned is None:
-      ids = banned_ids(self._words, logits.shape[-1])
+      ids = banned_ids(self._words, logits.shape[-1], self._sees)
       # On the device once and for all: a copy would hold up every step.
       self._banned = sampling_info.top_ks.long().new_tensor(ids)
     if return_logprob:
@@ -46,11 +50,12 @@ class ModelSampler(Sampler):
     )
 
 
-def banned_ids(words: Vocabulary, size: int) -> list[int]:
+def banned_ids(words: Vocabulary, size: int, sees: bool) -> list[int]:
   """Returns the rows of a head of `size` rows that no answer holds.
 
-  They are rows of no token, and a policy's special tokens except the end of a
-  turn. A text-only model may end its turns with any of its special tokens.
+  They are rows of no token, and special tokens except the end of a turn where the
+  model sees images. A text-only model may end its turns with any of its special
+  tokens.
   """
-  marks = set(words.marks.values()) if words.has_images else set()
+  marks = set(words.marks.values()) if sees else set()
   return sorted((marks - {words.end_id}) | set(range(len(words), size)))

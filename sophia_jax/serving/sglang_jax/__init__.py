@@ -1,4 +1,6 @@
-"""InternVL inside SGLang-JAX, without a fork: our model, images and weight update.
+"""InternVL and Qwen2.5-VL inside SGLang-JAX, without a fork.
+
+With it come our model classes, our images and new weights.
 
 `python -m sophia_jax.serving.sglang_jax.main FLAGS` is `sgl_jax.launch_server` with our
 model classes registered; `launch.serve` makes the environment and the flags.
@@ -21,13 +23,15 @@ POST /generate, one request (every field may also be a list of B of them):
      "logprob_start_len": 7}                    len(input_ids) - 1, always
 
 input_ids hold the image tokens already expanded: `<img>`, P `<IMG_CONTEXT>` for
-each tile, `</img>`. The length of the i-th such run says how many tiles the i-th
+each tile, `</img>`; of Qwen2.5-VL `<|vision_start|>`, an `<|image_pad|>` for each
+tile, `<|vision_end|>`. The length of the i-th such run says how many tiles the i-th
 image has, thumbnail included; the server cuts the image into exactly that many
 with `data.images`, as `load_tiles` does, or answers 400 naming both numbers.
 An image is one of
   - base64 of an encoded file (PNG, JPEG, ...), bare or as a
     `data:image/png;base64,` URL;
-  - {"tiles": base64 of raw uint8 [n, S, S, 3], "count": n}: tiles already cut.
+  - {"tiles": base64 of raw uint8 [n, S, S, 3], "count": n}: tiles already cut,
+    where a tile is a whole picture.
 Paths, file:// and http(s):// URLs are refused with 400: a server that others
 can reach opens nothing for them.
 

@@ -58,6 +58,9 @@ def served_config(directory: str) -> Qwen2Config:
   }
   if cfg.vision:
     settings["image_token_id"] = cfg.image_token_id
+  if d.mrope:
+    sections = {"rope_type": "default", "mrope_section": list(d.mrope)}
+    settings["rope_scaling"] = sections
   return Qwen2Config(**settings)
 
 
@@ -117,14 +120,15 @@ def _difference(found: dict[str, Any], served: dict[str, Any]) -> str:
 def is_ours(directory: str) -> bool:
   """Tells whether one of our classes serves the checkpoint.
 
-  A text model that ours cannot express is left to SGLang-JAX's own classes; an
-  InternVL never is, because SGLang-JAX has none.
+  A text model that ours cannot express is left to SGLang-JAX's own classes; one
+  that sees images never is: SGLang-JAX has no InternVL, and takes a Qwen2.5-VL's
+  images as text alone.
   """
   path = pathlib.Path(directory) / "config.json"
   if not path.is_file():
     return False
   kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-  if kind in ("internvl", "internvl_chat"):
+  if kind in ("internvl", "internvl_chat", "qwen2_5_vl"):
     return True
   if kind not in ("qwen2", "qwen3", "llama"):
     return False

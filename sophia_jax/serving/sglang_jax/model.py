@@ -22,9 +22,9 @@ from sgl_jax.srt.multimodal.common.modality_enum import Modality
 from sgl_jax.srt.multimodal.in_model.interface import InModelMultimodalContract
 from transformers import PretrainedConfig
 
-from sophia_jax.models import Params
+from sophia_jax.models import Params, QwenVisionConfig
 from sophia_jax.serving.sglang_jax import checkpoint
-from sophia_jax.serving.sglang_jax.vision import Encoder
+from sophia_jax.serving.sglang_jax.vision import Encoder, NativeEncoder
 from sophia_jax.types import SophiaError
 
 
@@ -159,7 +159,18 @@ class Policy(Reasoner, InModelMultimodalContract):
     dtype: Any = jnp.bfloat16,
   ):
     super().__init__(config, mesh, dtype)
-    self.encoder = Encoder(self.cfg, mesh.devices)
+    kind = Encoder
+    if isinstance(self.cfg.vision, QwenVisionConfig):
+      kind, self.mrope_position_axes = NativeEncoder, 3
+    self.encoder = kind(self.cfg, mesh.devices)
+
+  def __call__(
+    self, forward_batch: Any, memory_pools: Any, logits_metadata: Any
+  ) -> Any:
+    """Does as SGLang-JAX's Qwen2, with positions of three axes where there are."""
+    if forward_batch.mrope_positions is not None:
+      forward_batch.positions = forward_batch.mrope_positions
+    return super().__call__(forward_batch, memory_pools, logits_metadata)
 
   def take(self, params: Params) -> None:
     super().take(params)
@@ -173,7 +184,7 @@ class Policy(Reasoner, InModelMultimodalContract):
 
   def encode_images(self, items: list[Any]) -> Float[Array, "capacity D"]:
     """Returns embeddings of the items' tiles, back to back, then padding."""
-    rows = self.encoder(np.concatenate([item.feature for item in items]))
+    rows = self.encoder([item.feature for item in items])
     return jax.device_put(rows, NamedSharding(self.mesh, PartitionSpec()))
 
   def get_multimodal_embedding_packed_capacities(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+import numpy as np
 from sgl_jax.srt.multimodal.common.modality_enum import (
   Modality,
   MultimodalDataItem,
@@ -32,6 +33,7 @@ class Processor(BaseMultimodalProcessor):
     cfg = described(server_args.model_path, "float32")
     assert cfg.vision is not None
     self._tokens_per_tile = cfg.tokens_per_tile
+    self._spatial = bool(cfg.decoder.mrope)
     settings = json.loads(os.environ.get(images.IMAGE_VARIABLE, "{}"))
     settings["tile_size"] = cfg.vision.image_size
     self._image = ImageConfig(**settings)
@@ -70,7 +72,16 @@ class Processor(BaseMultimodalProcessor):
         )
       )
     )
-    return MultimodalInputs(mm_items=items, input_ids=ids, im_token_id=image_id)
+    found = MultimodalInputs(
+      mm_items=items, input_ids=ids, im_token_id=image_id
+    )
+    if self._spatial:
+      grids = [item.feature.shape[:2] for item in items]
+      positions = images.spatial_positions(len(ids), places, grids)
+      found.mrope_positions = positions.astype(np.int32)
+      after = int(positions.max()) + 1 - len(ids)
+      found.mrope_position_delta = np.array([[after]], np.int32)
+    return found
 
   def _item(
     self, number: int, source: Any, count: int, place: images.Span

@@ -1,4 +1,4 @@
-"""Our vision encoder beside SGLang-JAX's decoder, on the same devices.
+"""Our vision encoders beside SGLang-JAX's decoder, on the same devices.
 
 It runs once for each distinct image, outside the decoder's program, on a
 mesh for it alone: tiles are spread over all devices, and so are its weights.
@@ -6,6 +6,7 @@ mesh for it alone: tiles are spread over all devices, and so are its weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +15,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
+from sophia_jax.data.native import Tiles, placed
 from sophia_jax.models import InternVL, InternVLConfig, Params
 
 AXIS = "tiles"
 MOST = 8
 """Tiles that one device encodes at once; bounds the attention's memory."""
+LEAST = 64
+"""Tiles that are encoded at once, at least, where images are one sequence."""
 _SMALL = 1 << 16
 """Arrays of fewer elements are kept whole on every device."""
 
@@ -53,10 +57,9 @@ class Encoder:
       lambda x: jax.device_put(x, self._spread(x.shape)), parts
     )
 
-  def __call__(
-    self, tiles: UInt8[np.ndarray, "n S S 3"]
-  ) -> Float[Array, "capacity D"]:
-    """Embeddings in the order of the tiles, then padding."""
+  def __call__(self, images: Sequence[Tiles]) -> Float[Array, "capacity D"]:
+    """Returns embeddings in the order of the images' tiles, then padding."""
+    tiles = np.concatenate(images)
     with jax.set_mesh(self._mesh):
       rows = [
         self._encode(self._params, self._padded(tiles[i : i + step]))
@@ -67,7 +70,11 @@ class Encoder:
 
   def precompile(self) -> None:
     for count in self.buckets:
-      jax.block_until_ready(self(np.zeros((count, *self._tile), np.uint8)))
+      jax.block_until_ready(self([self._blank(count)]))
+
+  def _blank(self, count: int) -> Tiles:
+    """Returns an image of `count` tiles."""
+    return np.zeros((count, *self._tile), np.uint8)
 
   def _padded(self, tiles: UInt8[np.ndarray, "n S S 3"]) -> Array:
     room = next(b for b in self.buckets if b >= len(tiles))
@@ -89,3 +96,37 @@ class Encoder:
 
   def _sharding(self, *axes: str | None) -> NamedSharding:
     return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+
+class NativeEncoder(Encoder):
+  """Encodes images whose tiles see each other: all images are one sequence.
+
+  Every device computes the whole sequence, with its share of the weights.
+  """
+
+  def __init__(self, cfg: InternVLConfig, devices: np.ndarray):
+    super().__init__(cfg, devices)
+
+    def encode(params: Params, tiles: Array, places: Array) -> Any:
+      model, variables = InternVL(cfg), {"params": params}
+      return model.apply(variables, tiles, places, method="encode")
+
+    self._encode = jax.jit(encode, out_shardings=self._sharding())
+    self.buckets = tuple(LEAST << i for i in range(9))
+
+  def __call__(self, images: Sequence[Tiles]) -> Float[Array, "capacity D"]:
+    count = sum(np.prod(image.shape[:2]) for image in images)
+    room = max(LEAST, 1 << int(count - 1).bit_length())
+    tiles = np.zeros((room, *self._tile), np.uint8)
+    places = np.full((room, 3), [-1, 0, 0], np.int32)
+    at = 0
+    for image in images:
+      here = slice(at, at + image.shape[0] * image.shape[1])
+      tiles[here], places[here] = placed(image, at)
+      at = here.stop
+    with jax.set_mesh(self._mesh):
+      arrays = jax.device_put((tiles, places), self._sharding())
+      return self._encode(self._params, *arrays)
+
+  def _blank(self, count: int) -> Tiles:
+    return super()._blank(count)[None]
