@@ -54,8 +54,3 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
-
-
-@pytest.fixture(scope="module")
-def quick_to_compile():
-  yield

@@ -20,9 +20,6 @@ from sophia_jax.types import (
 )
 from tests.algorithms import rows, words
 
-# Programs run for milliseconds and compile for seconds.
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 SAID = (
   "It is red. Is it? No!",
   "A cat sits on the mat, a dog lies under it.",

@@ -13,8 +13,6 @@ from sophia_jax.algorithms.registry import build
 from sophia_jax.types import Problem, Status, Verdict
 from tests.algorithms import rows
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 TOKENS, PROBLEMS, ROUNDS = 4, 12, 12
 WANTED = 3
 """Token that an answer must hold to be right."""

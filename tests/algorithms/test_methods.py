@@ -50,8 +50,6 @@ ELSEWHERE = (
 )
 """GRPO with other rewards or episodes, methods that write files, and those of
 clauses: tests of their own."""
-# Programs run for milliseconds and compile for seconds.
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 ON_POLICY = [*SMALL, "ppo with a critic", "grpo corrected"]
 POLICY = rows.MODELS["policy"]

@@ -23,9 +23,6 @@ from sophia_jax.envs.sokoban import Sokoban
 from sophia_jax.types import Chat, Problem, Role, SophiaError, Status
 from tests.algorithms import rows, words
 
-# Programs run for milliseconds and compile for seconds.
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ROAD = FrozenLake(rows=("SFFFFG",), success_rate=1.0)
 
 

@@ -24,11 +24,6 @@ PARTS = [part for part in suite.PARTS if part.name not in SLOW]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_quickly(quick_to_compile):
-  """Small programs, each run once or twice."""
-
-
-@pytest.fixture(autouse=True, scope="module")
 def one_thread():
   before = torch.get_num_threads()
   torch.set_num_threads(1)

@@ -87,9 +87,7 @@ def test_scans_of_held_out_problems_are_in_no_other_file(
   assert not stamped["vision"]
 
 
-def test_the_vision_encoder_sees_no_held_out_scan(
-  tmp_path, stamped, quick_to_compile
-):
+def test_the_vision_encoder_sees_no_held_out_scan(tmp_path, stamped):
   """The command's own path: files, then a step of pretraining on scans."""
   config = quickstart.get_config()
   config.seed = 3

@@ -204,9 +204,7 @@ def respoken(renderer, ids):
   return 0, "."
 
 
-def test_score_agrees_with_the_engine(
-  killed, command, tmp_path, quick_to_compile
-):
+def test_score_agrees_with_the_engine(killed, command, tmp_path):
   """The log-probabilities that the engine reported of its own responses."""
   images = ImageConfig(tile_size=48, max_tiles=1)
   runtime = policies.RuntimeConfig(dtype="float32")

@@ -61,7 +61,7 @@ def grpo(tmp_path):
   return opened(config, workdir, "grpo", learning_rate=3e-2)
 
 
-def test_grpo_over_rounds(grpo, quick_to_compile):
+def test_grpo_over_rounds(grpo):
   run, row = grpo
   run.begin()
   driver.learn(run, row)
@@ -100,7 +100,7 @@ def assert_starts_from_adapters(run, row, model):
     training.session(run, starting(lora_rank=8), model, mesh, 1)
 
 
-def test_sophia(tmp_path, quick_to_compile):
+def test_sophia(tmp_path):
   config = hosts_config.get_config()
   workdir = tmp_path / "W"
   workdirs.sampled(config, workdir, problems=8)

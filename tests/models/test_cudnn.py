@@ -17,11 +17,6 @@ from sophia_jax.models import cudnn, gpu_kernels, kernels
 from tests.models import test_kernels as common
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly(quick_to_compile):
-  """Small programs, each run once."""
-
-
 def spans(q, lengths, offsets, width):
   """Yields (segment, first token, tokens) of each segment, checking the layout."""
   places = lengths.size

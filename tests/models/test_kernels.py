@@ -54,11 +54,6 @@ def assert_same(found, wanted, atol):
     np.testing.assert_allclose(one, other, atol=atol, rtol=1e-5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly(quick_to_compile):
-  """Dozens of branches that compute the same."""
-
-
 @pytest.mark.parametrize("case", PACKED)
 def test_blockwise_is_the_reference(case):
   ids = jnp.asarray(segments(PACKED[case], 2048))

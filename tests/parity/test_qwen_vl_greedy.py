@@ -21,7 +21,6 @@ from sophia_jax.train.outputs import hidden_states
 from sophia_jax.types import Prompt, Request, Role, Sampling
 from tests.parity import tiny_qwen as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 NEW = 6
 IMAGES = ImageConfig(
   method="native", tile_size=tiny.SIDE, min_tiles=4, max_tiles=30

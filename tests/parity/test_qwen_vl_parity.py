@@ -19,7 +19,6 @@ from sophia_jax.models import InternVL
 from sophia_jax.models.positions import spatial_positions
 from tests.parity import tiny_qwen as tiny
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 TOLERANCE = 5e-5
 GRADIENT_TOLERANCE = 1e-4
 

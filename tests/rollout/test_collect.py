@@ -16,7 +16,7 @@ SOPHIA = described(K, N)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, quick_to_compile):
+def small(tmp_path_factory):
   return lives.Little(tmp_path_factory.mktemp("world"))
 
 

@@ -69,7 +69,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, quick_to_compile):
+def world(tmp_path_factory):
   return World(tmp_path_factory.mktemp("world"))
 
 
@@ -300,7 +300,7 @@ def test_one_image_cut_in_two_ways(world):
 
 
 # --------------------------------------------------------------------- text only
-def test_a_text_only_model(tmp_path, quick_to_compile):
+def test_a_text_only_model(tmp_path):
   words = little.renderer(str(tmp_path / "text"), False)
   module = little.model(words)
   assert module.cfg.vision is None

@@ -34,7 +34,7 @@ class Text:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory, quick_to_compile):
+def text(tmp_path_factory):
   return Text(tmp_path_factory.mktemp("text"))
 
 
@@ -194,7 +194,7 @@ class Talk:
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory, quick_to_compile):
+def talk(tmp_path_factory):
   return Talk(tmp_path_factory.mktemp("talk"))
 
 

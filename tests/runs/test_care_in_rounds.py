@@ -14,8 +14,6 @@ from sophia_jax.train import metrics
 from sophia_jax.types import SophiaError
 from tests.launch import rounds, rounds_config
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def prepared(workdir):
   config = rounds_config.get_config()
@@ -41,7 +39,7 @@ def learnt(run):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, quick_to_compile):
+def done(tmp_path_factory):
   """A run that nothing disturbs, and its rows."""
   workdir = rounds.ready(tmp_path_factory.mktemp("care") / "W")
   return workdir, learnt(prepared(workdir))

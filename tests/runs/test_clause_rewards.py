@@ -22,9 +22,6 @@ from sophia_jax.types import SophiaError
 from tests.launch import rounds_config
 from tests.rollout import little
 
-# Programs run for milliseconds and compile for seconds.
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 # What follows a word: "The left digit is 5. The right digit is 3."
 CHAIN = {
   "\n": ("The",),
@@ -128,7 +125,7 @@ def prepared(workdir, models=None, **settings):
 
 
 @pytest.fixture(scope="module")
-def taught(fresh, tmp_path_factory, quick_to_compile):
+def taught(fresh, tmp_path_factory):
   """A workdir whose reward models are trained, and the metrics of that."""
   workdir = shutil.copytree(fresh, tmp_path_factory.mktemp("taught") / "W")
   run = prepared(workdir)

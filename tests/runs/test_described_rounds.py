@@ -120,7 +120,7 @@ def answers(workdir):
   return found
 
 
-def test_two_rounds_from_videos_to_a_report(workdir, quick_to_compile):
+def test_two_rounds_from_videos_to_a_report(workdir):
   run = prepared(workdir)
   report = pipeline.run_all(run)
   assert answers(workdir) == {f"v{i}": 1 + i % 3 for i in range(6)}
@@ -141,9 +141,7 @@ def test_two_rounds_from_videos_to_a_report(workdir, quick_to_compile):
   assert len(list((workdir / "answers").rglob("*.json"))) == 3
 
 
-def test_a_stage_that_was_killed_asks_only_for_what_is_missing(
-  workdir, quick_to_compile
-):
+def test_a_stage_that_was_killed_asks_only_for_what_is_missing(workdir):
   run = prepared(workdir)
   run.config.teachers.describer.cache = ""
   pipeline.learn(run, stages.read(run.config, "describe"))

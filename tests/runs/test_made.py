@@ -18,9 +18,6 @@ from sophia_jax.train import metrics
 from sophia_jax.types import Example, SophiaError
 from tests.launch import rounds, rounds_config
 
-# Programs run for milliseconds and compile for seconds.
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ORDER = ("rate", "chains", "sft", "grpo", "vlaa", "ekipl")
 ROUNDS = {"rounds": 2, "groups": 2, "train": rounds_config.TRAIN}
 
@@ -70,7 +67,7 @@ def fresh(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(fresh, tmp_path_factory, quick_to_compile):
+def whole(fresh, tmp_path_factory):
   workdir = shutil.copytree(fresh, tmp_path_factory.mktemp("whole") / "W")
   run = Run(config(), str(workdir))
   pipeline.start(run)

@@ -17,7 +17,7 @@ CONFIG = dataclasses.replace(rounds.CONFIG, lora_rank=4, lora_alpha=8.0)
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory, quick_to_compile):
+def batches(tmp_path_factory):
   """Two epochs of two updates, for SOPHIA's term."""
   directory = tmp_path_factory.mktemp("batches")
   toy.fresh_params()  # outside of a mesh: shapes have no place

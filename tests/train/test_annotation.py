@@ -19,7 +19,7 @@ from tests.train import rounds, toy
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory, quick_to_compile):
+def learnt(tmp_path_factory):
   """A round on one device."""
   directory = tmp_path_factory.mktemp("round")
   toy.fresh_params()  # outside of a mesh: shapes have no place
@@ -73,7 +73,7 @@ def test_the_value_head_is_trained(learnt):
   assert np.abs(heads["value"]["kernel"]).max() > 1e-4
 
 
-def test_another_packing_gives_the_same_streams(learnt, quick_to_compile):
+def test_another_packing_gives_the_same_streams(learnt):
   directory, made, *_ = learnt
   shape = dataclasses.replace(rounds.SHAPE, rows=8, length=32, open_rows=1)
   order = [7, 2, 11, 0, 5, 9, 1, 3, 10, 4, 8, 6]
@@ -125,9 +125,7 @@ def test_two_processes_on_a_mesh_of_eight_change_nothing(learnt, tmp_path):
         )
 
 
-def test_sequences_that_fit_no_row_come_back_as_they_are(
-  tmp_path, quick_to_compile
-):
+def test_sequences_that_fit_no_row_come_back_as_they_are(tmp_path):
   sequences = rounds.samples(tmp_path)
   shape = dataclasses.replace(rounds.SHAPE, length=10, drop_oversize=True)
   long = {s.id for s in sequences if len(s) > 10}
@@ -145,7 +143,7 @@ def test_sequences_that_fit_no_row_come_back_as_they_are(
   assert {s.id for s in made if "old_logps" not in s.streams} == long
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path, quick_to_compile):
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
   sequences = rounds.samples(tmp_path)
   mesh = toy.one_device()
   with (

@@ -12,11 +12,9 @@ from sophia_jax.train import average
 from sophia_jax.train.average import Follower
 from tests.train import rounds, toy
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory, quick_to_compile):
+def batches(tmp_path_factory):
   directory = tmp_path_factory.mktemp("batches")
   toy.fresh_params()  # outside of a mesh: shapes have no place
   sequences = [

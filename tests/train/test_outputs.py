@@ -84,7 +84,7 @@ def micro():
 
 
 @pytest.fixture(scope="module")
-def with_value(quick_to_compile):
+def with_value():
   mesh = toy.one_device()
   placed = sharding.place(toy.fresh_params(), logical_axes(toy.CFG), mesh)
   width = toy.CFG.decoder.width

@@ -17,7 +17,7 @@ CRITIC = ppo.ppo(ppo.Config(critic="model", kl=0.0))
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory, quick_to_compile):
+def batches(tmp_path_factory):
   """Batches of two epochs of two updates, for SOPHIA's term."""
   directory = tmp_path_factory.mktemp("batches")
   toy.fresh_params()  # outside of a mesh: shapes have no place
@@ -127,7 +127,7 @@ def test_sigterm_is_seen_by_every_session(session, tmp_path):
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_critic_with_weights_of_its_own(tmp_path, quick_to_compile):
+def test_a_critic_with_weights_of_its_own(tmp_path):
   """It learns the returns that the policy's session annotated."""
   sequences = rounds.samples(tmp_path)
   mesh = toy.one_device()

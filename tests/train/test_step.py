@@ -22,7 +22,7 @@ from tests.train import toy
 
 
 @pytest.fixture(scope="module")
-def reference(quick_to_compile):
+def reference():
   """Two updates on one sequence a row."""
   return toy.update_twice(*toy.REFERENCE)[0]
 
@@ -121,7 +121,7 @@ def test_a_batch_that_does_not_fit_the_mesh(shape, said):
 
 # -------------------------------------------------- frozen parts, one compilation
 @pytest.fixture(scope="module")
-def ragged(tmp_path_factory, quick_to_compile):
+def ragged(tmp_path_factory):
   """Two epochs of sequences of all lengths; one microbatch shows no image."""
   directory = tmp_path_factory.mktemp("ragged")
   paths = toy.write_images(directory, 3)

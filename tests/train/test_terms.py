@@ -79,7 +79,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(quick_to_compile):
+def world():
   return World(ALGORITHM, watched=WATCHED)
 
 
@@ -154,7 +154,7 @@ def test_maxima_are_of_all_microbatches(world):
   assert first["best"] != second["best"]
 
 
-def test_an_update_that_learns_nothing_moves_nothing(quick_to_compile):
+def test_an_update_that_learns_nothing_moves_nothing():
   """Neither weight decay nor momentum does."""
   tx = make_optimizer(OptimizerConfig(learning_rate=1e-2), 10)
   world = World(toy.ALGORITHM, tx)

@@ -13,7 +13,6 @@ from sophia_jax.data.images import ImageConfig, TileCache
 from sophia_jax.types import Batch
 from tests.train import rounds, toy
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SETTINGS = {"n": 4, "kl": 0.0, "eta": 0.0}
 
 

@@ -36,9 +36,7 @@ def frames(tmp_path_factory):
   return paths
 
 
-def test_sixteen_frames_are_tiles_like_any_others(
-  frames, tmp_path, quick_to_compile
-):
+def test_sixteen_frames_are_tiles_like_any_others(frames, tmp_path):
   words = little.renderer(str(tmp_path / "words"), True)
   module = little.model(words)
   config = dataclasses.replace(little.ENGINE, length=LENGTH, slots=2)
