@@ -33,6 +33,8 @@ class LoaderConfig:
   """Order of the batches, and how far ahead they are read."""
 
   epochs: int = 1
+  batches: int = 0
+  """Batches of the whole run, of as many epochs as they take; 0: `epochs`."""
   updates: int = 0
   """Batches of an epoch, equal parts of its sequences; 0: as many as full batches
   make."""
@@ -51,7 +53,8 @@ class LoaderConfig:
   def __post_init__(self) -> None:
     if self.epochs < 1:
       raise ValueError(f"epochs must be positive, not {self.epochs}")
-    for name in ("updates", "seed", "round", "threads", "prefetch"):
+    counts = "batches", "updates", "seed", "round", "threads", "prefetch"
+    for name in counts:
       if getattr(self, name) < 0:
         raise ValueError(f"{name} is negative: {getattr(self, name)}")
     if self.cache_bytes < 0:
@@ -140,18 +143,30 @@ class Loader:
     """Plans every epoch once, which says how many batches there are."""
     # Two, since read-ahead crosses from one epoch into the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
-    plans = [self._plan(epoch) for epoch in range(self.config.epochs)]
+    plans = list(self._plans())
     self.steps_per_epoch = tuple(len(plan.batches) for plan in plans)
     """Batches by epoch; packing may differ from epoch to epoch."""
     self._ends = list(itertools.accumulate(self.steps_per_epoch))
-    self.steps = self._ends[-1]
-    """Batches of the whole run."""
+    self.steps = min(self._ends[-1], self.config.batches or self._ends[-1])
+    """Batches of the whole run; they may end within an epoch."""
     if not self.steps:
       raise SophiaError("nothing to train on: the mixture takes of no source")
     self.fill_rate = float(np.mean([plan.fill_rate for plan in plans]))
     """Tokens over places."""
     self.tile_fill_rate = float(np.mean([p.tile_fill_rate for p in plans]))
     """Tiles over places."""
+
+  def _plans(self) -> Iterator[Plan]:
+    """Yields the plan of each epoch that the run takes."""
+    wanted, made = self.config.batches, 0
+    for epoch in itertools.count():
+      if (made >= wanted) if wanted else (epoch == self.config.epochs):
+        return
+      plan = self._plan(epoch)
+      made += len(plan.batches)
+      yield plan
+      if not made and wanted:
+        return  # an epoch takes nothing, and so would all others
 
   def _fitting(self) -> tuple[Indices, list[int]]:
     """Returns the units that fit a batch, and those that do not."""
@@ -195,6 +210,18 @@ class Loader:
         f"{size.id!r} {size.length} {tiles} {size.bundle!r}\n".encode()
       )
     return digest.hexdigest()
+
+  def _drawn(self) -> Indices:
+    """Returns the units that all batches draw, in order of the epochs."""
+    *whole, last = range(len(self.steps_per_epoch))
+    orders = [self._order(epoch) for epoch in whole]
+    if self.steps == self._ends[-1]:
+      orders.append(self._order(last))
+    else:
+      used = self.steps - (self._ends[-1] - self.steps_per_epoch[-1])
+      rows = itertools.chain(*self._plan(last).batches[:used])
+      orders.append(np.array([i for row in rows for i in row], np.int64))
+    return np.concatenate(orders)
 
   # ---------------------------------------------------------------------- batches
   def __len__(self) -> int:
@@ -268,8 +295,7 @@ class Loader:
     `sources` counts the sequences there are, and those and the tokens that all
     epochs draw; `dropped` those that fit no batch.
     """
-    epochs = range(self.config.epochs)
-    drawn = np.concatenate([self._order(epoch) for epoch in epochs])
+    drawn = self._drawn()
     first = drawn[:_SAMPLE]
     if self.config.updates:
       first = np.sort(first)  # as they are packed
@@ -277,7 +303,7 @@ class Loader:
     lengths = self._starts[1:] - self._starts[:-1]
     return {
       "steps": self.steps,
-      "epochs": self.config.epochs,
+      "epochs": len(self.steps_per_epoch),
       "sources": {
         name: {
           "sequences": self._counts[name],

@@ -49,14 +49,39 @@ class CorpusConfig:
   true captions say so and the reasoner's examples guess."""
   options: bool = False
   """Every question has four options, so that a guess is right one time in four."""
+  draw: int = 0
+  """Number of the draw of problems. A run whose base has another one makes its
+  own problems and held-out problems, of the base's scans."""
 
 
 def write(
   directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
 ) -> None:
   """Writes all files and their images under `directory`."""
-  train, held_out = scenes.load_scans(seed, config.held_out_scans)
+  write_problems(directory, config, prompts, seed)
+  train, _ = scenes.load_scans(seed, config.held_out_scans)
   make = lambda number: np.random.default_rng([seed, number])
+  write_jsonl(
+    directory / "warmup.jsonl",
+    _warmup(directory, make(4), train, config, prompts),
+  )
+  write_jsonl(
+    directory / "reasoner.jsonl",
+    _reasoner(make(5), config, prompts),
+  )
+
+
+def write_problems(
+  directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
+) -> None:
+  """Writes problems, held-out problems, their scenes, images and solutions.
+
+  Args:
+    seed: decides with `config.draw` what is drawn, and alone which scans are
+      held out.
+  """
+  train, held_out = scenes.load_scans(seed, config.held_out_scans)
+  make = lambda number: _generator(config, seed, number)
   training = list(
     _problems(directory, "train", make(2), train, config.problems, config)
   )
@@ -75,14 +100,14 @@ def write(
       for posed in training + heldout
     ),
   )
-  write_jsonl(
-    directory / "warmup.jsonl",
-    _warmup(directory, make(4), train, config, prompts),
-  )
-  write_jsonl(
-    directory / "reasoner.jsonl",
-    _reasoner(make(5), config, prompts),
-  )
+
+
+def _generator(
+  config: CorpusConfig, seed: int, number: int
+) -> np.random.Generator:
+  """Returns what draws the file of a number."""
+  draw = [config.draw] if config.draw else []
+  return np.random.default_rng([seed, number, *draw])
 
 
 def write_practice(
@@ -94,14 +119,14 @@ def write_practice(
   their rewards say little about problems that it has not seen.
   """
   train, _ = scenes.load_scans(seed, config.held_out_scans)
-  rng = np.random.default_rng([seed, 7])
+  rng = _generator(config, seed, 7)
   made = list(
     _problems(directory, "practice", rng, train, config.practice, config)
   )
   write_jsonl(directory / "practice.jsonl", (posed.row for posed in made))
   write_jsonl(
     directory / "practice_solutions.jsonl",
-    _solutions(np.random.default_rng([seed, 8]), made, prompts),
+    _solutions(_generator(config, seed, 8), made, prompts),
   )
 
 

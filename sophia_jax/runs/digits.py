@@ -55,7 +55,14 @@ def prepare(run: Run) -> None:
       data.mkdir(exist_ok=True)
       prompts = run.section(Prompts, "prompts")
       corpus.write(data, config, prompts, run.seed)
-  if config.practice and not run.made("practice"):
+  elif _redrawn(run, config) and not run.done("data"):
+    with run.step("data"):
+      data.mkdir(exist_ok=True)
+      sizes, seed = _split(run, config)
+      prompts = run.section(Prompts, "prompts")
+      corpus.write_problems(data, sizes, prompts, seed)
+  practised = run.done if _redrawn(run, config) else run.made
+  if config.practice and not practised("practice"):
     with run.step("practice"):
       data.mkdir(exist_ok=True)
       sizes, seed = _split(run, config)
@@ -92,6 +99,14 @@ def prepare(run: Run) -> None:
       _reasoner_start(run)
 
 
+def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:
+  """Returns whether the base has other problems than the config asks for."""
+  if run.base is None:
+    return False
+  made = run.base.config.get("prepare", {}).get("corpus", {})
+  return config.draw != made.get("draw", 0)
+
+
 def _split(
   run: Run, config: corpus.CorpusConfig
 ) -> tuple[corpus.CorpusConfig, int]:
@@ -104,12 +119,13 @@ def _split(
 
 
 def readings(
-  run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]]
+  run: Run, responses: Mapping[str, Sequence[Mapping[str, Any]]], data: str
 ) -> dict[str, Any]:
-  """Measures what held-out answers say about their images (`digits.measures`).
+  """Measures what answers say about their images (`digits.measures`).
 
   Args:
     responses: {"before": rows of an evaluation, ...}.
+    data: file of the problems that they answer.
 
   Returns:
     {"before": measures, ...}; {} in a run of other problems. Problems with a tag
@@ -117,7 +133,7 @@ def readings(
   """
   if not run.config.get("prepare") or not responses:
     return {}
-  problems = {p.id: p for p in run.problems(run.config.data.heldout)}
+  problems = {p.id: p for p in run.problems(data)}
   seen: dict[str, tuple[int | None, ...]] = {}
   for path in map(run.path, SCENES):
     if not path.exists():

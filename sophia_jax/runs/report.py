@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ def report(run: Run) -> dict[str, Any]:
   shown: list[Group] = []
   selected: set[str] = set()
   groups = _seen(_groups(run, sampled[-1:]), shown, selected)
+  learnt: list[dict[str, Any]] = []
+  if run.config.get("prepare"):
+    groups = _noted(groups, selected, learnt)
   tally = page.tally(groups, selected)
   result = {
     "seed": run.seed,
@@ -61,7 +64,7 @@ def report(run: Run) -> dict[str, Any]:
     **_measures(run, said),
     "by_source": {k: v.get("by_source") for k, v in evaluated.items()},
     "by_tag": {k: v.get("splits") for k, v in evaluated.items()},
-    "reading": digits.readings(run, said),
+    "reading": _readings(run, said, sampled[-1:], learnt),
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
     "training_data": {
@@ -134,6 +137,27 @@ def _seen(
     yield group
 
 
+def _noted(
+  groups: Iterator[Group],
+  selected: Container[str],
+  learnt: list[dict[str, Any]],
+) -> Iterator[Group]:
+  """Yields groups; adds their selected rollouts as rows of an evaluation."""
+  for group in groups:
+    learnt += [
+      {
+        "id": group.problem.id,
+        "response": r.completion.text,
+        "extracted": r.verdict.extracted,
+        "status": r.verdict.status.value,
+        "tokens": r.length,
+      }
+      for r in group.rollouts
+      if r.verdict and r.id in selected
+    ]
+    yield group
+
+
 def _selected(
   stage: Stage, groups: Iterator[Group], moment: Moment
 ) -> Iterator[tuple[Group, set[str]]]:
@@ -151,6 +175,25 @@ def _selected(
       chosen = kept.get(group.problem.id)
       leaves = chosen.rollouts if chosen else ()
       yield group, {r.id for r in leaves if r.verdict}
+
+
+def _readings(
+  run: Run,
+  said: Mapping[str, Sequence[Mapping[str, Any]]],
+  sampled: Sequence[Stage],
+  learnt: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+  """Measures what held-out answers and what is learnt say about images.
+
+  Returns:
+    As `digits.readings`; "learnt" is of a last stage that samples once.
+  """
+  found = digits.readings(run, said, run.config.data.heldout)
+  for stage in sampled:
+    if found and learnt and stage.config.rounds == 1:
+      file = sampling.data_file(run, stage)
+      found |= digits.readings(run, {"learnt": learnt}, file)
+  return found
 
 
 def _curves(run: Run) -> Iterator[tuple[str, list[tuple[float, float]]]]:

@@ -141,7 +141,8 @@ def read(config: ConfigDict, name: str) -> Stage:
   """Reads the row `name` of the table.
 
   Raises:
-    SophiaError: no such row, an unknown key, or values that no method can have.
+    SophiaError: no such row, an unknown key, or values that no method can have
+      or that do not go together.
   """
   if name not in config.stages:
     raise SophiaError(
@@ -156,6 +157,11 @@ def read(config: ConfigDict, name: str) -> Stage:
   rest = {k: v for k, v in values.items() if k not in own}
   settings = section(StageConfig, mine, where)
   built: Any = section(method, rest, where)
+  if train.updates and settings.rounds > 1:
+    raise SophiaError(
+      f"config.{where}.train.updates={train.updates}: the stage learns in rounds; "
+      f"leave it at 0 and set {where}.rounds, epochs and minibatches"
+    )
   return Stage(
     name=name,
     config=settings,

@@ -364,6 +364,7 @@ def _loader(
     packing(run, stage, model, mesh),
     LoaderConfig(
       epochs=stage.train.epochs,
+      batches=stage.train.updates,
       seed=run.seed + (stage.train.order << 32),
       prefetch=prefetched(stage, model),
     ),

@@ -60,6 +60,9 @@ class TrainConfig(OptimizerConfig):
   """Directory of adapters in PEFT's format to start from; "": fresh ones."""
   epochs: int = 1
   """Passes over the data."""
+  updates: int = 0
+  """Updates of a stage that learns once, of as many passes as they take: stages
+  of different data are compared at equal cost; 0: `epochs` passes."""
   order: int = 0
   """Seed of the order of the sequences, beside the run's own seed: two updates
   from the same samples that differ in nothing else show the noise."""

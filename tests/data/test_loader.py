@@ -199,6 +199,26 @@ def test_nothing_to_train_on(sequences):
     loader(sequences, tiny)
 
 
+@pytest.mark.parametrize("batches", [1, 7, 12])
+def test_a_run_of_so_many_batches_begins_as_one_of_whole_epochs(
+  sequences, batches
+):
+  """Another length changes neither their order nor what they hold."""
+  whole = loader(sequences, epochs=4, threads=0)
+  made = loader(sequences, batches=batches, threads=0)
+  assert len(made) == batches != whole.steps_per_epoch[0]
+  assert made.identity == whole.identity
+  assert (
+    made.steps_per_epoch == whole.steps_per_epoch[: made.summary()["epochs"]]
+  )
+  same(made[batches - 1], whole[batches - 1])
+  with pytest.raises(IndexError):
+    made[batches]
+  drawn = sum(len(row) for n in range(batches) for row in made.rows(n))
+  (source,) = made.summary()["sources"].values()
+  assert source["drawn"] == drawn
+
+
 def test_dropped_sequences_are_named(sequences):
   small = PackConfig(rows=2, length=28, tile_budget=8, drop_oversize=True)
   made = loader(sequences, small)
@@ -220,7 +240,9 @@ def test_errors_come_through_the_threads(sequences, tmp_path, renderer):
     list(loader([gone], PackConfig(rows=1, length=96, tile_budget=2)))
 
 
-@pytest.mark.parametrize("values", [{"epochs": 0}, {"threads": -1}])
+@pytest.mark.parametrize(
+  "values", [{"epochs": 0}, {"threads": -1}, {"batches": -1}]
+)
 def test_config_is_checked(values):
   with pytest.raises(ValueError, match=next(iter(values))):
     LoaderConfig(**values)

@@ -305,3 +305,5 @@ def test_another_mixture_is_not_resumed(sources):
 def test_a_mixture_of_nothing_is_an_error(sources):
   with pytest.raises(SophiaError, match="the mixture takes of no source"):
     loader(sources, amounts=dict.fromkeys(sources, 0.0))
+  with pytest.raises(SophiaError, match="the mixture takes of no source"):
+    loader(sources, amounts=dict.fromkeys(sources, 0.0), batches=3)

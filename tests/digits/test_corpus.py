@@ -125,6 +125,39 @@ def test_practice_keeps_the_scans_held_out_that_its_base_held_out(
   assert_held_out(stamped)
 
 
+def test_another_draw_than_the_base_s_has_problems_of_its_own(
+  tmp_path, stamped, prompts
+):
+  """Of the base's scans, so that what is held out stays held out."""
+  config = quickstart.get_config()
+  for key in ("problems", "heldout"):
+    config.prepare.corpus[key] = 40
+  base = Run(config, tmp_path / "base")
+  base.begin()
+  corpus.write(base.workdir / "data", CONFIG, prompts, config.seed)
+  for step in ("data", "vision"):
+    with base.step(step):
+      pass
+  questions = {}
+  for draw in (0, 1, 2):
+    other = config.copy_and_resolve_references()
+    other.base, other.seed = str(base.workdir), 4
+    other.prepare.corpus.draw = draw
+    run = Run(other, tmp_path / str(draw))
+    run.begin()
+    preparation.prepare(run)
+    for name in ("problems", "heldout", "scenes"):
+      path = run.path(f"data/{name}.jsonl")
+      assert path.is_relative_to(base.workdir) == (draw == 0)
+    assert run.path("data/warmup.jsonl").is_relative_to(base.workdir)
+    asked = rows(run.path("data/heldout.jsonl"))
+    assert len(asked) == len({row["id"] for row in asked}) == 40
+    questions[draw] = [row["answer"] for row in asked]
+  assert len({tuple(q) for q in questions.values()}) == 3
+  held_out, trained = stamped["heldout"], stamped["train"] | stamped["warmup"]
+  assert len(held_out) > 50 < len(trained) and not held_out & trained
+
+
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_split_is_of_all_scans_and_of_the_seed(seed):
   train, held_out = scenes.load_scans(seed, 0.2)

@@ -260,4 +260,4 @@ def test_a_report_has_the_measures_of_this_world(tmp_path):
   found = preparation.measured(run, {"before": RESPONSES, "after": RESPONSES})
   assert found == {k: {"before": v, "after": v} for k, v in SHARES.items()}
   assert preparation.measured(run, {}) == {}
-  assert digits.readings(run, {"before": RESPONSES}) == {}
+  assert digits.readings(run, {"before": RESPONSES}, "data/heldout.jsonl") == {}

@@ -148,6 +148,8 @@ def test_the_report_has_the_keys_that_scripts_read(killed):
     assert rate["n"] == 5
     table = report["reading"][when]["table"]
     assert sum(sum(row.values()) for row in table.values()) == 5
+  table = report["reading"]["learnt"]["table"]
+  assert sum(sum(row.values()) for row in table.values()) == 30
   counts = report["counts"]
   assert counts.keys() == {
     "problems",
