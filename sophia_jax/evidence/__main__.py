@@ -2,6 +2,7 @@
 
 python -m sophia_jax.evidence run unclear --seeds=0,1,2 --workdir=runs/evidence
 python -m sophia_jax.evidence table unclear
+python -m sophia_jax.evidence table unclear --write
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 from pathlib import Path
 
 from sophia_jax import commands
-from sophia_jax.evidence import experiment, runner, tables
+from sophia_jax.evidence import experiment, pages, runner
+from sophia_jax.files import write_text
 from sophia_jax.types import SophiaError
 
 EXPERIMENTS = Path("configs/evidence")
@@ -43,6 +45,12 @@ def _parser() -> commands.Parser:
       command.add_argument("--seeds", default="", help="0,1,2; all if absent")
       command.add_argument(
         "--workdir", type=Path, default=Path("runs/evidence"), help="the runs"
+      )
+    else:
+      command.add_argument(
+        "--write",
+        action="store_true",
+        help="write the page and its picture beside the results",
       )
   return parser
 
@@ -81,7 +89,11 @@ def _work(options: argparse.Namespace) -> int:
   if options.command == "run":
     seeds = _seeds(options.seeds, what.seeds)
     runner.run(what, seeds, options.workdir.absolute(), results, _say)
-  print("\n".join(tables.lines(what, runner.read(what, results))).rstrip())
+  rows = runner.read(what, results)
+  print(pages.text(what, rows).rstrip())
+  if options.command == "table" and options.write:
+    for suffix, text in pages.files(what, rows).items():
+      write_text(results.with_suffix(suffix), text)
   return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax.config import nearest
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 KINDS = ("above", "same", "order")
 """Kinds of hypotheses: one arm is better than another, two differ by less than the
@@ -29,13 +29,32 @@ class Arm:
   samples."""
 
 
+START = "start"
+"""Name of what the arms start from, where a hypothesis compares with it: its
+measure is that of the first arm before the update."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
   """A relation between arms that the claim predicts."""
 
   kind: str
+  """One of KINDS."""
   arms: tuple[str, ...]
   """Arms, the highest measure first."""
+  measure: str = ""
+  """Path of its measure in report.json; "": the primary one. Hypotheses on one
+  measure are a family (Holm)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """Models that all seeds share, made once: intervals do not cover their chance."""
+
+  stages: tuple[str, ...]
+  """First stages of the config's order."""
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """Keys of the config for this run alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +77,31 @@ class Experiment:
   hypotheses: tuple[Hypothesis, ...]
   seeds: int
   """Number of base seeds, from 0."""
+  given: Given | None = None
+  """Stages that all seeds share; None: each seed makes its own."""
+  seeded: tuple[str, ...] = ()
+  """Keys of the config that have the seed's number, beside `seed`."""
   repeats: int = 1
   """Updates of each arm and seed that differ in the order of sequences alone."""
+  repeated: tuple[str, ...] = ()
+  """Arms with `repeats` updates, others have one; (): all. The first is one of
+  them: it is compared with itself."""
   stage: str = ""
   """The stage whose order of sequences the repeats change; its `train.order`."""
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   """Keys of the config that all arms share."""
   shown: tuple[str, ...] = ()
   """Paths of further measures in report.json that tables show."""
+  labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  """Names of measures in tables, by their paths."""
+
+  def measure(self, hypothesis: Hypothesis) -> str:
+    """Returns the path of a hypothesis's measure."""
+    return hypothesis.measure or self.primary
+
+  def label(self, path: str) -> str:
+    """Returns the name of a measure in tables."""
+    return self.labels.get(path, f"`{path}`")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +119,7 @@ class Unit:
 
   @property
   def key(self) -> tuple[int, str, int]:
+    """Seed, arm and repeat, which a line of results names."""
     return self.seed, self.arm.name, self.repeat
 
 
@@ -91,7 +128,8 @@ def units(experiment: Experiment, seeds: tuple[int, ...]) -> Iterator[Unit]:
   for seed in seeds:
     for repeat in range(experiment.repeats):
       for arm in experiment.arms:
-        yield Unit(seed, arm, repeat)
+        if not repeat or arm.name in (experiment.repeated or (arm.name,)):
+          yield Unit(seed, arm, repeat)
 
 
 def read(path: Path) -> Experiment:
@@ -109,11 +147,14 @@ def read(path: Path) -> Experiment:
     _made(Arm, path, f"arms.{name}", {"name": name, **_table(path, name, arm)})
     for name, arm in _table(path, "arms", values.pop("arms", None)).items()
   )
-  given = values.pop("hypotheses", [])
+  listed = values.pop("hypotheses", [])
   hypotheses = tuple(
     _made(Hypothesis, path, "hypotheses", _table(path, "hypotheses", each))
-    for each in (given if isinstance(given, list) else [given])
+    for each in (listed if isinstance(listed, list) else [listed])
   )
+  if "given" in values:
+    given = _table(path, "given", values["given"])
+    values["given"] = _made(Given, path, "given", given)
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   found: dict[str, Any] = {
     "name": path.stem,
@@ -132,13 +173,28 @@ def _table(path: Path, key: str, value: Any) -> dict[str, Any]:
   return value
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+  "int": ((int,), "a whole number"),
+  "float": ((int, float), "a number"),
+  "str": ((str,), "a text"),
+  "tuple": ((list, tuple), "a list"),
+  "Mapping": ((dict,), "a table"),
+}
+"""Annotation of a field -> what it takes, and how that is called."""
+
+
 def _made(kind: type, path: Path, where: str, values: dict[str, Any]) -> Any:
   """Makes a dataclass of a table."""
   fields = {field.name: field for field in dataclasses.fields(kind)}
-  for key in values:
+  for key, value in values.items():
+    at = f"{where}.{key}".lstrip(".")
     if key not in fields:
-      at = f"{where}.{key}".lstrip(".")
       raise SophiaError(f"{path}: {at}: no such key; {nearest(key, fields)}")
+    types, called = _TYPES.get(
+      str(fields[key].type).partition("[")[0], ((object,), "")
+    )
+    if not isinstance(value, types):
+      raise SophiaError(f"{path}: {at}={quoted(value)}: needs {called}")
   for key, field in fields.items():
     needed = (
       field.default is dataclasses.MISSING
@@ -153,13 +209,20 @@ def _made(kind: type, path: Path, where: str, values: dict[str, Any]) -> Any:
 
 def _check(path: Path, experiment: Experiment) -> None:
   names = [arm.name for arm in experiment.arms]
+  if START in names:
+    raise SophiaError(f"{path}: arms.{START}: has another meaning; rename it")
+  for name in experiment.repeated:
+    if name not in names:
+      raise SophiaError(
+        f"{path}: repeated: no arm {name!r}; {nearest(name, names)}"
+      )
   for hypothesis in experiment.hypotheses:
     if hypothesis.kind not in KINDS:
       raise SophiaError(
         f"{path}: hypotheses.kind={hypothesis.kind!r}: one of {', '.join(KINDS)}"
       )
     for name in hypothesis.arms:
-      if name not in names:
+      if name not in (*names, START):
         raise SophiaError(
           f"{path}: hypotheses.arms: no arm {name!r}; {nearest(name, names)}"
         )
@@ -172,3 +235,7 @@ def _check(path: Path, experiment: Experiment) -> None:
     raise SophiaError(f"{path}: arms: the first is the base, without a config")
   if experiment.repeats > 1 and not experiment.stage:
     raise SophiaError(f"{path}: repeats={experiment.repeats} needs a stage")
+  if experiment.repeated and names[0] not in experiment.repeated:
+    raise SophiaError(
+      f"{path}: repeated: add {names[0]!r}, the arm that is compared with itself"
+    )

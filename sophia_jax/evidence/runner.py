@@ -1,8 +1,8 @@
 """Runs the units of an experiment by the command line, and keeps their results.
 
 A unit that ended is a line of the results; one that was killed resumes in its
-workdir. The base of a seed is run once, its arms are updates of its samples or runs
-that start from its result.
+workdir. What all seeds share is made first (`Experiment.given`), then the base of a
+seed; its arms are updates of its samples or runs that start from its result.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ LINE = (
   "restore the file, or give another --results",
 )
 """Keys of a line of results, its name, and the advice where it is damaged."""
+PROGRAM = (sys.executable, "-m", "launch.run")
+"""Command that runs a config."""
+REPORT = "report.json"
+GIVEN = "given"
+"""Directory of what all seeds share, beside those of the seeds."""
 
 
 def run(
@@ -32,12 +37,15 @@ def run(
   workdir: Path,
   results: Path,
   say: Callable[[str], None],
+  program: Sequence[str] = PROGRAM,
 ) -> None:
   """Runs the units whose results are missing, one after the other.
 
   Args:
     workdir: directory of the runs.
     results: file of results, to which lines are appended.
+    say: takes a line for each unit that begins.
+    program: command that takes the flags of launch.run.
 
   Raises:
     SophiaError: a unit ended with an error, another process writes the results,
@@ -45,14 +53,17 @@ def run(
   """
   results.parent.mkdir(parents=True, exist_ok=True)
   todo = list(units(experiment, tuple(seeds)))
+  place = workdir / experiment.name
   with JsonLines(results, *LINE) as lines:
     known = {_key(row) for row in _checked(experiment, lines, results)}
+    if experiment.given and not {unit.key for unit in todo} <= known:
+      _give(experiment, place / GIVEN, say, program)
     for number, unit in enumerate(todo, 1):
       if unit.key in known:
         continue
       say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
       began = time.monotonic()
-      report = _run(experiment, unit, workdir)
+      report = _run(experiment, unit, place / str(unit.seed), program)
       row = {
         "experiment": experiment.digest,
         "seed": unit.seed,
@@ -112,13 +123,45 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str, int]:
   return row["seed"], row["arm"], row["repeat"]
 
 
-def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
+def _give(
+  experiment: Experiment,
+  place: Path,
+  say: Callable[[str], None],
+  program: Sequence[str],
+) -> None:
+  """Makes what all seeds share, unless that is finished."""
+  assert experiment.given
+  if (place / REPORT).exists():
+    return
+  stages = experiment.given.stages
+  say(f"what all seeds share: {', '.join(stages)}")
+  settings = {
+    **experiment.settings,
+    **experiment.given.settings,
+    "order": stages,
+  }
+  flags = [f"--config={experiment.config}", f"--workdir={place}"]
+  log = place.parent / "logs" / f"{GIVEN}.log"
+  _launch([*program, *flags, *_overrides(settings)], log)
+
+
+def _run(
+  experiment: Experiment, unit: Unit, base: Path, program: Sequence[str]
+) -> dict[str, Any]:
   """Runs a unit and returns its report."""
-  base = workdir / experiment.name / str(unit.seed)
-  place, command = _command(experiment, unit, base)
-  log = base / "logs" / f"{unit.name}.log"
+  place, flags = _flags(experiment, unit, base)
+  _launch([*program, *flags], base / "logs" / f"{unit.name}.log")
+  return read_json(place / REPORT, "remove the run's directory")
+
+
+def _launch(command: Sequence[str], log: Path) -> None:
+  """Runs a command to its end.
+
+  Raises:
+    SophiaError: its exit code is not 0; quotes its last line.
+  """
   log.parent.mkdir(parents=True, exist_ok=True)
-  # The unit ends with this process, however that ends.
+  # The command ends with this process, however that ends.
   watched = [sys.executable, "-m", "sophia_jax.hosts.watch", *command]
   with (
     open(log, "w", encoding="utf-8") as f,
@@ -131,15 +174,19 @@ def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = said[-1][:300] if said else "nothing was printed"
     raise SophiaError(f"{log}: exit code {code}: {last}")
-  return read_json(place / "report.json", "remove the run's directory")
 
 
-def _command(
+def _flags(
   experiment: Experiment, unit: Unit, base: Path
 ) -> tuple[Path, list[str]]:
-  """Returns where a unit's report will be, and its command line."""
+  """Returns where a unit's report will be, and the flags of its command.
+
+  Args:
+    base: directory of the seed.
+  """
   arm = unit.arm
   settings = {**experiment.settings, **arm.settings, "seed": unit.seed}
+  settings |= dict.fromkeys(experiment.seeded, unit.seed)
   if unit.repeat:
     settings[f"stages.{experiment.stage}.train.order"] = unit.repeat
   first = unit.arm is experiment.arms[0] and not unit.repeat
@@ -150,20 +197,20 @@ def _command(
   else:
     place = base / "base"
     where = [f"--workdir={place}"]
+    if experiment.given:
+      where.append(f"--config.base={base.parent / GIVEN}")
     if not first:
       where.append(f"--name={unit.name}")
       place = place / "updates" / unit.name
-  return place, [
-    sys.executable,
-    "-m",
-    "launch.run",
-    f"--config={arm.config or experiment.config}",
-    *where,
-    *(f"--config.{key}={_said(value)}" for key, value in settings.items()),
-  ]
+  config = f"--config={arm.config or experiment.config}"
+  return place, [config, *where, *_overrides(settings)]
+
+
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+  return [f"--config.{key}={_said(value)}" for key, value in settings.items()]
 
 
 def _said(value: Any) -> str:
   if isinstance(value, bool):
     return str(value).lower()
-  return str(tuple(value)) if isinstance(value, list) else str(value)
+  return str(tuple(value)) if isinstance(value, list | tuple) else str(value)

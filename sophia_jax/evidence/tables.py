@@ -1,39 +1,73 @@
-"""Tables of an experiment, computed from its results alone."""
+"""Tables of an experiment, computed from its stored results."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sophia_jax.evidence import paired
-from sophia_jax.evidence.experiment import Experiment, Hypothesis
+from sophia_jax.evidence.experiment import START, Experiment, Hypothesis
 
+Row = Mapping[str, Any]
+"""A line of results; see `runner.LINE`."""
 Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> measure, the mean over repeats."""
+_AMOUNTS = ("tokens", "problems", "captions", "trajectories", "selected", "n")
+"""Last names of measures that are amounts; all others are shares."""
+_SIGNS = {"above": " > ", "same": " = ", "order": " > "}
 
 
-def lines(
-  experiment: Experiment, rows: Sequence[Mapping[str, Any]]
-) -> list[str]:
-  """Returns the lines of a Markdown section: arms, hypotheses, every seed."""
-  primary = _values(rows, experiment.primary)
+class Tested(NamedTuple):
+  """A hypothesis and what its test found."""
+
+  hypothesis: Hypothesis
+  differences: list[float]
+  """First arm less last arm, by seed."""
+  difference: paired.Difference | None
+  """Their mean and interval; None: not run."""
+  p: float
+  flips: float | None
+  """p of the sign-flip test, where the kind has one."""
+  adjusted: float
+  """p adjusted for the hypotheses on the same measure."""
+
+  @property
+  def title(self) -> str:
+    """The relation in words: "full > random"."""
+    return _SIGNS[self.hypothesis.kind].join(self.hypothesis.arms)
+
+  @property
+  def found(self) -> str:
+    """What the test shows; what it does not show is not refuted."""
+    if self.difference is None:
+      return "not run"
+    one_way = self.hypothesis.kind == "above"
+    if self.adjusted >= 0.05:
+      return "not shown"
+    if one_way and self.difference.mean < 0:
+      return "**contradicted**"
+    return "**confirmed**"
+
+
+def lines(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
+  """Returns the lines of a Markdown page: arms, hypotheses, every seed."""
   seeds = sorted({row["seed"] for row in rows})
   return [
-    f"## {experiment.title}",
+    f"# {experiment.title}",
     "",
     experiment.claim.strip(),
     "",
-    f"{_count(len(seeds), 'seed')} of {experiment.seeds}, "
-    f"{_count(experiment.repeats, 'update')} an arm; primary measure "
-    f"`{experiment.primary}`, smallest effect of interest "
-    f"{_points(experiment.smallest).lstrip('+')} points. "
+    f"{_count(len(seeds), 'seed')} of {experiment.seeds}, {_updates(experiment)}; "
+    f"primary measure: {experiment.label(experiment.primary)}; smallest effect of "
+    f"interest {points(experiment.smallest).lstrip('+')} points. "
+    f"{_shared(experiment)}"
     f"`python -m sophia_jax.evidence run {experiment.name}` makes it from nothing, "
     "`table` from the stored results.",
     "",
-    *_arms(experiment, rows, primary),
+    *_arms(experiment, rows),
     "",
-    *_hypotheses(experiment, primary),
+    *_hypotheses(experiment, rows),
     "",
     *_noise(experiment, rows),
   ]
@@ -43,135 +77,167 @@ def _count(n: int, what: str) -> str:
   return f"{n} {what}" + "s" * (n != 1)
 
 
-def _values(
-  rows: Sequence[Mapping[str, Any]], path: str, repeat: int | None = None
-) -> Values:
+def _updates(experiment: Experiment) -> str:
+  every = _count(experiment.repeats, "update")
+  if not experiment.repeated:
+    return f"{every} an arm"
+  return f"{every} of {', '.join(experiment.repeated)}, 1 of each other arm"
+
+
+def _shared(experiment: Experiment) -> str:
+  if not experiment.given:
+    return ""
+  return (
+    f"All seeds share the result of {', '.join(experiment.given.stages)}: "
+    "intervals are over what follows. "
+  )
+
+
+# --------------------------------------------------------------------- measures
+def values(rows: Sequence[Row], path: str, repeat: int | None = None) -> Values:
+  """Returns a measure of each arm, and of what the first arm starts from.
+
+  Args:
+    path: its path in report.json; what arms start from has it where `path` names
+      "before" instead of "after".
+    repeat: the one update that counts; None: the mean of all.
+  """
   found: dict[str, dict[int, list[float]]] = {}
+  before = path.replace(".after", ".before")
   for row in rows:
-    value = row["measures"].get(path)
-    if value is not None and repeat in (None, row["repeat"]):
-      seeds = found.setdefault(row["arm"], {})
-      seeds.setdefault(row["seed"], []).append(value)
+    if repeat not in (None, row["repeat"]):
+      continue
+    named = {row["arm"]: path}
+    if before != path:
+      named[START] = before
+    for arm, key in named.items():
+      if (value := row["measures"].get(key)) is not None:
+        seeds = found.setdefault(arm, {})
+        seeds.setdefault(row["seed"], []).append(value)
   return {
-    arm: {seed: statistics.fmean(v) for seed, v in seeds.items()}
+    arm: {seed: statistics.fmean(every) for seed, every in seeds.items()}
     for arm, seeds in found.items()
   }
 
 
-def _points(value: float) -> str:
-  return f"{100 * value:+.1f}"
+def is_share(path: str) -> bool:
+  """Returns whether a measure is a share, shown in per cent and points."""
+  return path.rpartition(".")[2] not in _AMOUNTS
 
 
-def _mean(values: Mapping[int, float]) -> str:
-  if not values:
+def points(value: float, path: str = "") -> str:
+  """Returns a difference with its sign, a share's in points."""
+  return f"{(100 if is_share(path) else 1) * value:+.1f}"
+
+
+def _mean(path: str, known: Mapping[int, float]) -> str:
+  if not known:
     return "-"
-  known = list(values.values())
-  spread = f" ± {100 * statistics.stdev(known):.1f}" if len(known) > 1 else ""
-  return f"{100 * statistics.fmean(known):.1f}{spread}"
+  factor = 100 if is_share(path) else 1
+  every = list(known.values())
+  spread = f" ± {factor * statistics.stdev(every):.1f}" if every[1:] else ""
+  return f"{factor * statistics.fmean(every):.1f}{spread}"
 
 
-def _arms(
-  experiment: Experiment, rows: Sequence[Mapping[str, Any]], primary: Values
-) -> Iterator[str]:
-  """Yields a table of means and standard deviations over seeds, in per cent."""
-  shown = [_values(rows, path) for path in experiment.shown]
-  heads = [
-    "arm",
-    "primary, %",
-    *(f"`{p}`, %" for p in experiment.shown),
-    "seeds",
-  ]
-  yield f"| {' | '.join(heads)} |"
-  yield "|---" * len(heads) + "|"
-  for arm in experiment.arms:
-    of = primary.get(arm.name, {})
-    every = ", ".join(f"{100 * of[seed]:.1f}" for seed in sorted(of))
-    cells = [arm.name, _mean(of), *(_mean(v.get(arm.name, {})) for v in shown)]
-    yield f"| {' | '.join([*cells, every or '-'])} |"
+def _arms(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
+  """Yields a table of means and standard deviations over seeds."""
+  primary = values(rows, experiment.primary)
+  paths = [experiment.primary, *experiment.shown]
+  shown = [values(rows, path) for path in paths]
+  units = [", %" if is_share(path) else "" for path in paths]
+  named = [f"{experiment.label(p)}{u}" for p, u in zip(paths, units)]
+  yield f"| arm | {' | '.join(named)} | primary by seed |"
+  yield "|---" * (len(paths) + 2) + "|"
+  arms = [START] * (START in primary) + [arm.name for arm in experiment.arms]
+  for arm in arms:
+    own = primary.get(arm, {})
+    factor = 100 if is_share(experiment.primary) else 1
+    every = ", ".join(f"{factor * own[seed]:.1f}" for seed in sorted(own))
+    cells = [_mean(p, v.get(arm, {})) for p, v in zip(paths, shown)]
+    yield f"| {' | '.join([arm, *cells, every or '-'])} |"
 
 
-def _differences(primary: Values, one: str, other: str) -> list[float]:
-  a, b = primary.get(one, {}), primary.get(other, {})
-  return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
-
-
-def _hypotheses(experiment: Experiment, primary: Values) -> Iterator[str]:
-  """Yields a table of the hypotheses and what was found; p by Holm's method."""
-  tested = [_test(experiment, h, primary) for h in experiment.hypotheses]
-  adjusted = paired.holm([p for _, p, _ in tested])
-  yield (
-    "| hypothesis | difference, points [95 %] | p: test, sign flips, Holm "
-    "| found |"
-  )
-  yield "|---|---|---|---|"
-  for h, (difference, p, flips), held in zip(
-    experiment.hypotheses, tested, adjusted, strict=True
-  ):
-    sign = {"above": " > ", "same": " = ", "order": " > "}[h.kind]
-    shown = (
-      f"{_points(difference.mean)} [{_points(difference.low)}, "
-      f"{_points(difference.high)}]"
-      if difference
-      else "-"
-    )
-    values = ", ".join(
-      "-" if x is None else f"{x:.3g}" for x in (p, flips, held)
-    )
-    found = _found(h, difference, held)
-    yield f"| {sign.join(h.arms)} | {shown} | {values} | {found} |"
+# ------------------------------------------------------------------- hypotheses
+def tested(experiment: Experiment, rows: Sequence[Row]) -> list[Tested]:
+  """Tests every hypothesis; p is adjusted among those on one measure (Holm)."""
+  made = [_test(experiment, h, rows) for h in experiment.hypotheses]
+  families: dict[str, list[int]] = {}
+  for i, one in enumerate(made):
+    families.setdefault(experiment.measure(one.hypothesis), []).append(i)
+  for family in families.values():
+    adjusted = paired.holm([made[i].p for i in family])
+    for i, p in zip(family, adjusted, strict=True):
+      made[i] = made[i]._replace(adjusted=p)
+  return made
 
 
 def _test(
-  experiment: Experiment, hypothesis: Hypothesis, primary: Values
-) -> tuple[paired.Difference | None, float, float | None]:
-  """Returns the difference of the first and the last arm, p, p by sign flips."""
-  first, *_, last = hypothesis.arms
-  values = _differences(primary, first, last)
-  if not values:
-    return None, 1.0, None
-  difference = paired.paired(values)
+  experiment: Experiment, hypothesis: Hypothesis, rows: Sequence[Row]
+) -> Tested:
+  """Tests a hypothesis by itself."""
+  known = values(rows, experiment.measure(hypothesis))
+  arms = [known.get(arm, {}) for arm in hypothesis.arms]
+  seeds = sorted(set.intersection(*(set(arm) for arm in arms)))
+  differences = [arms[0][seed] - arms[-1][seed] for seed in seeds]
+  if not differences:
+    return Tested(hypothesis, [], None, 1.0, None, 1.0)
+  difference = paired.paired(differences)
+  p, flips = difference.t, None
   if hypothesis.kind == "same":
-    p = paired.equivalent(values, experiment.smallest)
-    return difference, p, None
-  if hypothesis.kind == "order":
-    arms = [primary.get(arm, {}) for arm in hypothesis.arms]
-    seeds = sorted(set.intersection(*(set(arm) for arm in arms)))
-    table = [[arm[seed] for arm in arms] for seed in seeds]
-    return difference, paired.ordered(table) if table else 1.0, None
-  return difference, difference.t, difference.flips
+    p = paired.equivalent(differences, experiment.smallest)
+  elif hypothesis.kind == "order":
+    p = paired.ordered([[arm[seed] for arm in arms] for seed in seeds])
+  else:
+    flips = difference.flips
+  return Tested(hypothesis, differences, difference, p, flips, p)
 
 
-def _found(
-  hypothesis: Hypothesis, difference: paired.Difference | None, p: float
-) -> str:
-  """Says what a test shows: what it does not show is not refuted."""
-  if difference is None:
-    return "not run"
-  opposed = hypothesis.kind == "above" and difference.high < 0
-  if opposed and p < 0.05:
-    return "**contradicted**"
-  if p < 0.05 and (hypothesis.kind != "above" or difference.mean > 0):
-    return "**confirmed**"
-  return "not shown"
+def _hypotheses(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
+  """Yields a table of the hypotheses and what was found."""
+  yield (
+    "| hypothesis | measure | difference [95 %] | p: test, sign flips, Holm "
+    "| found |"
+  )
+  yield "|---|---|---|---|---|"
+  for one in tested(experiment, rows):
+    path = experiment.measure(one.hypothesis)
+    shown = interval(one.difference, path) if one.difference else "-"
+    ps = ", ".join(
+      "-" if p is None else f"{p:.2g}" for p in (one.p, one.flips, one.adjusted)
+    )
+    label = experiment.label(path)
+    yield f"| {one.title} | {label} | {shown} | {ps} | {one.found} |"
 
 
-def _noise(
-  experiment: Experiment, rows: Sequence[Mapping[str, Any]]
-) -> Iterator[str]:
-  """Yields the comparison of an arm with itself: repeats differ in order alone."""
-  if experiment.repeats < 2:
-    return
+def interval(found: paired.Difference, path: str) -> str:
+  """Returns a difference with its interval: "+3.1 [+1.2, +5.0]"."""
+  low, high = points(found.low, path), points(found.high, path)
+  return f"{points(found.mean, path)} [{low}, {high}]"
+
+
+def noise(
+  experiment: Experiment, rows: Sequence[Row]
+) -> paired.Difference | None:
+  """Compares the first arm with itself: repeats differ in order alone.
+
+  Returns:
+    The first update less the second; None where it has not been repeated.
+  """
   name = experiment.arms[0].name
   first, second = (
-    _values(rows, experiment.primary, repeat).get(name, {}) for repeat in (0, 1)
+    values(rows, experiment.primary, repeat).get(name, {}) for repeat in (0, 1)
   )
-  values = [first[s] - second[s] for s in sorted(first.keys() & second.keys())]
-  if not values:
+  seeds = sorted(first.keys() & second.keys())
+  return paired.paired([first[s] - second[s] for s in seeds]) if seeds else None
+
+
+def _noise(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
+  found = noise(experiment, rows)
+  if found is None:
     return
-  found = paired.paired(values)
   covers = found.low <= 0 <= found.high
   yield (
-    f"The same against the same ({name}, another order of sequences): "
-    f"{_points(found.mean)} [{_points(found.low)}, {_points(found.high)}]; the "
-    f"interval {'covers' if covers else '**does not cover**'} 0."
+    f"The same against the same ({experiment.arms[0].name}, another order of "
+    f"sequences): {interval(found, experiment.primary)}; the interval "
+    f"{'covers' if covers else '**does not cover**'} 0."
   )

@@ -1,17 +1,21 @@
 """Experiments' files, the units they ask for, and tables of stored results."""
 
-import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from sophia_jax.evidence import experiment, runner, tables
+from sophia_jax.evidence import experiment, pages, runner, tables
 from sophia_jax.files import JsonLines
 from sophia_jax.types import SophiaError
 
 TOY = Path(__file__).with_name("toy.toml")
 ROOT = Path(__file__).parents[2]
 KNOWN = sorted((ROOT / "configs/evidence").glob("*.toml"))
+RESULTS = ROOT / "docs/results/evidence"
+PUBLISHED = [
+  path for path in KNOWN if (RESULTS / f"{path.stem}.jsonl").exists()
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,12 @@ def test_units_share_the_base_of_their_seed(toy, tmp_path):
   assert len({u.key for u in units}) == len(units) == 2 * 2 * 3
   assert units[0].key == (0, "full", 0)
   commands = {
-    u.key: runner._command(toy, u, tmp_path / str(u.seed)) for u in units
+    u.key: runner._flags(toy, u, tmp_path / str(u.seed)) for u in units
   }
   place, command = commands[0, "full", 0]
   assert place == tmp_path / "0/base"
-  assert command[:3] == [sys.executable, "-m", "launch.run"]
   assert f"--workdir={place}" in command and "--config.seed=0" in command
+  assert not [flag for flag in command if flag.startswith("--config.base")]
   assert not [flag for flag in command if flag.startswith("--name")]
   again, command = commands[1, "full", 1]
   assert again == tmp_path / "1/base/updates/full-1"
@@ -50,6 +54,39 @@ def test_units_share_the_base_of_their_seed(toy, tmp_path):
   assert place == tmp_path / "0/grpo-0"
   assert f"--config.base={tmp_path / '0/base'}" in command
   assert "--config=configs/digits/grpo.py" in command
+
+
+SHARED = """
+seeded = ["prepare.corpus.draw"]
+repeated = ["full"]
+
+[given]
+stages = ["reasoner", "warmup"]
+settings = { "eval.limit" = 2 }
+
+[arms.full]"""
+
+
+@pytest.fixture
+def sharing(tmp_path):
+  """The toy, with models that all seeds share."""
+  path = tmp_path / "sharing.toml"
+  path.write_text(TOY.read_text().replace("[arms.full]", SHARED, 1))
+  return experiment.read(path)
+
+
+def test_seeds_may_share_models_and_arms_have_fewer_updates(sharing, tmp_path):
+  units = list(experiment.units(sharing, (0, 1)))
+  assert [u.key for u in units if u.seed == 1] == [
+    (1, "full", 0),
+    (1, "random", 0),
+    (1, "grpo", 0),
+    (1, "full", 1),
+  ]
+  _, command = runner._flags(sharing, units[-1], tmp_path / "1")
+  assert f"--config.base={tmp_path / 'given'}" in command
+  assert {"--config.seed=1", "--config.prepare.corpus.draw=1"} <= {*command}
+  assert "--config.eval.limit=2" not in command
 
 
 # --------------------------------------------------------------------- mistakes
@@ -68,6 +105,13 @@ def test_units_share_the_base_of_their_seed(toy, tmp_path):
     ('stage = "sophia"', "", "repeats=2 needs a stage"),
     ("[arms.full]", '[arms.full]\nconfig = "c.py"', "the first is the base"),
     ("[arms.full]", "[arms.full", "toy.toml"),
+    ("[arms.random]", "[arms.start]", "arms.start: has another meaning"),
+    ("seeds = 3", 'seeds = 3\nrepeated = ["ful"]', "did you mean 'full'?"),
+    ("seeds = 3", 'seeds = 3\nrepeated = ["grpo"]', "repeated: add 'full'"),
+    ("seeds = 3", "seeds = 3\ngiven = 1", "given: needs a table"),
+    ("[arms.full]", "[given]\n[arms.full]", "given: stages is missing"),
+    ("seeds = 3", "seeds = 3\nseeded = 'a'", "seeded='a': needs a list"),
+    ("seeds = 3", "seeds = '3'", "seeds='3': needs a whole number"),
   ],
 )
 def test_a_mistake_in_a_file_is_one_line(tmp_path, old, new, said):
@@ -80,8 +124,12 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path, old, new, said):
   assert said in str(e.value) and str(path) in str(e.value)
 
 
-def stored(path, toy, values, digest=""):
-  """Writes results: {arm: [measure of seed 0, ...]}, each twice."""
+def stored(path, toy, values, digest="", learnt=None):
+  """Writes results: {arm: [measure of seed 0, ...]}, each twice.
+
+  Args:
+    learnt: another measure, in the same form.
+  """
   with JsonLines(path, *runner.LINE) as lines:
     for arm, measures in values.items():
       for seed, value in enumerate(measures):
@@ -91,7 +139,12 @@ def stored(path, toy, values, digest=""):
             "seed": seed,
             "arm": arm,
             "repeat": repeat,
-            "measures": {"pass_at_1.after.value": value + 0.01 * repeat},
+            "measures": {
+              "pass_at_1.before.value": 0.02 + 0.001 * seed,
+              "pass_at_1.after.value": value + 0.01 * repeat,
+              "reading.after.tokens": 40 * value,
+              **({"reading.learnt.scene": learnt[arm][seed]} if learnt else {}),
+            },
           }
           lines.append(row)
   return path
@@ -117,18 +170,57 @@ def test_the_table_says_what_was_found(toy, tmp_path):
   path = stored(tmp_path / "r.jsonl", toy, values)
   text = "\n".join(tables.lines(toy, runner.read(toy, path)))
   assert "6 seeds of 3, 2 updates an arm" in text
-  assert (
-    "| full | 50.5 ± 1.4 | - | 50.5, 52.5, 48.5, 51.5, 49.5, 50.5 |" in text
-  )
+  assert "| arm | pass@1, % | `reading.after.scene`, % | `reading" in text
+  every = "50.5, 52.5, 48.5, 51.5, 49.5, 50.5"
+  assert f"| full | 50.5 ± 1.4 | - | 20.0 ± 0.6 | {every} |" in text
+  assert "| start | 2.2 ± 0.2 | - | - | 2.0, 2.1, 2.2, 2.3, 2.4, 2.5 |" in text
   found = [line for line in text.splitlines() if "**confirmed**" in line]
   assert [line.split("|")[1].strip() for line in found] == [
     "full > random",
     "full = grpo",
     "grpo > full > random",
+    "random > start",
   ]
-  assert "| full > random | +10.0 [" in found[0]
+  assert "| full > random | pass@1 | +10.0 [" in found[0]
   assert "another order of sequences): -1.0 [" in text
   assert "does not cover" in text
+  assert text.splitlines()[-4].endswith("| - | 1, -, 1 | not run |")
+
+
+def test_a_measure_s_hypotheses_are_a_family(toy, tmp_path):
+  """p is adjusted among four hypotheses, and among one."""
+  values = {
+    "full": [0.50, 0.52, 0.48, 0.51, 0.49, 0.50],
+    "random": [0.40, 0.43, 0.37, 0.41, 0.38, 0.41],
+    "grpo": [0.51, 0.52, 0.49, 0.50, 0.49, 0.51],
+  }
+  path = stored(tmp_path / "r.jsonl", toy, values, learnt=values)
+  *family, other = tables.tested(toy, runner.read(toy, path))
+  assert [one.title for one in family][-1] == "random > start"
+  expected = tables.paired.holm([one.p for one in family])
+  assert [one.adjusted for one in family] == expected
+  assert other.hypothesis.measure == "reading.learnt.scene"
+  assert other.adjusted == other.p == family[0].p < family[0].adjusted
+
+
+def test_the_page_has_a_picture_of_every_seed(sharing, tmp_path):
+  values = {
+    "full": [0.50, 0.52, 0.48],
+    "random": [0.40, 0.43, 0.37],
+    "grpo": [0.51, 0.52, 0.49],
+  }
+  path = stored(tmp_path / "r.jsonl", sharing, values)
+  made = pages.files(sharing, runner.read(sharing, path))
+  assert "All seeds share the result of reasoner, warmup: " in made[".md"]
+  assert "2 updates of full, 1 of each other arm" in made[".md"]
+  assert made[".md"].startswith("<!-- Generated by `python -m")
+  assert "(sharing.svg)" in made[".md"]
+  root = ElementTree.fromstring(made[".svg"])
+  name = "{http://www.w3.org/2000/svg}"
+  # Of four hypotheses, since nothing is known of what is learnt.
+  assert len(root.findall(f"{name}circle")) == 4 * 3
+  texts = [element.text for element in root.findall(f"{name}text")]
+  assert "full > random: pass@1" in texts and "+0" in texts
 
 
 def test_a_claim_may_be_contradicted_or_not_shown(toy, tmp_path):
@@ -141,6 +233,15 @@ def test_a_claim_may_be_contradicted_or_not_shown(toy, tmp_path):
   rows = {line.split("|")[1].strip(): line for line in lines if line[:1] == "|"}
   assert "**contradicted**" in rows["full > random"]
   assert "not run" in rows["full = grpo"] and "-" in rows["grpo"]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_pages_are_computed_from_the_results(path):
+  """`python -m sophia_jax.evidence table NAME --write` makes them."""
+  what = experiment.read(path)
+  rows = runner.read(what, RESULTS / f"{path.stem}.jsonl")
+  for suffix, text in pages.files(what, rows).items():
+    assert (RESULTS / path.stem).with_suffix(suffix).read_text() == text
 
 
 def test_numbers_of_a_report():
