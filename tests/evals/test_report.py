@@ -107,6 +107,31 @@ def test_what_is_not_measured_is_said():
   assert "Wilson" not in page.text
 
 
+def test_readings_of_answers_and_of_what_is_learnt_stand_side_by_side():
+  """Scenes of a kind that one of them does not have are no share."""
+  shares = {"stated": 1.0, "scene": 0.5, "follows": 0.25, "digit": 0.75}
+  counted = {"right": 3, "wrong": 2, "none": 0}
+  after = {
+    **shares,
+    "invented": 0.125,
+    "tokens": 40.5,
+    "right": {"clear": 0.625, "unclear": 0.375},
+    "table": {"right": counted, "wrong": counted},
+  }
+  learnt = {**after, "invented": None, "right": {"clear": 1.0, "unclear": None}}
+  report = {**REPORT, "reading": {"after": after}}
+  assert "learns from" not in Page(render(report, {}, samples())).text
+  report["reading"]["learnt"] = learnt
+  page = Page(render(report, {}, samples()))
+  for text in (
+    "names an unclear digit 12.5 % -",
+    "right answers, unclear scenes 37.5 % -",
+    "follows from its own reading 25.0 % 25.0 %",
+    '"learnt" is what the last stage learns from',
+  ):
+    assert text in page.text
+
+
 def test_a_single_panel_is_no_wider_than_one_of_many():
   """A column is made for each that fits, whether or not a panel fills it."""
   text = render(REPORT, {"only": [(0, 1.0), (1, 0.5)]}, samples())
