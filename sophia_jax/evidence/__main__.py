@@ -68,9 +68,9 @@ def _find(name: str) -> Path:
   return found
 
 
-def _seeds(text: str, count: int) -> list[int]:
+def _seeds(text: str, every: range) -> list[int]:
   if not text:
-    return list(range(count))
+    return list(every)
   seeds = text.split(",")
   if not all(s.isascii() and s.isdigit() and len(s) < 7 for s in seeds):
     raise SophiaError(f"--seeds={text[:80]}: numbers with commas, as 0,1,2")
@@ -87,7 +87,8 @@ def _work(options: argparse.Namespace) -> int:
   what = experiment.read(_find(options.experiment))
   results = options.results or RESULTS / f"{what.name}.jsonl"
   if options.command == "run":
-    seeds = _seeds(options.seeds, what.seeds)
+    every = range(what.first, what.first + what.seeds)
+    seeds = _seeds(options.seeds, every)
     runner.run(what, seeds, options.workdir.absolute(), results, _say)
   rows = runner.read(what, results)
   print(pages.text(what, rows).rstrip())

@@ -76,7 +76,9 @@ class Experiment:
   arms: tuple[Arm, ...]
   hypotheses: tuple[Hypothesis, ...]
   seeds: int
-  """Number of base seeds, from 0."""
+  """Number of base seeds."""
+  first: int = 0
+  """First of the base seeds, which follow each other."""
   given: Given | None = None
   """Stages that all seeds share; None: each seed makes its own."""
   seeded: tuple[str, ...] = ()

@@ -55,6 +55,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
   chosen = [s for s in run.stages() if only in ("", s.name)]
   for stage in chosen:
     run.start(stage)
+    run.sampler(stage)
     sampling.check(run, stage)
     rewarders.check(run, stage)
   if not run.config.get("prepare"):
@@ -261,7 +262,7 @@ def _check_samples(run: Run, stage: Stage) -> None:
   Raises:
     SophiaError: names the setting that differs.
   """
-  if stage.samples and stage.config.rounds == 1 and run.start(stage).is_dir():
+  if stage.samples and stage.config.rounds == 1 and run.sampler(stage).is_dir():
     store.check_header(
       sampling.store_directory(run, stage), sampling.store_meta(run, stage)
     )

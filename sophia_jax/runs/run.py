@@ -297,10 +297,23 @@ class Run:
     Raises:
       SophiaError: config.stages.NAME.start names no earlier stage.
     """
-    name = stage.config.start
-    where = f"config.stages.{stage.name}.start"
     if stage.config.model != "policy":
       return self.path(self.config.reasoners[stage.config.model].start)
+    return self._weights(stage, "start", stage.config.start)
+
+  def sampler(self, stage: Stage) -> Path:
+    """Returns the checkpoint that a stage samples with.
+
+    Raises:
+      SophiaError: config.stages.NAME.sampler names no earlier stage.
+    """
+    if not stage.config.sampler:
+      return self.start(stage)
+    return self._weights(stage, "sampler", stage.config.sampler)
+
+  def _weights(self, stage: Stage, key: str, name: str) -> Path:
+    """Returns the checkpoint that `name`, the value of a stage's key, means."""
+    where = f"config.stages.{stage.name}.{key}"
     earlier = [
       other
       for other in self._before(stage.name)

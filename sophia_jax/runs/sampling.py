@@ -146,10 +146,10 @@ def fitting(run: Run, stage: Stage) -> Sequence[Problem]:
 
 
 def words_of(run: Run, stage: Stage) -> Renderer:
-  """Returns the renderer of the checkpoint that a stage starts from."""
+  """Returns the renderer of the checkpoint that a stage samples with."""
   images = run.section(ImageConfig, "images")
   system = run.config.prompts.system
-  _, words = policies.load_words(run.start(stage), images, system)
+  _, words = policies.load_words(run.sampler(stage), images, system)
   return words
 
 
@@ -234,7 +234,7 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
     for role in asked
     for name in PROMPTS.get(role, ("slow_thinking",))
   }
-  meta["policy"] = fingerprint(run.start(stage))
+  meta["policy"] = fingerprint(run.sampler(stage))
   if SCORER in asked:
     meta[SCORER] = decisive(run.section(policies.ScorerConfig, SCORER))
   if "reasoner" in asked:
@@ -418,7 +418,7 @@ def opened_seats(run: Run, stage: Stage) -> Iterator[Mapping[str, Seat]]:
     return
   longest = max(how[role].max_new_tokens for role in own)
   with (
-    engines.policy(run, run.start(stage), longest) as policy,
+    engines.policy(run, run.sampler(stage), longest) as policy,
     opened_others(run, stage) as others,
   ):
     yield seats(run, stage, policy.renderer, others, policy)

@@ -41,6 +41,9 @@ class StageConfig:
   start: str = free(PREVIOUS)
   """Weights it starts from: "previous" (the stage before), "base"
   (config.policy.path), or the name of an earlier stage."""
+  sampler: str = ""
+  """Weights it samples with where it samples once, named as `start`; "": those it
+  starts from."""
   data: str = free("")
   """File it learns from: problems, examples or pairs; "": config.data.problems.
   A relative path is inside the workdir."""
@@ -157,6 +160,11 @@ def read(config: ConfigDict, name: str) -> Stage:
   rest = {k: v for k, v in values.items() if k not in own}
   settings = section(StageConfig, mine, where)
   built: Any = section(method, rest, where)
+  if settings.sampler and settings.rounds > 1:
+    raise SophiaError(
+      f"config.{where}.sampler={settings.sampler}: the stage learns in rounds, "
+      "which the policy itself samples; leave it empty"
+    )
   if train.updates and settings.rounds > 1:
     raise SophiaError(
       f"config.{where}.train.updates={train.updates}: the stage learns in rounds; "

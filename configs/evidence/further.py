@@ -1,0 +1,28 @@
+"""The quickstart, and SOPHIA once more on problems of its own.
+
+The policy reasons already, so that a short update shows what its examples are
+worth. The captions are the warmed-up policy's: who has learnt to reason no longer
+captions.
+
+Run:       python -m sophia_jax.evidence run table5
+Hardware:  two CPU cores, 4 GiB
+Expect:    docs/results/evidence.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.digits import world
+
+
+def get_config() -> ConfigDict:
+  c = world.followed_by(
+    "further",
+    "sophia",
+    sampler="warmup",
+    captions=3,
+    trajectories=4,
+    alpha=0.7,
+    train={**world.TRAIN, "tiles": 16, "updates": 100},
+  )
+  c.prepare.corpus.practice = 0
+  return c
