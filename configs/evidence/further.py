@@ -22,7 +22,13 @@ def get_config() -> ConfigDict:
     captions=3,
     trajectories=4,
     alpha=0.7,
-    train={**world.TRAIN, "tiles": 16, "updates": 100},
+    train={
+      **world.TRAIN,
+      "tiles": 16,
+      "updates": 150,
+      # The rate that the quickstart's schedule ends with.
+      "learning_rate": 5e-4,
+    },
   )
   c.prepare.corpus.practice = 0
   return c

@@ -57,21 +57,23 @@ def test_units_share_the_base_of_their_seed(toy, tmp_path):
 
 
 SHARED = """
-seeded = ["prepare.corpus.draw"]
-repeated = ["full"]
-
 [given]
 stages = ["reasoner", "warmup"]
 settings = { "eval.limit" = 2 }
 
 [arms.full]"""
+FEWER = """
+seeded = ["prepare.corpus.draw"]
+repeated = ["full"]
+seeds = 3"""
 
 
 @pytest.fixture
 def sharing(tmp_path):
   """The toy, with models that all seeds share."""
   path = tmp_path / "sharing.toml"
-  path.write_text(TOY.read_text().replace("[arms.full]", SHARED, 1))
+  text = TOY.read_text().replace("[arms.full]", SHARED, 1)
+  path.write_text(text.replace("seeds = 3", FEWER, 1))
   return experiment.read(path)
 
 

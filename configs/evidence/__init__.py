@@ -1,0 +1,1 @@
+"""Configs that only experiments use."""
