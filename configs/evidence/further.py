@@ -1,4 +1,4 @@
-"""The quickstart, and SOPHIA once more on problems of its own.
+"""The quickstart, and SOPHIA once more on other problems.
 
 The policy reasons already, so that a short update shows what its examples are
 worth. The captions are the warmed-up policy's: who has learnt to reason no longer

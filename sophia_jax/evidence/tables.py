@@ -39,7 +39,7 @@ class Tested(NamedTuple):
 
   @property
   def found(self) -> str:
-    """What the test shows; what it does not show is not refuted."""
+    """Finding of the test; a relation that it does not show is not refuted."""
     if self.difference is None:
       return "not run"
     one_way = self.hypothesis.kind == "above"

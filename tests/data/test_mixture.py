@@ -180,12 +180,12 @@ def sources(renderer, picture):
   }
 
 
-def loader(sources, shape=SHAPE, process=(0, 1), threads=0, **mix):
+def loader(sources, shape=SHAPE, process=(0, 1), threads=0, batches=0, **mix):
   mix = {"amounts": {"visual": 2, "text": 1, "general": 0.5}, **mix}
   return Loader(
     sources,
     shape,
-    LoaderConfig(epochs=2, seed=5, threads=threads),
+    LoaderConfig(epochs=2, seed=5, threads=threads, batches=batches),
     Reading(
       streams=("weights",),
       tokens_per_tile=4,

@@ -254,10 +254,9 @@ def test_a_report_has_the_measures_of_this_world(tmp_path):
   run = Run(embodied_r.get_config(), str(tmp_path))
   row = dataclasses.asdict(ASKED)
   kept = ("id", "question", "answer", "answer_type", "choices", "source")
-  write_jsonl(
-    run.path(run.config.data.heldout), [{key: row[key] for key in kept}]
-  )
+  heldout = run.config.data.heldout
+  write_jsonl(run.path(heldout), [{key: row[key] for key in kept}])
   found = preparation.measured(run, {"before": RESPONSES, "after": RESPONSES})
   assert found == {k: {"before": v, "after": v} for k, v in SHARES.items()}
   assert preparation.measured(run, {}) == {}
-  assert digits.readings(run, {"before": RESPONSES}, "data/heldout.jsonl") == {}
+  assert digits.readings(run, {"before": RESPONSES}, heldout) == {}
