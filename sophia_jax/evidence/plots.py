@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sophia_jax.evidence import tables
 from sophia_jax.evidence.experiment import Experiment
 
-_LEFT, _WIDTH, _ROW, _TOP = 330, 360, 34, 40
+_LEFT, _WIDTH, _ROW, _TOP = 390, 360, 34, 40
 """Width of the names, width of the axis, height of a row and of the head, pixels."""
 _COLOURS = {"confirmed": "#1a7f37", "contradicted": "#cf222e"}
 _OTHER = "#57606a"
@@ -67,7 +67,8 @@ def _axis(reach: int, height: int) -> Iterator[str]:
       f'stroke="{stroke}"/>'
     )
     yield (
-      f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">{mark:+d}</text>'
+      f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">'
+      f"{'+' if mark > 0 else ''}{mark}</text>"
     )
   yield f'<text x="{_LEFT}" y="16">first less last, points</text>'
 

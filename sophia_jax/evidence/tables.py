@@ -146,7 +146,8 @@ def _arms(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
   shown = [values(rows, path) for path in paths]
   units = [", %" if is_share(path) else "" for path in paths]
   named = [f"{experiment.label(p)}{u}" for p, u in zip(paths, units)]
-  yield f"| arm | {' | '.join(named)} | primary by seed |"
+  seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+  yield f"| arm | {' | '.join(named)} | primary, seeds {seeds} |"
   yield "|---" * (len(paths) + 2) + "|"
   arms = [START] * (START in primary) + [arm.name for arm in experiment.arms]
   for arm in arms:
