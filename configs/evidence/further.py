@@ -1,8 +1,8 @@
 """The quickstart, and SOPHIA once more on other problems.
 
 The policy reasons already, so that a short update shows what its examples are
-worth. The captions are the warmed-up policy's: who has learnt to reason no longer
-captions.
+worth. The captions are the warmed-up policy's: the quickstart's result no longer
+keeps their form.
 
 Run:       python -m sophia_jax.evidence run table5
 Hardware:  two CPU cores, 4 GiB
