@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sophia_jax.data import clips, hiding
-from sophia_jax.data.native import Tiles, native_grid
+from sophia_jax.data.native import Tiles, in_pairs, native_grid
 from sophia_jax.data.pixels import to_rgb
 from sophia_jax.data.resize import RESIZES, resizer
 from sophia_jax.files import mistaken
@@ -433,10 +433,7 @@ def load_tiles(
     config = dataclasses.replace(
       config, min_tiles=min(config.min_tiles, most), max_tiles=most
     )
-  try:
-    tiles = _tiles_of(path, config)
-  except SophiaError as e:
-    raise SophiaError(f"{path}: {e}") from None
+  tiles = _tiles_of(path, config)
   found = math.prod(tiles.shape[:-3])
   if found != count:
     raise SophiaError(
@@ -449,13 +446,18 @@ def load_tiles(
 def _tiles_of(path: str | io.BytesIO, config: ImageConfig) -> Tiles:
   """Cuts an image, or a video whose last frame fills a pair."""
   clip = None if isinstance(path, io.BytesIO) else clips.read(path)
-  if clip is None:
-    tiles = tile(opened(path), config)
-    return np.concatenate([tiles] * (config.channels // 3), axis=-1)
-  frames = [tile(opened(frame), config) for frame in clip.paths]
-  frames += frames[-1:] * (-len(frames) % clips.FRAMES)
-  pairs = np.stack(frames).reshape(-1, clips.FRAMES, *frames[0].shape)
-  return np.concatenate(list(pairs.swapaxes(0, 1)), axis=-1)
+  if clip is not None:
+    return in_pairs([_cut(frame, config) for frame in clip.paths])
+  tiles = _cut(path, config)
+  return in_pairs([tiles])[0] if config.video_rate else tiles
+
+
+def _cut(path: str | io.BytesIO, config: ImageConfig) -> Tiles:
+  image = opened(path)
+  try:
+    return tile(image, config)
+  except SophiaError as e:
+    raise SophiaError(f"{path}: {e}") from None
 
 
 def opened(path: str | io.BytesIO) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -53,6 +54,19 @@ def native_grid(
       math.ceil(side * grow / tile_size) for side in (width, height)
     )
   return columns, rows
+
+
+def in_pairs(frames: Sequence[Tiles]) -> Tiles:
+  """Returns a video's tiles: two frames each, the last of which may be one twice.
+
+  Raises:
+    SophiaError: frames of different sizes.
+  """
+  if len({frame.shape for frame in frames}) > 1:
+    raise SophiaError("frames of a video are of different sizes")
+  first, second = frames[::2], [*frames[1::2], *frames[-1:]]
+  pairs = [np.concatenate(pair, axis=-1) for pair in zip(first, second)]
+  return np.stack(pairs)
 
 
 def placed(
