@@ -35,7 +35,7 @@ from sophia_jax.runs.run import Run
 from sophia_jax.servers import supervise
 from sophia_jax.servers.backends.base import Role
 from sophia_jax.train import sharding
-from sophia_jax.types import Sampling, SophiaError
+from sophia_jax.types import Sampling
 
 PolicyEngine = EmbeddedEngine | SGLangEngine
 """Generates in a vocabulary that is ours."""
@@ -61,11 +61,7 @@ def policy(
     yield embedded(run, policies.load_policy(run, directory, resize))
     return
   image = run.section(ImageConfig, "images")
-  if image.video_rate:
-    raise SophiaError(
-      "config.images.video_rate: servers see no videos here; give "
-      "--config.policy.engine=embedded, or 0 and frames as images"
-    )
+  supervise.refuse_videos(image)
   cfg, words = policies.load_words(directory, image, run.config.prompts.system)
   tokens = max_new_tokens
   if cfg.vision:
