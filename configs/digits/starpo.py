@@ -31,6 +31,7 @@ def played(
   env: str,
   rules: dict[str, Any],
   length: int = 192,
+  learning_rate: float = 1e-3,
   **episodes: Any,
 ) -> ConfigDict:
   """Returns a run on one environment.
@@ -39,6 +40,7 @@ def played(
     env: its name.
     rules: keys of `WorldConfig`.
     length: tokens of an episode, at most.
+    learning_rate: of the rounds.
     episodes: keys of the method that differ.
   """
   c = world.get_config()
@@ -78,7 +80,12 @@ def played(
     "rounds": 60,
     "groups": 8,
     "minibatches": 4,
-    "train": {**world.ROUND, "length": length, "tiles": 0, "rows": 8},
+    "train": {
+      **world.ROUND,
+      "length": length,
+      "tiles": 0,
+      "learning_rate": learning_rate,
+    },
     **episodes,
   }
   c.stages = {

@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     "bandit",
     rules,
     length=64,
+    learning_rate=3e-3,
+    rounds=40,
     trials="data/bandit.jsonl",
     turns=1,
     actions=1,
