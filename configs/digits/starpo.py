@@ -95,7 +95,8 @@ def played(
       train={**world.TRAIN, "tiles": 0, "rows": 8, "final_fraction": 0.05},
     ),
     "starpo": stage("starpo", **rows),
-    "starpo_s": stage("starpo_s", **rows),
+    # Updates of 32 episodes, as in the paper: a quarter of a round is one.
+    "starpo_s": stage("starpo_s", **{**rows, "minibatches": 1}),
   }
   c.order = ("play", "starpo_s")
   return c
