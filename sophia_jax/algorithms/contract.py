@@ -346,7 +346,8 @@ class Algorithm:
   """Episodes or descriptions that its result is measured by; None: pass@1
   alone."""
   crossed: Crossed | None = None
-  """What is scored of a round to measure mutual information; None: nothing."""
+  """Answers of a round that are scored to measure mutual information; None:
+  none."""
   roles: tuple[str, ...] = ("policy",)
   """Roles that the recipe asks."""
   reward: Reward = accuracy

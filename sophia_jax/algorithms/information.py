@@ -28,7 +28,7 @@ ANNOTATORS = (logps(STREAM),)
 
 
 class Information(NamedTuple):
-  """What answers say about their prompts."""
+  """Estimates of how much answers depend on their prompts."""
 
   mutual: float
   """Mutual information of prompt and answer, nats an answer."""
