@@ -12,9 +12,9 @@ from typing import Any
 from sophia_jax.config import nearest
 from sophia_jax.types import SophiaError
 
-KINDS = ("above", "same", "order")
+KINDS = ("above", "same", "order", "later")
 """Kinds of hypotheses: one arm is better than another, two differ by less than the
-smallest effect of interest, several are in an order."""
+smallest effect of interest, several are in an order, one collapses later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,18 @@ class Hypothesis:
   kind: str
   arms: tuple[str, ...]
   """Arms, the highest measure first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collapse:
+  """The rule by which a run of rounds collapses (`survival.life`)."""
+
+  metric: str
+  """Metric of a round that collapses."""
+  share: float
+  """Share of its peak that it falls below."""
+  rounds: int
+  """Rounds in a row that it stays there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +78,16 @@ class Experiment:
   """Keys of the config that all arms share."""
   shown: tuple[str, ...] = ()
   """Paths of further measures in report.json that tables show."""
+  collapse: Collapse | None = None
+  """The rule of the hypotheses "later"."""
+  series: tuple[str, ...] = ()
+  """Further metrics of a round that results hold, round by round."""
+
+  @property
+  def kept(self) -> tuple[str, ...]:
+    """Metrics that results hold, round by round."""
+    first = (self.collapse.metric,) if self.collapse else ()
+    return tuple(dict.fromkeys((*first, *self.series)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +136,9 @@ def read(path: Path) -> Experiment:
     _made(Hypothesis, path, "hypotheses", _table(path, "hypotheses", each))
     for each in (given if isinstance(given, list) else [given])
   )
+  if "collapse" in values:
+    rule = _table(path, "collapse", values["collapse"])
+    values["collapse"] = _made(Collapse, path, "collapse", rule)
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   found: dict[str, Any] = {
     "name": path.stem,
@@ -167,6 +192,11 @@ def _check(path: Path, experiment: Experiment) -> None:
     if len(hypothesis.arms) < least:
       raise SophiaError(
         f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
+      )
+    if hypothesis.kind == "later" and not experiment.collapse:
+      raise SophiaError(
+        f"{path}: hypotheses.kind='later' needs a table [collapse] with metric, "
+        "share and rounds"
       )
   if not experiment.arms or experiment.arms[0].config:
     raise SophiaError(f"{path}: arms: the first is the base, without a config")

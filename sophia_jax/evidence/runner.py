@@ -52,13 +52,14 @@ def run(
         continue
       say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
       began = time.monotonic()
-      report = _run(experiment, unit, workdir)
+      report, series = _run(experiment, unit, workdir)
       row = {
         "experiment": experiment.digest,
         "seed": unit.seed,
         "arm": unit.arm.name,
         "repeat": unit.repeat,
         "measures": dict(numbers(report)),
+        **({"series": series} if series else {}),
         "versions": report["versions"],
         "seconds": round(time.monotonic() - began, 1),
       }
@@ -94,7 +95,14 @@ def _checked(
   return rows
 
 
-MEASURED = ("pass_at_1", "reading", "by_source", "by_tag", "counts")
+MEASURED = (
+  "pass_at_1",
+  "measures",
+  "reading",
+  "by_source",
+  "by_tag",
+  "counts",
+)
 """Keys of a report whose numbers are compared."""
 
 
@@ -112,8 +120,10 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str, int]:
   return row["seed"], row["arm"], row["repeat"]
 
 
-def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
-  """Runs a unit and returns its report."""
+def _run(
+  experiment: Experiment, unit: Unit, workdir: Path
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+  """Runs a unit; returns its report and the series of its last stage."""
   base = workdir / experiment.name / str(unit.seed)
   place, command = _command(experiment, unit, base)
   log = base / "logs" / f"{unit.name}.log"
@@ -131,7 +141,36 @@ def _run(experiment: Experiment, unit: Unit, workdir: Path) -> dict[str, Any]:
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = said[-1][:300] if said else "nothing was printed"
     raise SophiaError(f"{log}: exit code {code}: {last}")
-  return read_json(place / "report.json", "remove the run's directory")
+  report = read_json(place / "report.json", "remove the run's directory")
+  return report, series(place / "metrics.jsonl", experiment.kept)
+
+
+def series(path: Path, names: Sequence[str]) -> dict[str, list[float]]:
+  """Returns metrics round by round, from the file of a stage's metrics.
+
+  They stand in the row of a round's first update; a round that learnt nothing has
+  none, and counts as the one before.
+
+  Raises:
+    SophiaError: the file is damaged, or no round has such a metric.
+  """
+  if not names:
+    return {}
+  rows = [line.values for line in read_jsonl(path)]
+  found = {}
+  for name in names:
+    known = {
+      int(r["round"]): r[name] for r in rows if {"round", name} <= r.keys()
+    }
+    if not known:
+      raise SophiaError(
+        f"{path}: no round has {name!r}; correct the experiment"
+      )
+    values = [known[min(known)]]
+    for number in range(1, max(known) + 1):
+      values.append(known.get(number, values[-1]))
+    found[name] = [float(f"{value:.5g}") for value in values]
+  return found
 
 
 def _command(

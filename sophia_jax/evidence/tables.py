@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sophia_jax.evidence import paired
+from sophia_jax.evidence import paired, survival
 from sophia_jax.evidence.experiment import Experiment, Hypothesis
 
 Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> measure, the mean over repeats."""
+Lives = Mapping[str, Sequence[survival.Life]]
+"""arm -> its runs, seed by seed."""
 
 
 def lines(
@@ -19,6 +22,7 @@ def lines(
   """Returns the lines of a Markdown section: arms, hypotheses, every seed."""
   primary = _values(rows, experiment.primary)
   seeds = sorted({row["seed"] for row in rows})
+  lives = _lives(experiment, rows)
   return [
     f"## {experiment.title}",
     "",
@@ -33,7 +37,8 @@ def lines(
     "",
     *_arms(experiment, rows, primary),
     "",
-    *_hypotheses(experiment, primary),
+    *_survival(experiment, lives),
+    *_hypotheses(experiment, primary, lives),
     "",
     *_noise(experiment, rows),
   ]
@@ -95,25 +100,73 @@ def _differences(primary: Values, one: str, other: str) -> list[float]:
   return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def _hypotheses(experiment: Experiment, primary: Values) -> Iterator[str]:
+def _lives(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Lives:
+  """Returns when the runs of each arm collapsed; {} without such a rule."""
+  rule = experiment.collapse
+  found: dict[str, list[survival.Life]] = {}
+  if rule is None:
+    return found
+  for row in sorted(rows, key=lambda row: (row["seed"], row["repeat"])):
+    values = row.get("series", {}).get(rule.metric)
+    if values:
+      life = survival.life(values, rule.share, rule.rounds)
+      found.setdefault(row["arm"], []).append(life)
+  return found
+
+
+def _survival(experiment: Experiment, lives: Lives) -> Iterator[str]:
+  """Yields a table of the arms' survival curves; nothing without such a rule."""
+  rule = experiment.collapse
+  if rule is None:
+    return
+  yield (
+    f"A run collapses where `{rule.metric}` is below {rule.share:g} of its peak "
+    f"for {rule.rounds} rounds in a row."
+  )
+  yield ""
+  yield (
+    "| arm | collapsed | rounds before, mean | survival (Kaplan-Meier) "
+    "| rounds, seed by seed; + did not collapse |"
+  )
+  yield "|---|---|---|---|---|"
+  horizon = _horizon(lives)
+  for arm in experiment.arms:
+    own = lives.get(arm.name, [])
+    steps = survival.kaplan_meier(own)
+    cells = (
+      arm.name,
+      f"{sum(x.collapsed for x in own)} of {len(own)}",
+      f"{survival.mean(own, horizon):.1f}" if own else "-",
+      ", ".join(f"{s.survival:.2f} from {s.round}" for s in steps) or "-",
+      ", ".join(f"{x.rounds}{'' if x.collapsed else '+'}" for x in own) or "-",
+    )
+    yield f"| {' | '.join(cells)} |"
+  yield ""
+
+
+def _horizon(lives: Lives) -> int:
+  return max((x.rounds for own in lives.values() for x in own), default=0)
+
+
+def _hypotheses(
+  experiment: Experiment, primary: Values, lives: Lives
+) -> Iterator[str]:
   """Yields a table of the hypotheses and what was found; p by Holm's method."""
-  tested = [_test(experiment, h, primary) for h in experiment.hypotheses]
+  tested = [_test(experiment, h, primary, lives) for h in experiment.hypotheses]
   adjusted = paired.holm([p for _, p, _ in tested])
   yield (
-    "| hypothesis | difference, points [95 %] | p: test, sign flips, Holm "
+    "| hypothesis | difference, points [95 %]; of collapses, rounds "
+    "| p: test, sign flips, Holm | found |"
+    if experiment.collapse
+    else "| hypothesis | difference, points [95 %] | p: test, sign flips, Holm "
     "| found |"
   )
   yield "|---|---|---|---|"
   for h, (difference, p, flips), held in zip(
     experiment.hypotheses, tested, adjusted, strict=True
   ):
-    sign = {"above": " > ", "same": " = ", "order": " > "}[h.kind]
-    shown = (
-      f"{_points(difference.mean)} [{_points(difference.low)}, "
-      f"{_points(difference.high)}]"
-      if difference
-      else "-"
-    )
+    sign = {"same": " = ", "later": " later than "}.get(h.kind, " > ")
+    shown = _shown(h, difference)
     values = ", ".join(
       "-" if x is None else f"{x:.3g}" for x in (p, flips, held)
     )
@@ -121,11 +174,25 @@ def _hypotheses(experiment: Experiment, primary: Values) -> Iterator[str]:
     yield f"| {sign.join(h.arms)} | {shown} | {values} | {found} |"
 
 
+def _shown(hypothesis: Hypothesis, difference: paired.Difference | None) -> str:
+  if difference is None:
+    return "-"
+  if hypothesis.kind == "later":
+    return f"{difference.mean:+.1f} rounds"
+  low, high = _points(difference.low), _points(difference.high)
+  return f"{_points(difference.mean)} [{low}, {high}]"
+
+
 def _test(
-  experiment: Experiment, hypothesis: Hypothesis, primary: Values
+  experiment: Experiment,
+  hypothesis: Hypothesis,
+  primary: Values,
+  lives: Lives,
 ) -> tuple[paired.Difference | None, float, float | None]:
   """Returns the difference of the first and the last arm, p, p by sign flips."""
   first, *_, last = hypothesis.arms
+  if hypothesis.kind == "later":
+    return _later(lives, first, last)
   values = _differences(primary, first, last)
   if not values:
     return None, 1.0, None
@@ -141,16 +208,30 @@ def _test(
   return difference, difference.t, difference.flips
 
 
+def _later(
+  lives: Lives, first: str, last: str
+) -> tuple[paired.Difference | None, float, None]:
+  """Returns by how many rounds the first arm collapses later, and p of the
+  log-rank test."""
+  one, other = lives.get(first, []), lives.get(last, [])
+  if not (one and other):
+    return None, 1.0, None
+  horizon = _horizon({first: one, last: other})
+  gap = survival.mean(one, horizon) - survival.mean(other, horizon)
+  p = survival.log_rank(one, other)
+  return paired.Difference(gap, -math.inf, math.inf, p, 1.0), p, None
+
+
 def _found(
   hypothesis: Hypothesis, difference: paired.Difference | None, p: float
 ) -> str:
   """Says what a test shows: what it does not show is not refuted."""
   if difference is None:
     return "not run"
-  opposed = hypothesis.kind == "above" and difference.high < 0
-  if opposed and p < 0.05:
+  directed = hypothesis.kind in ("above", "later")
+  if p < 0.05 and directed and difference.mean < 0:
     return "**contradicted**"
-  if p < 0.05 and (hypothesis.kind != "above" or difference.mean > 0):
+  if p < 0.05:
     return "**confirmed**"
   return "not shown"
 
