@@ -1,11 +1,11 @@
 """StarPO-S on starts of an environment, with the settings of RAGEN's paper.
 
 Paper:     arXiv 2504.20073: 8 starts of 16 episodes a round, at most 5 turns and
-           10 actions, 4 updates of 32 episodes, turns of 400 tokens in a context
-           of 3,600, bounds 0.2 and 0.28, entropy 0.001, the quarter of the starts
-           whose returns differ most. Its policy is Qwen2.5-0.5B-Instruct; this
-           one is any policy of config.policy.path. The learning rate is the
-           code's, 1e-6.
+           10 actions, the quarter of the starts whose returns differ most, one
+           update of its 32 episodes (without a filter there are four), turns of
+           400 tokens in a context of 3,600, bounds 0.2 and 0.28, entropy 0.001.
+           Its policy is Qwen2.5-0.5B-Instruct; this one is any policy of
+           config.policy.path. The learning rate is the code's, 1e-6.
 Data:      starts and held-out starts: python -m sophia_jax.envs sokoban
            W/data --size=6 (bandit, frozen_lake)
 Run:       python -m launch.run --config=configs/starpo.py --workdir=W \\
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     n=16,
     rounds=200,
     groups=8,
-    minibatches=4,
+    minibatches=1,
     context=3200,
     train={"length": 4096},
   )

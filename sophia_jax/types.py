@@ -366,10 +366,12 @@ class Batch:
   """0, 1, ... in a segment."""
   tile_slots: Int[Array, "B T"]
   """Index into the I*P image tokens, -1 for text."""
-  tiles: UInt8[Array, "I S S 3"]
-  """Pixels; unused places are zero and no slot points at them."""
-  tile_places: Int[Array, "I 3"]
-  """Number of the picture that a tile is part of, its row and column there.
-  InternVL's tiles are a picture each; -1, 0, 0 where no tile is."""
+  tiles: UInt8[Array, "I S S C"]
+  """Pixels, three channels a frame; unused places are zero and no slot points at
+  them."""
+  tile_places: Int[Array, "I 4"]
+  """Number of the picture that a tile is part of, its row and column there, and
+  the milliseconds after which a video shows the picture. InternVL's tiles are a
+  picture each; -1, 0, 0, 0 where no tile is."""
   streams: Mapping[str, Float[Array, "B T"]]
   """At t: the value of targets[t]."""

@@ -1,14 +1,15 @@
-"""StarPO-S on FrozenLake with the quickstart's small policy.
+"""StarPO-S on FrozenLake with a small policy that reads boards in words.
 
-The policy first learns the form of an answer from a noisy expert ("play"), then
-from its own episodes. Boards are in words, four by four, and the ice slips.
+The policy first learns the form of an answer from an expert that often errs
+("play"), then from its own episodes. Lakes are four by four, and nothing slips.
 
 Method:    docs/algorithms/starpo.md (arXiv 2504.20073)
-Run:       python -m launch.run --config=configs/digits/starpo.py --workdir=W \\
-             --config.base=runs/quickstart
-           without filter, KL and higher bound: --config.order="('reasoner', \\
-             'warmup', 'sophia', 'play', 'starpo')"
-Hardware:  two CPU cores, 4 GiB
+Run:       python -m launch.run --config=configs/digits/starpo.py --workdir=W
+           without filter, KL and higher bound: \\
+             --config.order="('play','starpo')"
+           configs/digits/starpo_bandit.py and starpo_sokoban.py: other
+             environments
+Hardware:  two CPU cores, 2 GiB
 Expect:    docs/results/relatives.md
 """
 
@@ -21,42 +22,81 @@ from sophia_jax.config import defaults
 from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.runs.stage import stage
 
-ENV = "frozen_lake"
-EPISODES: dict[str, Any] = {
-  "data": f"data/{ENV}.jsonl",
-  "trials": f"data/{ENV}_heldout.jsonl",
-  "n": 16,
-  "turns": 3,
-  "actions": 9,
-  "actions_per_turn": 3,
-  "form": "plain",
-  "context": 256,
-  "rounds": 60,
-  "groups": 8,
-  "minibatches": 4,
-  "train": {**world.ROUND, "length": 320, "tiles": 0},
-}
-
 
 def get_config() -> ConfigDict:
-  c = world.followed_by("starpo_s", "starpo_s", start="play", **EPISODES)
-  c.prepare.corpus.practice = 0
-  c.prepare.world = defaults(
-    WorldConfig,
-    env=ENV,
-    examples=6000,
-    rules=False,
-    form="plain",
-    actions=3,
-  )
-  c.answering.max_new_tokens = 64
-  c.engine.update(slots=128, length=384)
-  c.stages.play = stage(
-    "sft",
-    start="sophia",
-    data=f"data/{ENV}_expert.jsonl",
-    train={**world.TRAIN, "final_fraction": 0.05},
-  )
-  c.stages.starpo = stage("starpo", start="play", **EPISODES)
-  c.order = (*world.FIRST, "play", "starpo_s")
+  return played("frozen_lake", {"success_rate": 1.0})
+
+
+def played(
+  env: str,
+  rules: dict[str, Any],
+  length: int = 192,
+  learning_rate: float = 1e-3,
+  **episodes: Any,
+) -> ConfigDict:
+  """Returns a run on one environment.
+
+  Args:
+    env: its name.
+    rules: keys of `WorldConfig`.
+    length: tokens of an episode, at most.
+    learning_rate: of the rounds.
+    episodes: keys of the method that differ.
+  """
+  c = world.get_config()
+  c.prepare = {
+    "name": "plays",
+    "world": defaults(
+      WorldConfig,
+      **{
+        "env": env,
+        "examples": 8000,
+        "noise": 0.5,
+        "rules": False,
+        "form": "plain",
+        "actions": 3,
+        **rules,
+      },
+    ),
+    "decoder": {**c.prepare.decoder, "width": 64, "depth": 2, "mlp": 192},
+  }
+  c.reasoners = ConfigDict()
+  c.data.update(problems=f"data/{env}.jsonl", heldout="")
+  c.answering.max_new_tokens = c.eval.max_new_tokens = 12
+  c.eval.temperature = 0.5
+  c.engine.update(slots=128, length=length, prefill_rows=16, chunk=4)
+  rows = {
+    "data": f"data/{env}.jsonl",
+    "trials": f"data/{env}_heldout.jsonl",
+    "start": "play",
+    "n": 16,
+    "turns": 3,
+    "actions": 9,
+    "actions_per_turn": 3,
+    "form": "plain",
+    "context": length - 12,
+    "crossed": 8,
+    "crossed_answers": 2,
+    "rounds": 60,
+    "groups": 8,
+    "minibatches": 4,
+    "train": {
+      **world.ROUND,
+      "length": length,
+      "tiles": 0,
+      "learning_rate": learning_rate,
+    },
+    **episodes,
+  }
+  c.stages = {
+    "play": stage(
+      "sft",
+      data=f"data/{env}_expert.jsonl",
+      train={**world.TRAIN, "tiles": 0, "rows": 8, "final_fraction": 0.05},
+    ),
+    "starpo": stage("starpo", **rows),
+    # Updates of 32 episodes, as in the paper: a quarter of a round is one.
+    "starpo_s": stage("starpo_s", **{**rows, "minibatches": 1}),
+  }
+  c.order = ("play", "starpo_s")
   return c

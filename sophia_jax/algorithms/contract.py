@@ -212,6 +212,16 @@ class Trial(NamedTuple):
   episodes."""
 
 
+class Crossed(NamedTuple):
+  """Answers of a round that are scored under the prompts of others, to see how
+  much they depend on their own (`algorithms.information`)."""
+
+  prompts: int
+  """Different prompts, at most."""
+  answers: int
+  """Answers to each of them, at most."""
+
+
 class Term(NamedTuple):
   """A term of the objective.
 
@@ -335,6 +345,9 @@ class Algorithm:
   trial: Trial | None = None
   """Episodes or descriptions that its result is measured by; None: pass@1
   alone."""
+  crossed: Crossed | None = None
+  """Answers of a round that are scored to measure mutual information; None:
+  none."""
   roles: tuple[str, ...] = ("policy",)
   """Roles that the recipe asks."""
   reward: Reward = accuracy

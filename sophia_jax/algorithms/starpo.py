@@ -22,7 +22,7 @@ from sophia_jax.algorithms import (
 )
 from sophia_jax.algorithms.contract import Algorithm, Annotator
 from sophia_jax.algorithms.reductions import Reduction
-from sophia_jax.config import check_choices
+from sophia_jax.config import check_choices, free
 from sophia_jax.envs import registry
 from sophia_jax.envs.episode import Limits
 from sophia_jax.envs.lake import FrozenLake
@@ -54,6 +54,12 @@ class Config(ppo.CriticConfig):
   in tags; "plain", actions."""
   context: int = 3200
   """Largest prompt of a turn, tokens: an episode that would need more ends."""
+  crossed: int = free(0)
+  """Prompts of a round whose first answers are scored under each other's, for
+  their mutual information; 0: it is not measured. Costs crossed^2 times
+  `crossed_answers` more sequences of a turn in a pass without gradients."""
+  crossed_answers: int = free(4)
+  """Answers to each of these prompts that are scored."""
   trials: str = ""
   """File of starts that success before and after is measured on; "": none."""
   advantage: str = "group"
@@ -95,6 +101,11 @@ class Config(ppo.CriticConfig):
       raise SophiaError(
         f"starpo.kept: {self.kept} is no share; use one above 0, at most 1"
       )
+    if self.crossed == 1 or self.crossed < 0 or self.crossed_answers < 1:
+      raise SophiaError(
+        f"starpo.crossed: {self.crossed} x {self.crossed_answers}: two prompts or "
+        "more and one answer or more, or crossed=0"
+      )
     if self.context < 1:
       raise SophiaError(f"starpo.context: {self.context}; use 1 or more")
 
@@ -130,12 +141,14 @@ def starpo(c: Config) -> Algorithm:
   trial = contract.Trial(
     sample=episodes.episodes(1, c.limits, c.context), data=c.trials
   )
+  crossed = contract.Crossed(c.crossed, c.crossed_answers)
   return dataclasses.replace(
     made,
     sample=episodes.episodes(c.n, c.limits, c.context),
     check=registry.of,
     example=EXAMPLE,
     context=c.context,
+    crossed=crossed if c.crossed else None,
     trial=trial if c.trials else None,
     reward=episodes.returned,
     select=_filter(c),

@@ -17,12 +17,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 
+from sophia_jax.data import clips
 from sophia_jax.data.images import ImageConfig, count_tiles
 from sophia_jax.data.vocabulary import (
   IMAGE_MARKS,
   QWEN_IMAGE_MARKS,
+  QWEN_VIDEO_MARK,
   Ids,
   Vocabulary,
   open_tokenizer,
@@ -95,6 +97,12 @@ class Renderer:
     self._image_marks = tuple(vocabulary.marks.get(mark, -1) for mark in marks)
     self.image_id = vocabulary.marks.get(marks[1])
     """Id that image embeddings replace; None in a text-only vocabulary."""
+    self._video_id = vocabulary.marks.get(QWEN_VIDEO_MARK)
+    if self.image.video_rate and self._video_id is None:
+      raise SophiaError(
+        f"{tokenizer_dir}: no {QWEN_VIDEO_MARK} in the vocabulary; set "
+        "images.video_rate=0"
+      )
     self.banned_ids = tuple(
       sorted({*vocabulary.marks.values()} - {vocabulary.end_id})
     )
@@ -138,7 +146,8 @@ class Renderer:
 
     Images come first (`<image>\\n`; several: `Image-1: <image>\\n...`; of
     Qwen2.5-VL just `<image>` each) unless the question places each with an
-    `<image>`. Without images `<image>` is text like any other.
+    `<image>`. Without images `<image>` is text like any other. With
+    `ImageConfig.video_rate` a `<video>` shows all images that no `<image>` does.
 
     Args:
       question: the user's turn.
@@ -149,6 +158,7 @@ class Renderer:
       SophiaError: placeholders do not match the images, an image cannot be
         opened, or the model or its vocabulary has no image tokens.
     """
+    question, images = self._with_video(question, images)
     config = self.image.share(len(images))
     tiles = tuple(count_tiles(path, config) for path in images)
     user = self._user_turn(question, images, tiles)
@@ -164,9 +174,7 @@ class Renderer:
       else:
         pieces.append((system or "") if piece == _SYSTEM else piece)
     token_ids = self._join(pieces)
-    roles = np.full(len(token_ids), Role.PROMPT, np.int8)
-    if images:
-      roles[token_ids == self.image_id] = Role.IMAGE
+    roles = self._roles(token_ids, images)
     return Prompt(
       token_ids=token_ids, roles=roles, images=tuple(images), tiles=tiles
     )
@@ -203,14 +211,13 @@ class Renderer:
       pieces = self._between
     if not len(ids) or ids[-1] != self.end_id:
       pieces = [np.array([self.end_id], np.int32), *pieces]
+    text, images = self._with_video(text, images)
     config = self.image.share(len(prompt.images) + len(images))
     tiles = tuple(count_tiles(path, config) for path in images)
     user = self._user_turn(text, images, tiles)
     at = [isinstance(p, str) and p == _QUESTION for p in pieces].index(True)
     added = self._join([*pieces[:at], *user, *pieces[at + 1 :]])
-    roles = np.full(len(added), Role.PROMPT, np.int8)
-    if images:
-      roles[added == self.image_id] = Role.IMAGE
+    roles = self._roles(added, images)
     response = np.full(len(ids), Role.RESPONSE, np.int8)
     return Prompt(
       token_ids=np.concatenate([prompt.token_ids, ids, added], dtype=np.int32),
@@ -218,6 +225,44 @@ class Renderer:
       images=(*prompt.images, *images),
       tiles=(*prompt.tiles, *tiles),
     )
+
+  def _with_video(
+    self, question: str, images: Sequence[str]
+  ) -> tuple[str, Sequence[str]]:
+    """Returns a question with an `<image>` in the place of its `<video>`, and its
+    images with the video in the place of its frames.
+
+    Raises:
+      SophiaError: several videos, or one without frames or of no rate.
+    """
+    found = [*clips.MARK.finditer(question)] if self.image.video_rate else []
+    if not found or not images:
+      return question, images
+    mark = found[0]
+    before, after = question[: mark.start()], question[mark.end() :]
+    start = before.count(PLACEHOLDER)
+    stop = len(images) - after.count(PLACEHOLDER)
+    rate = float(mark[1] or self.image.video_rate)
+    if len(found) > 1 or start >= stop or not rate:
+      raise SophiaError(
+        f"question {question[:60]!r} has {len(found)} <video> for "
+        f"{max(stop - start, 0)} frame(s); write one, of more than 0 frames a "
+        "second, and give images that no <image> shows"
+      )
+    video = clips.name(images[start:stop], rate)
+    shown = (*images[:start], video, *images[stop:])
+    return f"{before}{PLACEHOLDER}{after}", shown
+
+  def _roles(
+    self, token_ids: Ids, images: Sequence[str]
+  ) -> Int8[np.ndarray, "L"]:
+    """Returns the roles of a prompt's tokens."""
+    roles = np.full(len(token_ids), Role.PROMPT, np.int8)
+    if images:
+      roles[token_ids == self.image_id] = Role.IMAGE
+    if self.image.video_rate:
+      roles[token_ids == self._video_id] = Role.IMAGE
+    return roles
 
   def _user_turn(
     self, question: str, images: Sequence[str], tiles: Sequence[int]
@@ -245,12 +290,14 @@ class Renderer:
       )
     first, *rest = question.split(PLACEHOLDER)
     pieces: list[Piece] = [first]
-    for count, text in zip(tiles, rest):
-      pieces += [self._image_block(count), text]
+    for image, count, text in zip(images, tiles, rest):
+      pieces += [self._image_block(image, count), text]
     return pieces
 
-  def _image_block(self, tiles: int) -> Ids:
+  def _image_block(self, image: str, tiles: int) -> Ids:
     start, context, end = self._image_marks
+    if clips.read(image) is not None and self._video_id is not None:
+      context = self._video_id
     block = np.full(self.tokens_per_tile * tiles + 2, context, np.int32)
     block[0], block[-1] = start, end
     return block

@@ -11,17 +11,23 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from sophia_jax.data import clips
+
 _PREFIX = "hidden:"
 
 
 def name(path: str, share: float, patch: int, draw: int) -> str:
-  """Returns the name of an image with black squares at random.
+  """Returns the name of an image, or of a video's frames, with black squares.
 
   Args:
     share: probability that a square is black.
     patch: side of a square, pixels of the file.
     draw: number of the draw; an image has the same squares in it everywhere.
   """
+  clip = clips.read(path)
+  if clip is not None:
+    frames = [name(frame, share, patch, draw) for frame in clip.paths]
+    return clips.name(frames, clip.rate)
   return f"{_PREFIX}{share!r}:{patch}:{draw}:{path}"
 
 

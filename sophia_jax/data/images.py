@@ -25,8 +25,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sophia_jax.data import hiding
-from sophia_jax.data.native import Tiles, native_grid
+from sophia_jax.data import clips, hiding
+from sophia_jax.data.native import Tiles, in_pairs, native_grid
 from sophia_jax.data.pixels import to_rgb
 from sophia_jax.data.resize import RESIZES, resizer
 from sophia_jax.files import mistaken
@@ -94,6 +94,10 @@ class ImageConfig:
   """Resampling. "pil": bit for bit Pillow's. "fast": three times as fast, single
   bytes off by at most 2 levels; evaluation uses it only if config.eval.resize
   says so."""
+  video_rate: float = 0.0
+  """Frames a second of the images that `<video>` in a question stands for, with
+  method "native"; a question may give its own, `<video 0.5>`. 0: no question
+  shows a video, and tiles have one frame."""
 
   def __post_init__(self) -> None:
     if self.method not in METHODS:
@@ -107,6 +111,12 @@ class ImageConfig:
         "need 1 <= min_tiles <= max_tiles, not "
         f"{self.min_tiles} and {self.max_tiles}"
       )
+    if not 0 <= self.video_rate < float("inf") or (
+      self.video_rate and self.method != "native"
+    ):
+      raise ValueError(
+        f"video_rate={self.video_rate}: frames a second, with method 'native'"
+      )
     if self.resize not in RESIZES:
       raise ValueError(
         f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}"
@@ -116,6 +126,11 @@ class ImageConfig:
   def most(self) -> int:
     """Most tiles of an image, thumbnail included."""
     return self.max_tiles + (self.method == "grid" and self.thumbnail)
+
+  @property
+  def channels(self) -> int:
+    """Channels of a tile: three a frame."""
+    return 3 * (clips.FRAMES if self.video_rate else 1)
 
   def share(self, images: int) -> ImageConfig:
     """Returns the config of each image of a prompt with `images` images.
@@ -380,16 +395,24 @@ def _grid_of(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
 
 
 def count_tiles(path: str, config: ImageConfig) -> int:
-  """Counts an image's tiles, thumbnail included, by its header alone.
+  """Counts an image's tiles, thumbnail included, or a video's, by headers alone.
 
   Raises:
-    SophiaError: the image cannot be read, or has no grid.
+    SophiaError: the image cannot be read, or has no grid; frames of a video have
+      different sizes.
   """
-  size = image_size(path)
+  first, *others = clips.files(path)
+  size = image_size(first)
+  for frame in others:
+    if image_size(frame) != size:
+      raise SophiaError(
+        f"{frame}: not of the size of {first}; frames of a video are of one size"
+      )
   try:
-    return grid_tiles(_grid_of(size, config), config)
+    count = grid_tiles(_grid_of(size, config), config)
   except SophiaError as e:
-    raise SophiaError(f"{path}: {e}") from None
+    raise SophiaError(f"{first}: {e}") from None
+  return count * -(-(1 + len(others)) // clips.FRAMES)
 
 
 def load_tiles(
@@ -410,11 +433,7 @@ def load_tiles(
     config = dataclasses.replace(
       config, min_tiles=min(config.min_tiles, most), max_tiles=most
     )
-  image = opened(path)
-  try:
-    tiles = tile(image, config)
-  except SophiaError as e:
-    raise SophiaError(f"{path}: {e}") from None
+  tiles = _tiles_of(path, config)
   found = math.prod(tiles.shape[:-3])
   if found != count:
     raise SophiaError(
@@ -422,6 +441,23 @@ def load_tiles(
       "the image settings changed since the prompt was rendered: render it again"
     )
   return tiles
+
+
+def _tiles_of(path: str | io.BytesIO, config: ImageConfig) -> Tiles:
+  """Cuts an image, or a video whose last frame fills a pair."""
+  clip = None if isinstance(path, io.BytesIO) else clips.read(path)
+  if clip is not None:
+    return in_pairs([_cut(frame, config) for frame in clip.paths])
+  tiles = _cut(path, config)
+  return in_pairs([tiles])[0] if config.video_rate else tiles
+
+
+def _cut(path: str | io.BytesIO, config: ImageConfig) -> Tiles:
+  image = opened(path)
+  try:
+    return tile(image, config)
+  except SophiaError as e:
+    raise SophiaError(f"{path}: {e}") from None
 
 
 def opened(path: str | io.BytesIO) -> Image.Image:
@@ -441,13 +477,14 @@ class TileCache:
     self._config = config
     self._free = max_bytes
     self._lock = threading.Lock()
-    self._tiles: collections.OrderedDict[tuple[str, int, int, int], Tiles] = (
-      collections.OrderedDict()
-    )
+    self._tiles: collections.OrderedDict[
+      tuple[str, int, tuple[tuple[int, int], ...]], Tiles
+    ] = collections.OrderedDict()
 
   def __call__(self, path: str, count: int) -> Tiles:
-    stats = _regular(hiding.plain(path))
-    key = (path, count, stats.st_mtime_ns, stats.st_size)
+    stats = [_regular(hiding.plain(file)) for file in clips.files(path)]
+    changed = tuple((s.st_mtime_ns, s.st_size) for s in stats)
+    key = (path, count, changed)
     with self._lock:
       if key in self._tiles:
         self._tiles.move_to_end(key)

@@ -249,6 +249,7 @@ class Loader:
           shape,
           tokens_per_tile=reading.tokens_per_tile,
           tile_size=reading.image.tile_size,
+          channels=reading.image.channels,
           streams=reading.streams,
           load_tiles=self._tiles,
           slice_index=reading.slice_index,

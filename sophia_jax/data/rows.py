@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
-from sophia_jax.data.native import Tiles, placed
+from sophia_jax.data.native import NOWHERE, Tiles, placed
 from sophia_jax.data.packing import Image, PackConfig, Row
 from sophia_jax.types import Batch, Role, SophiaError, TokenSequence
 
@@ -29,6 +29,7 @@ def pack(
   tile_size: int,
   streams: Sequence[str],
   load_tiles: LoadTiles,
+  channels: int = 3,
   slice_index: int = 0,
   slices: int = 1,
 ) -> Batch:
@@ -41,6 +42,7 @@ def pack(
     tile_size: side S of a tile.
     streams: the streams the trainer reads; the sequences may carry more.
     load_tiles: reads an image.
+    channels: of a tile, three a frame.
     slice_index: which slice this is; `tile_slots` count over the tiles of all
       slices, in their order.
     slices: number of slices; divides the shards.
@@ -56,7 +58,8 @@ def pack(
     raise ValueError(f"{len(rows)} rows, not {config.rows // slices}")
   shards = config.shards // slices
   tiles = config.shard_tiles
-  out = _empty((len(rows), config.length), (shards * tiles, tile_size), streams)
+  shape = (shards * tiles, tile_size, tile_size, channels)
+  out = _empty((len(rows), config.length), shape, streams)
   for shard in range(shards):
     own = range(shard * config.shard_rows, (shard + 1) * config.shard_rows)
     place = slice(shard * tiles, (shard + 1) * tiles)
@@ -79,10 +82,11 @@ def stack(microbatches: Sequence[Batch]) -> Batch:
 # `Batch` promises jax arrays; before they are on a device they are numpy arrays,
 # and writable: therefore Any.
 def _empty(
-  shape: tuple[int, int], tiles: tuple[int, int], streams: Sequence[str]
+  shape: tuple[int, int],
+  tiles: tuple[int, int, int, int],
+  streams: Sequence[str],
 ) -> Any:
   """Returns a batch that is all padding."""
-  count, side = tiles
   arrays: dict[str, Any] = {
     name: np.zeros(shape, np.int32)
     for name in ("tokens", "targets", "segment_ids", "bundle_ids", "positions")
@@ -90,8 +94,8 @@ def _empty(
   return Batch(
     **arrays,
     tile_slots=np.full(shape, -1, np.int32),  # type: ignore[arg-type]
-    tiles=np.zeros((count, side, side, 3), np.uint8),  # type: ignore[arg-type]
-    tile_places=np.full((count, 3), [-1, 0, 0], np.int32),  # type: ignore[arg-type]
+    tiles=np.zeros(tiles, np.uint8),  # type: ignore[arg-type]
+    tile_places=np.full((tiles[0], 4), NOWHERE, np.int32),  # type: ignore[arg-type]
     streams={name: np.zeros(shape, np.float32) for name in streams},  # type: ignore[misc]
   )
 
@@ -151,7 +155,7 @@ def _place_images(
         )
       here = slice(used, used + count)
       tiles[here], tile_places[here] = placed(
-        load_tiles(path, count), first + used
+        load_tiles(path, count), first + used, path
       )
       place[path, count] = used
       used += count

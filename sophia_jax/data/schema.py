@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from sophia_jax.boxes import read_box
 from sophia_jax.config import nearest
+from sophia_jax.data import clips
 from sophia_jax.data.images import image_size, open_image
 from sophia_jax.types import ANSWER_TYPES, SophiaError, quoted
 
@@ -154,7 +155,8 @@ _QUESTION = Field(
   _words,
   _WORDS,
   "Text of the question. <image> marks where an image belongs, once for each "
-  "image or not at all.",
+  "image or not at all; <video> where those belong that no <image> marks, as a "
+  "video (config.images.video_rate).",
 )
 _PROBLEM: dict[str, Field] = {
   "id": _ID,
@@ -364,7 +366,11 @@ def _cross_errors(record: Mapping[str, Any]) -> Iterator[str]:
   images, choices = record.get("images", []), record.get("choices", [])
   asked = [record.get("hint", ""), record["question"], *choices]
   marks = sum(text.count("<image>") for text in asked)
-  if marks not in (0, len(images)):
+  videos = sum(len(clips.MARK.findall(text)) for text in asked)
+  if videos > 1:
+    yield f"{videos} <video>; a question shows one, and images beside it"
+  # A video shows the images that no <image> does.
+  if marks not in (0, len(images)) and not (videos and marks < len(images)):
     yield (
       f"{marks} <image> for {len(images)} images; write one for each, or none"
     )

@@ -23,6 +23,8 @@ IMAGE_MARKS = ("<img>", "<IMG_CONTEXT>", "</img>")
 """Marks before, in place of and after an image, of InternVL."""
 QWEN_IMAGE_MARKS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 """The same of Qwen2.5-VL. Text models of Qwen have them, too."""
+QWEN_VIDEO_MARK = "<|video_pad|>"
+"""Mark in place of a video, of Qwen2.5-VL."""
 TURN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 _CACHED = 1024

@@ -1,4 +1,4 @@
-"""Boards of characters: reading them, and drawing them as pictures."""
+"""Boards of characters: reading them, and showing them in words or pictures."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def places(rows: Sequence[str], signs: str) -> tuple[Place, ...]:
     for c, sign in enumerate(row)
     if sign in signs
   )
+
+
+def text(rows: Sequence[str]) -> str:
+  """Returns the board in words, with spaces between cells.
+
+  A tokenizer then has a token for each cell: signs that touch would be joined,
+  and the column of a sign would depend on those before it.
+  """
+  return "\n".join(map(" ".join, rows))
 
 
 def drawn(

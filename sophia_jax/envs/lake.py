@@ -100,12 +100,15 @@ class FrozenLake:
   def text(self, state: Place) -> str:
     """Returns the lake: P player, _ ice, O hole, G goal; X is the player in a
     hole, W at the goal."""
-    signs = [list(row.translate(_SIGNS)) for row in self.rows]
-    signs[state[0]][state[1]] = {"H": "X", "G": "W"}.get(self.sign(state), "P")
-    return "\n".join(map("".join, signs))
+    return board.text(self._signs(state))
 
   def picture(self, state: Place) -> Pixels:
-    return board.drawn(self.text(state).split("\n"), _COLOURS)
+    return board.drawn(self._signs(state), _COLOURS)
+
+  def _signs(self, state: Place) -> list[str]:
+    signs = [list(row.translate(_SIGNS)) for row in self.rows]
+    signs[state[0]][state[1]] = {"H": "X", "G": "W"}.get(self.sign(state), "P")
+    return ["".join(row) for row in signs]
 
   def rules(self) -> str:
     slips = self.success_rate < 1

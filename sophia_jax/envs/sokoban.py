@@ -106,11 +106,13 @@ class Sokoban:
     return state.boxes <= self.targets
 
   def text(self, state: State) -> str:
-    rows = [
+    return board.text(self._signs(state))
+
+  def _signs(self, state: State) -> list[str]:
+    return [
       "".join(self._sign(state, (r, c)) for c in range(len(row)))
       for r, row in enumerate(self.rows)
     ]
-    return "\n".join(rows)
 
   def _sign(self, state: State, place: Place) -> str:
     if self.wall(place):
@@ -123,7 +125,7 @@ class Sokoban:
     return "." if on else "-"
 
   def picture(self, state: State) -> Pixels:
-    return board.drawn(self.text(state).split("\n"), _COLOURS)
+    return board.drawn(self._signs(state), _COLOURS)
 
   def rules(self) -> str:
     return (

@@ -12,9 +12,9 @@ from typing import Any
 from sophia_jax.config import nearest
 from sophia_jax.types import SophiaError, quoted
 
-KINDS = ("above", "same", "order")
+KINDS = ("above", "same", "order", "later")
 """Kinds of hypotheses: one arm is better than another, two differ by less than the
-smallest effect of interest, several are in an order."""
+smallest effect of interest, several are in an order, one collapses later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,18 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True)
+class Collapse:
+  """The rule by which a run of rounds collapses (`survival.life`)."""
+
+  metric: str
+  """Metric of a round that collapses."""
+  share: float
+  """Share of its peak that it falls below."""
+  rounds: int
+  """Rounds in a row that it stays there."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """Contents of an experiment's file."""
 
@@ -96,6 +108,16 @@ class Experiment:
   """Paths of further measures in report.json that tables show."""
   labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
   """Names of measures in tables, by their paths."""
+  collapse: Collapse | None = None
+  """The rule of the hypotheses "later"."""
+  series: tuple[str, ...] = ()
+  """Further metrics of a round that results hold, round by round."""
+
+  @property
+  def kept(self) -> tuple[str, ...]:
+    """Metrics that results hold, round by round."""
+    first = (self.collapse.metric,) if self.collapse else ()
+    return tuple(dict.fromkeys((*first, *self.series)))
 
   def measure(self, hypothesis: Hypothesis) -> str:
     """Returns the path of a hypothesis's measure."""
@@ -157,6 +179,9 @@ def read(path: Path) -> Experiment:
   if "given" in values:
     given = _table(path, "given", values["given"])
     values["given"] = _made(Given, path, "given", given)
+  if "collapse" in values:
+    rule = _table(path, "collapse", values["collapse"])
+    values["collapse"] = _made(Collapse, path, "collapse", rule)
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   found: dict[str, Any] = {
     "name": path.stem,
@@ -232,6 +257,11 @@ def _check(path: Path, experiment: Experiment) -> None:
     if len(hypothesis.arms) < least:
       raise SophiaError(
         f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
+      )
+    if hypothesis.kind == "later" and not experiment.collapse:
+      raise SophiaError(
+        f"{path}: hypotheses.kind='later' needs a table [collapse] with metric, "
+        "share and rounds"
       )
   if not experiment.arms or experiment.arms[0].config:
     raise SophiaError(f"{path}: arms: the first is the base, without a config")

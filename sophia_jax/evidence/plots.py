@@ -24,7 +24,7 @@ def svg(experiment: Experiment, rows: Sequence[tables.Row]) -> str:
   shown = [
     one
     for one in tables.tested(experiment, rows)
-    if one.difference and tables.is_share(experiment.measure(one.hypothesis))
+    if one.differences and tables.is_share(experiment.measure(one.hypothesis))
   ]
   reach = _reach(shown)
   height = _TOP + _ROW * len(shown) + 30

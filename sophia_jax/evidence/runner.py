@@ -63,13 +63,14 @@ def run(
         continue
       say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
       began = time.monotonic()
-      report = _run(experiment, unit, place / str(unit.seed), program)
+      report, series = _run(experiment, unit, place / str(unit.seed), program)
       row = {
         "experiment": experiment.digest,
         "seed": unit.seed,
         "arm": unit.arm.name,
         "repeat": unit.repeat,
         "measures": dict(numbers(report)),
+        **({"series": series} if series else {}),
         "versions": report["versions"],
         "seconds": round(time.monotonic() - began, 1),
       }
@@ -105,7 +106,14 @@ def _checked(
   return rows
 
 
-MEASURED = ("pass_at_1", "reading", "by_source", "by_tag", "counts")
+MEASURED = (
+  "pass_at_1",
+  "measures",
+  "reading",
+  "by_source",
+  "by_tag",
+  "counts",
+)
 """Keys of a report whose numbers are compared."""
 
 
@@ -147,11 +155,12 @@ def _give(
 
 def _run(
   experiment: Experiment, unit: Unit, base: Path, program: Sequence[str]
-) -> dict[str, Any]:
-  """Runs a unit and returns its report."""
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+  """Runs a unit; returns its report and the series of its last stage."""
   place, flags = _flags(experiment, unit, base)
   _launch([*program, *flags], base / "logs" / f"{unit.name}.log")
-  return read_json(place / REPORT, "remove the run's directory")
+  report = read_json(place / REPORT, "remove the run's directory")
+  return report, series(place / "metrics.jsonl", experiment.kept)
 
 
 def _launch(command: Sequence[str], log: Path) -> None:
@@ -174,6 +183,34 @@ def _launch(command: Sequence[str], log: Path) -> None:
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = said[-1][:300] if said else "nothing was printed"
     raise SophiaError(f"{log}: exit code {code}: {last}")
+
+
+def series(path: Path, names: Sequence[str]) -> dict[str, list[float]]:
+  """Returns metrics round by round, from the file of a stage's metrics.
+
+  They stand in the row of a round's first update; a round that learnt nothing has
+  none, and counts as the one before.
+
+  Raises:
+    SophiaError: the file is damaged, or no round has such a metric.
+  """
+  if not names:
+    return {}
+  rows = [line.values for line in read_jsonl(path)]
+  found = {}
+  for name in names:
+    known = {
+      int(r["round"]): r[name] for r in rows if {"round", name} <= r.keys()
+    }
+    if not known:
+      raise SophiaError(
+        f"{path}: no round has {name!r}; correct the experiment"
+      )
+    values = [known[min(known)]]
+    for number in range(1, max(known) + 1):
+      values.append(known.get(number, values[-1]))
+    found[name] = [float(f"{value:.5g}") for value in values]
+  return found
 
 
 def _flags(

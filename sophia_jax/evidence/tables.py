@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sophia_jax.evidence import paired
+from sophia_jax.evidence import paired, survival
 from sophia_jax.evidence.experiment import START, Experiment, Hypothesis
 
 Row = Mapping[str, Any]
 """A line of results; see `runner.LINE`."""
 Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> measure, the mean over repeats."""
+Lives = Mapping[str, Sequence[survival.Life]]
+"""arm -> its runs, seed by seed."""
 _AMOUNTS = ("tokens", "problems", "captions", "trajectories", "selected", "n")
 """Last names of measures that are amounts; all others are shares."""
-_SIGNS = {"above": " > ", "same": " = ", "order": " > "}
+_SIGNS = {
+  "above": " > ",
+  "same": " = ",
+  "order": " > ",
+  "later": " later than ",
+}
 
 
 class Tested(NamedTuple):
@@ -42,7 +50,7 @@ class Tested(NamedTuple):
     """Finding of the test; a relation that it does not show is not refuted."""
     if self.difference is None:
       return "not run"
-    one_way = self.hypothesis.kind == "above"
+    one_way = self.hypothesis.kind in ("above", "later")
     if self.adjusted >= 0.05:
       return "not shown"
     if one_way and self.difference.mean < 0:
@@ -67,6 +75,7 @@ def lines(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
     "",
     *_arms(experiment, rows),
     "",
+    *_survival(experiment, _lives(experiment, rows)),
     *_hypotheses(experiment, rows),
     "",
     *_noise(experiment, rows),
@@ -158,13 +167,62 @@ def _arms(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     yield f"| {' | '.join([arm, *cells, every or '-'])} |"
 
 
+# --------------------------------------------------------------------- collapse
+def _lives(experiment: Experiment, rows: Sequence[Row]) -> Lives:
+  """Returns when the runs of each arm collapsed; {} without such a rule."""
+  rule = experiment.collapse
+  found: dict[str, list[survival.Life]] = {}
+  if rule is None:
+    return found
+  for row in sorted(rows, key=lambda row: (row["seed"], row["repeat"])):
+    values = row.get("series", {}).get(rule.metric)
+    if values:
+      life = survival.life(values, rule.share, rule.rounds)
+      found.setdefault(row["arm"], []).append(life)
+  return found
+
+
+def _survival(experiment: Experiment, lives: Lives) -> Iterator[str]:
+  """Yields a table of the arms' survival curves; nothing without such a rule."""
+  rule = experiment.collapse
+  if rule is None:
+    return
+  yield (
+    f"A run collapses where `{rule.metric}` is below {rule.share:g} of its peak "
+    f"for {rule.rounds} rounds in a row."
+  )
+  yield ""
+  yield (
+    "| arm | collapsed | rounds before, mean | survival (Kaplan-Meier) "
+    "| rounds, seed by seed; + did not collapse |"
+  )
+  yield "|---|---|---|---|---|"
+  horizon = _horizon(lives)
+  for arm in experiment.arms:
+    own = lives.get(arm.name, [])
+    steps = survival.kaplan_meier(own)
+    cells = (
+      arm.name,
+      f"{sum(x.collapsed for x in own)} of {len(own)}",
+      f"{survival.mean(own, horizon):.1f}" if own else "-",
+      ", ".join(f"{s.survival:.2f} from {s.round}" for s in steps) or "-",
+      ", ".join(f"{x.rounds}{'' if x.collapsed else '+'}" for x in own) or "-",
+    )
+    yield f"| {' | '.join(cells)} |"
+  yield ""
+
+
+def _horizon(lives: Lives) -> int:
+  return max((x.rounds for own in lives.values() for x in own), default=0)
+
+
 # ------------------------------------------------------------------- hypotheses
 def tested(experiment: Experiment, rows: Sequence[Row]) -> list[Tested]:
   """Tests every hypothesis; p is adjusted among those on one measure (Holm)."""
   made = [_test(experiment, h, rows) for h in experiment.hypotheses]
   families: dict[str, list[int]] = {}
   for i, one in enumerate(made):
-    families.setdefault(experiment.measure(one.hypothesis), []).append(i)
+    families.setdefault(_label(experiment, one), []).append(i)
   for family in families.values():
     adjusted = paired.holm([made[i].p for i in family])
     for i, p in zip(family, adjusted, strict=True):
@@ -176,6 +234,8 @@ def _test(
   experiment: Experiment, hypothesis: Hypothesis, rows: Sequence[Row]
 ) -> Tested:
   """Tests a hypothesis by itself."""
+  if hypothesis.kind == "later":
+    return _later(hypothesis, _lives(experiment, rows))
   known = values(rows, experiment.measure(hypothesis))
   arms = [known.get(arm, {}) for arm in hypothesis.arms]
   seeds = sorted(set.intersection(*(set(arm) for arm in arms)))
@@ -201,13 +261,39 @@ def _hypotheses(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
   )
   yield "|---|---|---|---|---|"
   for one in tested(experiment, rows):
-    path = experiment.measure(one.hypothesis)
-    shown = interval(one.difference, path) if one.difference else "-"
     ps = ", ".join(
       "-" if p is None else f"{p:.2g}" for p in (one.p, one.flips, one.adjusted)
     )
-    label = experiment.label(path)
-    yield f"| {one.title} | {label} | {shown} | {ps} | {one.found} |"
+    cells = one.title, _label(experiment, one), _shown(experiment, one), ps
+    yield f"| {' | '.join(cells)} | {one.found} |"
+
+
+def _label(experiment: Experiment, one: Tested) -> str:
+  """Returns the name of a hypothesis's measure."""
+  if one.hypothesis.kind == "later" and experiment.collapse:
+    return f"collapse of `{experiment.collapse.metric}`"
+  return experiment.label(experiment.measure(one.hypothesis))
+
+
+def _shown(experiment: Experiment, one: Tested) -> str:
+  if one.difference is None:
+    return "-"
+  if one.hypothesis.kind == "later":
+    return f"{one.difference.mean:+.1f} rounds"
+  return interval(one.difference, experiment.measure(one.hypothesis))
+
+
+def _later(hypothesis: Hypothesis, lives: Lives) -> Tested:
+  """Tests by how many rounds the first arm collapses later (log-rank)."""
+  first, *_, last = hypothesis.arms
+  one, other = lives.get(first, []), lives.get(last, [])
+  if not (one and other):
+    return Tested(hypothesis, [], None, 1.0, None, 1.0)
+  horizon = _horizon({first: one, last: other})
+  gap = survival.mean(one, horizon) - survival.mean(other, horizon)
+  p = survival.log_rank(one, other)
+  difference = paired.Difference(gap, -math.inf, math.inf, p, 1.0)
+  return Tested(hypothesis, [], difference, p, None, p)
 
 
 def interval(found: paired.Difference, path: str) -> str:

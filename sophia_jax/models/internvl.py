@@ -49,8 +49,8 @@ class InternVL(nn.Module):
 
   def encode(
     self,
-    tiles: UInt8[Array, "I S S 3"],
-    tile_places: Int[Array, "I 3"] | None = None,
+    tiles: UInt8[Array, "I S S C"],
+    tile_places: Int[Array, "I 4"] | None = None,
     sequences: int = 1,
   ) -> Float[Array, "I*P D"]:
     """Returns image embeddings, tile by tile, P tokens each.
@@ -58,7 +58,7 @@ class InternVL(nn.Module):
     InternVL's tiles are encoded one by one; Qwen2.5-VL's see their image.
 
     Args:
-      tile_places: number of the image, row and column of each tile.
+      tile_places: picture, row, column and milliseconds of each tile.
       sequences: equal parts of the tiles that no image crosses.
     """
     where = (tile_places, sequences) if self.qwen else ()
@@ -72,7 +72,7 @@ class InternVL(nn.Module):
     positions: Int[Array, "B T"],
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
-    tile_places: Int[Array, "I 3"] | None = None,
+    tile_places: Int[Array, "I 4"] | None = None,
   ) -> Float[Array, "B T D"]:
     """Returns the hidden states of packed rows after the final norm.
 
@@ -114,7 +114,7 @@ class InternVL(nn.Module):
     lengths: Int[Array, "B"],
     tile_slots: Int[Array, "B T"] | None = None,
     image_embeds: Float[Array, "I*P D"] | None = None,
-    tile_places: Int[Array, "I 3"] | None = None,
+    tile_places: Int[Array, "I 4"] | None = None,
   ) -> tuple[Float[Array, "B T D"], tuple[KVCache, ...]]:
     """Reads right-padded prompts; the cache of each layer has T columns.
 
@@ -136,7 +136,7 @@ class InternVL(nn.Module):
     self,
     lengths: Int[Array, "B"],
     tile_slots: Int[Array, "B T"] | None = None,
-    tile_places: Int[Array, "I 3"] | None = None,
+    tile_places: Int[Array, "I 4"] | None = None,
   ) -> Int[Array, "B"]:
     """Returns how far the rotary positions after a prompt are from its columns.
 
@@ -177,7 +177,7 @@ class InternVL(nn.Module):
   ) -> Float[Array, "B T V"]:
     """Touches every parameter: what initialisation traces."""
     if tiles is not None:
-      self.encode(tiles, jnp.zeros((len(tiles), 3), jnp.int32))
+      self.encode(tiles, jnp.zeros((len(tiles), 4), jnp.int32))
     zeros = jnp.zeros_like(tokens)
     return self.logits(self(tokens, zeros, zeros))
 
@@ -206,12 +206,14 @@ class InternVL(nn.Module):
     self,
     positions: Int[Array, "B T"],
     tile_slots: Int[Array, "B T"] | None,
-    tile_places: Int[Array, "I 3"] | None,
+    tile_places: Int[Array, "I 4"] | None,
   ) -> tuple[Int[Array, "B T ..."], Int[Array, "B T"]]:
     """Returns the rotary positions of tokens, and of those that follow them."""
     if tile_slots is None or tile_places is None or not self.cfg.decoder.mrope:
       return positions, positions + 1
-    return spatial_positions(positions, tile_slots, tile_places)
+    assert isinstance(self.cfg.vision, QwenVisionConfig)
+    rate = self.cfg.vision.frame_rate
+    return spatial_positions(positions, tile_slots, tile_places, rate)
 
   def _rotary(
     self, positions: Int[Array, "B T ..."], lengths: Int[Array, "B T"]

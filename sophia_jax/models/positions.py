@@ -1,7 +1,8 @@
 """Rotary positions with three axes: time, row and column (M-RoPE).
 
 Text moves along all three at once. An image stays at one time, its tiles stand
-at their rows and columns, and what follows continues after its longer side.
+at their rows and columns, and what follows continues after its longer side. A
+video moves in time, too, and what follows continues after the longest of the three.
 """
 
 from __future__ import annotations
@@ -13,33 +14,34 @@ from jaxtyping import Array, Int
 def spatial_positions(
   positions: Int[Array, "B T"],
   tile_slots: Int[Array, "B T"],
-  tile_places: Int[Array, "I 3"],
+  tile_places: Int[Array, "I 4"],
+  rate: int = 1,
 ) -> tuple[Int[Array, "B T 3"], Int[Array, "B T"]]:
   """Returns the three positions of every token, and the next token's.
 
   They follow from where a token's tile lies, so that packing and caches have
-  nothing to carry along.
+  nothing to carry along. Tiles with no word between them are one image or video.
 
   Args:
     positions: 0, 1, ... in a segment.
     tile_slots: index of each token's tile, row by row of an image; -1 for text.
-    tile_places: number of the image, row and column of each tile.
+    tile_places: picture, row, column and milliseconds of each tile.
+    rate: positions in time for a second of video.
   """
   shown = tile_slots >= 0
   at = jnp.take(tile_places, jnp.maximum(tile_slots, 0), axis=0)
-  image, row, column = jnp.moveaxis(at, -1, 0)
-  first = shown & (row == 0) & (column == 0)
-  # The same image may follow itself: then its first tile comes again.
-  same = _next(shown & ~first) & (_next(image) == image)
-  same &= _next(positions) == positions + 1
-  side = jnp.maximum(row, column) + 1  # of the last tile: the longer side
-  advance = jnp.where(shown, jnp.where(same, 0, side), 1)
+  _, row, column, milliseconds = jnp.moveaxis(at, -1, 0)
+  time = milliseconds * rate // 1000
+  more = _next(shown) & (_next(positions) == positions + 1)
+  # Of the last tile: the longest axis.
+  longest = jnp.maximum(jnp.maximum(row, column), time) + 1
+  advance = jnp.where(shown, jnp.where(more, 0, longest), 1)
   after = jnp.cumsum(advance, axis=1)
   before = after - advance
   start = jnp.arange(positions.shape[1]) - positions
   start = jnp.take_along_axis(before, start, axis=1)
   before, after = before - start, after - start
-  axes = (0, jnp.where(shown, row, 0), jnp.where(shown, column, 0))
+  axes = (jnp.where(shown, axis, 0) for axis in (time, row, column))
   return jnp.stack([before + axis for axis in axes], -1), after
 
 

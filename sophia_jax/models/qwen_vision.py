@@ -3,7 +3,8 @@
 A tile is a square of patches that becomes one image token, and an image is as
 many tiles as it is large. The tiles that share rows of a batch form one sequence:
 `places` says which image each belongs to, and where in it. A block attends within
-windows of an image or within the image; never across images.
+windows of an image or within the image; never across images. A video is an image
+for each pair of frames here: only the decoder knows that they follow each other.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ SEQUENCES = ("act_batch", None, None)
 """Logical axes: sequences lie with the rows that show them."""
 
 
-def window_order(places: Int[Array, "I 3"], side: int) -> Int[Array, " I"]:
+def window_order(places: Int[Array, "I 4"], side: int) -> Int[Array, " I"]:
   """Returns the order of tiles in which each window's stand side by side.
 
   Args:
-    places: number of the image, row and column of each tile.
+    places: picture, row, column and milliseconds of each tile.
     side: side of a window, tiles.
   """
-  image, row, column = places.T
+  image, row, column, _ = places.T
   keys = (column, row, column // side, row // side, image)
   return jnp.lexsort(keys)
 
@@ -52,11 +53,11 @@ def groups(keys: Int[Array, "I K"]) -> Int[Array, " I"]:
 
 
 def rotary_angles(
-  places: Int[Array, "I 3"], cfg: QwenVisionConfig
+  places: Int[Array, "I 4"], cfg: QwenVisionConfig
 ) -> Float[Array, "I*G*G H/2"]:
   """Returns each patch's angles: half turn with its row, half with its column."""
   inside = np.indices((cfg.grid, cfg.grid)).reshape(2, -1).T  # row-major
-  at = places[:, None, 1:] * cfg.grid + inside
+  at = places[:, None, 1:3] * cfg.grid + inside
   half = cfg.head_dim // 2
   exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
   inverse = jnp.asarray(1 / np.float32(ROPE_THETA) ** exponents)
@@ -197,8 +198,8 @@ class QwenVisionEncoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    tiles: UInt8[Array, "I S S 3"],
-    places: Int[Array, "I 3"],
+    tiles: UInt8[Array, "I S S C"],
+    places: Int[Array, "I 4"],
     sequences: int,
   ) -> Float[Array, "I G*G D"]:
     cfg, vision = self.cfg, self.cfg.vision
@@ -209,9 +210,7 @@ class QwenVisionEncoder(nn.Module):
     tiles, places = (
       jax.vmap(lambda x, of: x[of])(x, order) for x in (tiles, places)
     )
-    pixels = normalise(tiles, CLIP_MEAN, CLIP_STD).astype(cfg.dtype)
-    x = patches(pixels.reshape(-1, *pixels.shape[2:]), vision.patch_size)
-    x = jnp.concatenate([x] * vision.frames, axis=-1)
+    x = _frame_patches(tiles.reshape(-1, *tiles.shape[2:]), vision, cfg.dtype)
     x = x.reshape(len(tiles), -1, x.shape[-1])
     axes = (None, "vision_embed")
     x = Dense(vision.width, axes, False, *types, name="patch")(x)
@@ -226,14 +225,26 @@ class QwenVisionEncoder(nn.Module):
     return x.reshape(-1, *x.shape[2:])
 
 
+def _frame_patches(
+  tiles: UInt8[Array, "I S S C"], cfg: QwenVisionConfig, dtype: str
+) -> Float[Array, "I G*G F*size*size*3"]:
+  """Returns patches of all frames of each tile; a single frame fills them all."""
+  shown = jnp.split(tiles, tiles.shape[-1] // 3, axis=-1)
+  frames = [
+    patches(normalise(x, CLIP_MEAN, CLIP_STD).astype(dtype), cfg.patch_size)
+    for x in shown
+  ]
+  return jnp.concatenate(frames * (cfg.frames // len(frames)), axis=-1)
+
+
 def _sequences(x: Array, count: int) -> Array:
   """Splits tiles, or their places, into `count` sequences."""
   x = x.reshape(count, -1, *x.shape[1:])
   return constrain(x, ("act_batch", *[None] * (x.ndim - 1)))
 
 
-def _numbers(places: Int[Array, "S I 3"], cfg: QwenVisionConfig) -> Numbers:
-  windows = places // jnp.asarray([1, cfg.window, cfg.window])
+def _numbers(places: Int[Array, "S I 4"], cfg: QwenVisionConfig) -> Numbers:
+  windows = places[..., :3] // jnp.asarray([1, cfg.window, cfg.window])
   of_windows, of_images = (
     jnp.repeat(jax.vmap(groups)(keys), cfg.grid**2, axis=1)
     for keys in (windows, places[..., :1])

@@ -250,7 +250,7 @@ def abstract_batch(
   ids: Any = jax.ShapeDtypeStruct(rows, jnp.int32)
   weights: Any = jax.ShapeDtypeStruct(rows, jnp.float32)
   pixels: Any = jax.ShapeDtypeStruct((shape.tiles, side, side, 3), jnp.uint8)
-  places: Any = jax.ShapeDtypeStruct((shape.tiles, 3), jnp.int32)
+  places: Any = jax.ShapeDtypeStruct((shape.tiles, 4), jnp.int32)
   batch = Batch(
     tokens=ids,
     targets=ids,

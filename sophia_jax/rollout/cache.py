@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax import files
+from sophia_jax.data import clips
 from sophia_jax.data.images import image_digest
 from sophia_jax.rollout.ticks import Asked, Ticking
 from sophia_jax.types import Chat, Completion, FinishReason, Request
@@ -50,7 +51,8 @@ class Cache:
     assert isinstance(prompt, Chat)  # other vocabularies are asked in words
     how = dataclasses.asdict(request.sampling)
     del how["seed"]
-    images = [image_digest(image) for image in prompt.images]
+    shown = [file for image in prompt.images for file in clips.files(image)]
+    images = [image_digest(file) for file in shown]
     asked = [self._model, prompt.system, prompt.text, images, how]
     digest = hashlib.blake2b(json.dumps(asked).encode(), digest_size=16)
     name = digest.hexdigest()

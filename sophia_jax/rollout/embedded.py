@@ -22,7 +22,7 @@ from jaxtyping import UInt32
 
 from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
-from sophia_jax.data.native import Tiles, placed
+from sophia_jax.data.native import NOWHERE, Tiles, placed
 from sophia_jax.models.internvl import InternVL
 from sophia_jax.rollout import decoding
 from sophia_jax.rollout.decoding import QUEUE, Slots
@@ -398,7 +398,7 @@ class EmbeddedEngine:
     tokens = np.zeros((n, length), np.int32)
     lengths = np.ones(n, np.int32)
     tile_slots = np.full((n, length), -1, np.int32)
-    tiles: list[Tiles] = []
+    images: list[tuple[Tiles, str]] = []
     first: dict[tuple, int] = {}  # (images, tiles) -> the first of their slots
     slots = 0
     for row, prompt in enumerate(prompts):
@@ -409,26 +409,29 @@ class EmbeddedEngine:
       if shown not in first:
         first[shown] = slots
         slots += len(image)
-        tiles += map(self.load_tiles, prompt.images, prompt.tiles)
+        tiles = map(self.load_tiles, prompt.images, prompt.tiles)
+        images += zip(tiles, prompt.images)
       tile_slots[row, image] = first[shown] + np.arange(len(image))
-    return tokens, lengths, tile_slots, *self._tile_arrays(tiles)
+    return tokens, lengths, tile_slots, *self._tile_arrays(images)
 
   def _tile_arrays(
-    self, images: list[Tiles]
+    self, images: list[tuple[Tiles, str]]
   ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """Returns the tiles of images, padded to a bucket, and their places."""
+    """Returns the tiles of images with their names, padded to a bucket, and their
+    places."""
     vision = self.model.cfg.vision
     if vision is None:
       return None, None
-    count = sum(math.prod(tiles.shape[:-3]) for tiles in images)
+    count = sum(math.prod(tiles.shape[:-3]) for tiles, _ in images)
     side = vision.image_size
+    channels = images[0][0].shape[-1] if images else 3
     room = _bucket(max(count, 1), self.config.prefill_rows)
-    padded = np.zeros((room, side, side, 3), np.uint8)
-    places = np.full((room, 3), [-1, 0, 0], np.int32)
+    padded = np.zeros((room, side, side, channels), np.uint8)
+    places = np.full((room, 4), NOWHERE, np.int32)
     first = 0
-    for image in images:
-      here = slice(first, first + math.prod(image.shape[:-3]))
-      padded[here], places[here] = placed(image, first)
+    for tiles, name in images:
+      here = slice(first, first + math.prod(tiles.shape[:-3]))
+      padded[here], places[here] = placed(tiles, first, name)
       first = here.stop
     return padded, places
 

@@ -20,8 +20,6 @@ from sophia_jax.digits import (
   scenes,
   tokenizer,
 )
-from sophia_jax.envs import worlds
-from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.files import write_text
 from sophia_jax.models import (
   DecoderConfig,
@@ -31,7 +29,7 @@ from sophia_jax.models import (
   init_params,
 )
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import pans
+from sophia_jax.runs import pans, plays
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.starts import save_text_only
 from sophia_jax.types import Problem
@@ -43,11 +41,13 @@ SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
 def prepare(run: Run) -> None:
   """Makes what is not there of: data, a policy that sees, a reasoner's start.
 
-  A world of pans has other data, and a policy that reads.
+  Worlds of pans or of environments have other data, and a policy that reads.
   """
-  if run.config.prepare.get("pans"):
-    pans.prepare(run)
-    return
+  others = {"pans": pans.prepare, "world": plays.prepare}
+  for name, make in others.items():
+    if run.config.prepare.get(name) and "corpus" not in run.config.prepare:
+      make(run)
+      return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
   if not run.made("data"):
@@ -78,10 +78,8 @@ def prepare(run: Run) -> None:
         run.config.prompts.slow_thinking,
         seed,
       )
-  if run.config.prepare.get("world") and not run.made("world"):
-    with run.step("world"):
-      world = run.section(WorldConfig, "prepare.world")
-      worlds.write(data, world, run.config.prompts.slow_thinking, run.seed)
+  if run.config.prepare.get("world"):
+    plays.write(run)
   if run.config.prepare.get("clips") and not run.made("clip_files"):
     with run.step("clip_files"):
       _, seed = made = _split(run, config)

@@ -61,6 +61,7 @@ def policy(
     yield embedded(run, policies.load_policy(run, directory, resize))
     return
   image = run.section(ImageConfig, "images")
+  supervise.refuse_videos(image)
   cfg, words = policies.load_words(directory, image, run.config.prompts.system)
   tokens = max_new_tokens
   if cfg.vision:

@@ -33,6 +33,8 @@ CURVES = {
   "actor/entropy": "entropy",
   "actor/ppo_kl": "KL to the sampling policy",
   "actor/kl_loss": "KL to the reference",
+  "critic/score/group_std/mean": "deviation of rewards in a group",
+  "collapse/mutual_information": "mutual information of prompt and answer",
   "rewards/wrong_object/mean": "clauses with a wrong object",
   "rewards/wrong_attribute/mean": "clauses with a wrong attribute",
   "rewards/wrong_relation/mean": "clauses with a wrong relation",

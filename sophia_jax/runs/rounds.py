@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from sophia_jax.algorithms import credit, diagnostics
+from sophia_jax.algorithms import credit, diagnostics, information
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
@@ -242,6 +242,7 @@ class Rounds:
       )
       return dict(moment.metrics)
     loader = self._loader(sequences, moment, shape, reading)
+    found |= self._crossed(sampled.groups, shape, reading)
     session.metrics(found)
     keeping = kept.Kept(stage, self._run.seed, moment.round, sequences)
     for step, batch in enumerate(loader):
@@ -292,6 +293,19 @@ class Rounds:
     if rollouts and meeting.is_leader():
       directory = self._run.directory(self._stage.name)
       tokens.write(round_directory(directory, number), rollouts)
+
+  def _crossed(
+    self, groups: Sequence[Group], shape: PackConfig, reading: Reading
+  ) -> dict[str, float]:
+    """Measures how much answers depend on their prompts, if the method does."""
+    how = self._stage.algorithm.crossed
+    if how is None:
+      return {}
+    pairs = information.pairs(groups, how, shape.length)
+    scored = self._session.annotate(
+      pairs.sequences, shape, reading, annotators=information.ANNOTATORS
+    )
+    return information.of_round(scored, pairs.own)
 
   def _models(self) -> dict[str, Scorer]:
     """Returns the models that annotators name, beside the policy."""

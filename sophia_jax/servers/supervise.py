@@ -88,6 +88,7 @@ def spec_of(
   image = section(ImageConfig, config.images.to_dict(), "images")
   if cfg and cfg.vision:
     check_cut(image, *cfg.vision.cut, str(model))
+    refuse_videos(image)
   return ServeSpec(
     model=model,
     role=role,
@@ -101,6 +102,19 @@ def spec_of(
     extra=how.extra,
     **where,
   )
+
+
+def refuse_videos(image: ImageConfig) -> None:
+  """Refuses settings under which a policy is shown videos.
+
+  Raises:
+    SophiaError: names the settings that servers take.
+  """
+  if image.video_rate:
+    raise SophiaError(
+      "config.images.video_rate: servers see no videos; give "
+      "--config.policy.engine=embedded, or a rate of 0 and frames as images"
+    )
 
 
 def _check_access(host: str, key: str | None) -> None:

@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sophia_jax import stopping
-from sophia_jax.algorithms.contract import Algorithm, Moment, Term
+from sophia_jax.algorithms.contract import Algorithm, Annotator, Moment, Term
 from sophia_jax.config import free
 from sophia_jax.data.loader import Reading
 from sophia_jax.data.packing import PackConfig
@@ -268,6 +268,7 @@ class Session:
     packing: PackConfig,
     reading: Reading,
     models: Mapping[str, Scorer] | None = None,
+    annotators: Sequence[Annotator] | None = None,
   ) -> list[TokenSequence]:
     """Adds the streams that only models can make; call before the first update.
 
@@ -277,10 +278,13 @@ class Session:
       models: further models that annotators name: "reference", "critic",
         "average".
         "policy" is this session's own.
+      annotators: what makes them; None: the method's own.
     """
+    if annotators is None:
+      annotators = self._algorithm.annotate
     with self.waiting("timing_s/annotate"):
       return annotate.annotate(
-        self._algorithm.annotate,
+        annotators,
         {"policy": self.scorer(), **(models or {})},
         sequences,
         packing,

@@ -341,6 +341,7 @@ def test_the_stabilised_method_differs_in_three_switches():
     ({"critic": "body"}, "starpo.critic"),
     ({"kept": 0.0}, "starpo.kept: 0.0"),
     ({"context": 0}, "starpo.context"),
+    ({"crossed": 1}, "starpo.crossed: 1 x 4"),
     ({"turns": 0}, "turns: 0"),
     ({"n": 1}, "group of 1"),
     ({"kl_estimator": "k1"}, "k1"),

@@ -176,6 +176,10 @@ def test_schemas_are_the_dataclasses():
       {**RIGHT, "question": "<image> <image>", "images": ["a.png"]},
       "2 <image> for 1 images; write one for each",
     ),
+    (
+      {**RIGHT, "question": "<video> <video 2>", "images": ["a.png"]},
+      "2 <video>; a question shows one",
+    ),
     ({**RIGHT, "question": "a\x00b"}, r"question has the character U\+0000"),
     ({**RIGHT, "question": "a\x1bb"}, r"the character U\+001B; remove it"),
     ({**RIGHT, "answer": "\ud83d"}, r"answer has the character U\+D83D"),

@@ -95,7 +95,7 @@ def test_a_walk_ends_in_holes_and_at_the_goal():
   assert (fell.reward, fell.done) == (0, True) and not sure.solved(fell.state)
   *_, home = play(sure, "down", "down", "right", "right", "down", "right")
   assert (home.reward, home.done) == (1, True) and sure.solved(home.state)
-  assert sure.text(sure.start()) == "P___\n_O_O\n___O\nO__G"
+  assert sure.text(sure.start()) == "P _ _ _\n_ O _ O\n_ _ _ O\nO _ _ G"
   assert "X" in sure.text(fell.state) and "W" in sure.text(home.state)
 
 
@@ -116,7 +116,8 @@ def test_boxes_are_pushed_and_never_pulled():
   up = Sokoban(rows=("#####", "#-.-#", "#-$-#", "#-@-#", "#####"))
   [step] = play(up, "up")
   assert step.reward == pytest.approx(-0.1 + 1 + 10) and step.done
-  assert up.text(step.state) == "#####\n#-*-#\n#-@-#\n#---#\n#####"
+  rows = ("#####", "#-*-#", "#-@-#", "#---#", "#####")
+  assert up.text(step.state) == "\n".join(map(" ".join, rows))
   blocked, _ = play(BOX, "up", "left")
   assert blocked.state == BOX.start()
   assert (blocked.reward, blocked.done) == (-0.1, False)
@@ -156,7 +157,7 @@ def test_a_problem_holds_its_environment(env):
   assert registry.of(problem) == env
   picture = env.picture(env.start())
   if picture is not None:
-    rows = env.text(env.start()).split("\n")
+    rows = [row.split() for row in env.text(env.start()).split("\n")]
     assert picture.shape == (12 * len(rows), 12 * len(rows[0]), 3)
     after = env.picture(env.step(env.start(), 1, RNG(0)).state)
     assert not np.array_equal(picture, after)

@@ -77,11 +77,11 @@ def test_turns_have_rewards_and_penalties():
   episode = Episode(ROAD, Limits(turns=5, actions=10), 0)
   episode.answer(said(["right"] * 2))
   assert episode.observation(False) == (
-    "Reward: 0\n__P__G\nActions left: 8",
+    "Reward: 0\n_ _ P _ _ G\nActions left: 8",
     None,
   )
   episode.answer("to the right")
-  assert episode.observation(False)[0].startswith("Reward: -0.1\n__P__G\n")
+  assert episode.observation(False)[0].startswith("Reward: -0.1\n_ _ P _ _ G\n")
   text, picture = episode.observation(True)
   assert text == "Reward: -0.1\nActions left: 8"
   assert picture is not None and picture.shape == (12, 72, 3)

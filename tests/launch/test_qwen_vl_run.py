@@ -83,6 +83,10 @@ def test_servers_take_it_as_it_is(workdir):
     assert str(workdir / "vl") in backend.command(workdir / "python", spec)
   with pytest.raises(SophiaError, match="sees images; a reasoner is"):
     supervise.spec_of(config, "reasoner", workdir / "vl", port=1)
+  config.images.video_rate = 2.0
+  with pytest.raises(SophiaError, match="servers see no videos"):
+    supervise.spec_of(config, "policy", workdir / "vl", port=1)
+  config.images.video_rate = 0.0
   config.images.method = "grid"
   with pytest.raises(SophiaError, match="cut by method 'native'"):
     supervise.spec_of(config, "policy", workdir / "vl", port=1)

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_jax.data.native import placed
+from sophia_jax.data.native import NOWHERE, placed
 from sophia_jax.models.positions import spatial_positions
 from sophia_jax.serving import images
 
@@ -24,7 +24,7 @@ def test_a_prompt_has_the_positions_that_a_batch_gives_it(parts):
   grids = [grid for _, grid in parts]
   found = images.spatial_positions(LENGTH, images.spans(ids, IMAGE), grids)
   slots = np.where(np.array(ids) == IMAGE, np.cumsum(ids) - 1, -1)
-  first, places = 0, [np.full((1, 3), -1)]
+  first, places = 0, [np.full((1, 4), NOWHERE)]
   for grid in grids:
     places.append(placed(np.zeros((*grid, 1, 1, 3), np.uint8), first)[1])
     first += grid[0] * grid[1]

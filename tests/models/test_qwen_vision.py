@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sophia_jax.data.native import NOWHERE
 from sophia_jax.models import QwenVisionConfig, kernels
 from sophia_jax.models.qwen_vision import (
   attend_images,
@@ -21,23 +22,23 @@ from sophia_jax.models.qwen_vision import (
 def places(*grids: tuple[int, int]) -> np.ndarray:
   """Of images one after another, and of two tiles that no image fills."""
   out = [
-    (number, row, column)
+    (number, row, column, 0)
     for number, (rows, columns) in enumerate(grids)
     for row in range(rows)
     for column in range(columns)
   ]
-  return np.int32([*out, (-1, 0, 0), (-1, 0, 0)])
+  return np.int32([*out, NOWHERE, NOWHERE])
 
 
 def test_windows_stand_side_by_side():
   at = places((5, 3), (2, 9))
   order = np.asarray(window_order(jnp.asarray(at), 4))
   assert sorted(order) == list(range(len(at)))
-  windows = [tuple(x) for x in at[order] // [1, 4, 4]]
+  windows = [tuple(x) for x in at[order, :3] // [1, 4, 4]]
   runs = [w for i, w in enumerate(windows) if i == 0 or windows[i - 1] != w]
   assert len(runs) == len(set(runs))
   # Inside a window row by row, as transformers orders them.
-  first = [tuple(x[1:]) for x in at[order] if x[0] == 0][:12]
+  first = [tuple(x[1:3]) for x in at[order] if x[0] == 0][:12]
   assert first == [(r, c) for r in range(4) for c in range(3)]
 
 
@@ -45,7 +46,7 @@ def test_windows_stand_side_by_side():
 def test_attention_is_the_masked_reference(of):
   at = jnp.asarray(places((5, 3), (2, 9), (1, 1)))
   at = at[window_order(at, 2)]
-  keys = at // jnp.asarray([1, 2, 2]) if of == "windows" else at[:, :1]
+  keys = at[:, :3] // jnp.asarray([1, 2, 2]) if of == "windows" else at[:, :1]
   numbers = jnp.repeat(groups(keys), 4)
   q, k, v = jax.random.normal(jax.random.key(0), (3, len(numbers), 2, 8))
   if of == "windows":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from sophia_jax.data.native import NOWHERE
 from sophia_jax.data.vocabulary import QWEN_IMAGE_MARKS
 from tests.checkpoints.toy import byte_tokenizer
 from tests.parity.tiny import randomise
@@ -144,9 +145,10 @@ def sequence(seed: int, length: int, grids: tuple[tuple[int, int], ...]):
 
 
 def places(image: np.ndarray, number: int) -> np.ndarray:
-  """Number, row and column of every tile of an image."""
+  """Picture, row, column and milliseconds of every tile of an image."""
   at = np.indices(image.shape[:2]).reshape(2, -1).T
-  return np.insert(at, 0, number, axis=1).astype(np.int32)
+  at = np.insert(at, 0, number, axis=1)
+  return np.insert(at, 3, 0, axis=1).astype(np.int32)
 
 
 def pack(rows: list[list[Sequence]], length: int, padding: int = 3) -> dict:
@@ -173,7 +175,7 @@ def pack(rows: list[list[Sequence]], length: int, padding: int = 3) -> dict:
         used += len(tiles[-1])
       at = here.stop
   tiles.append(np.zeros((padding, SIDE, SIDE, 3), np.uint8))
-  at_places.append(np.full((padding, 3), [-1, 0, 0], np.int32))
+  at_places.append(np.full((padding, 4), NOWHERE, np.int32))
   args = (out["tokens"], out["segments"], out["places"], slots)
   return {
     "args": args,

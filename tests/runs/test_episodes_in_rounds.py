@@ -52,6 +52,8 @@ def prepared(workdir, algorithm="starpo_s", **settings):
     "turns": 3,
     "form": "plain",
     "context": 180,
+    "crossed": 3,
+    "crossed_answers": 2,
     "filter": "mass",
     "kept": 0.9,
     "rounds": 2,
@@ -93,6 +95,9 @@ def test_two_rounds_learn_from_all_turns(workdir):
   assert first["training/rollout_probs_diff_max"] < 1e-4
   assert first["rewards/invalid/mean"] > 0 > first["rewards/format/mean"]
   assert first["rewards/ended_done/mean"] > 0
+  assert first["collapse/prompts"] in (2, 3)
+  assert first["collapse/mutual_information"] <= np.log(3) + 1e-6
+  assert 0 <= first["collapse/retrieval_accuracy"] <= 1
   answers = turns(workdir)
   assert {turn for _, _, turn in answers} == {0, 1, 2}
 

@@ -27,7 +27,7 @@ def shown(draw, tiles):
     positions=nothing,
     tile_slots=nothing,
     tiles=tiles,
-    tile_places=np.zeros((len(tiles), 3), np.int32),
+    tile_places=np.zeros((len(tiles), 4), np.int32),
     streams={"draw": np.float32([[0, draw, draw, 0]])},
   )
   return np.asarray(black_patches(0.6)(batch, 7).tiles)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from sophia_jax.data.native import Tiles, placed
+from sophia_jax.data.native import NOWHERE, Tiles, placed
 from sophia_jax.models import InternVL, InternVLConfig, Params
 
 AXIS = "tiles"
@@ -118,7 +118,7 @@ class NativeEncoder(Encoder):
     count = sum(np.prod(image.shape[:2]) for image in images)
     room = max(LEAST, 1 << int(count - 1).bit_length())
     tiles = np.zeros((room, *self._tile), np.uint8)
-    places = np.full((room, 3), [-1, 0, 0], np.int32)
+    places = np.full((room, 4), NOWHERE, np.int32)
     at = 0
     for image in images:
       here = slice(at, at + image.shape[0] * image.shape[1])

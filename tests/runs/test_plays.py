@@ -1,0 +1,51 @@
+"""Worlds of environments: what their configs make before anything is learnt."""
+
+import importlib
+
+import pytest
+
+from sophia_jax.data.images import ImageConfig
+from sophia_jax.envs import registry
+from sophia_jax.runs import digits, evaluation, policies
+from sophia_jax.runs import stage as stages
+from sophia_jax.runs.run import Run
+
+CONFIGS = ("starpo", "starpo_bandit", "starpo_sokoban")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_policy_that_reads_starts_token_by_token(name, tmp_path):
+  config = importlib.import_module(f"configs.digits.{name}").get_config()
+  config.prepare.world.update(problems=20, heldout=10, examples=40)
+  config.prepare.decoder.update(width=16, depth=1, mlp=32)
+  run = Run(config, str(tmp_path / "W"))
+  run.begin()
+  digits.prepare(run)
+  made = run.seconds()
+  assert made.keys() == {"world", "play_start"}
+  digits.prepare(run)
+  assert run.seconds() == made
+  cfg, words = policies.load_words(
+    run.path(config.policy.path),
+    run.section(ImageConfig, "images"),
+    config.prompts.system,
+  )
+  assert cfg.vision is None
+  starts = run.problems(config.data.problems)
+  assert {type(registry.of(p)) for p in starts} == {
+    registry.ENVIRONMENTS[config.prepare.world.env]
+  }
+  # A cell is a token, and an arm is one: starts are equally long.
+  assert len({len(words.prompt(p.question)) for p in starts}) == 1
+  for last in ("starpo", "starpo_s"):
+    stage = stages.read(config, last)
+    assert stage.method.crossed <= stage.config.groups
+    assert len(run.problems(stage.method.trials)) in (10, 20)
+
+
+def test_without_held_out_problems_nothing_is_asked(tmp_path):
+  config = importlib.import_module("configs.digits.starpo").get_config()
+  run = Run(config, str(tmp_path / "W"))
+  run.begin()
+  evaluation.evaluate_once(run, "before", tmp_path / "no checkpoint")
+  assert run.done("before") and not run.evals("before").exists()
