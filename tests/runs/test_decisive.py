@@ -13,14 +13,15 @@ DECIDE = {
   RuntimeConfig: ["dtype", "param_dtype"],
   ReasonerConfig: [],
   StageConfig: [
-    *("algorithm", "model", "rounds", "groups", "draws", "minibatches"),
-    *("ahead", "correction", "correction_high"),
+    *("algorithm", "model", "sampler", "rounds", "groups", "draws"),
+    *("minibatches", "ahead", "correction", "correction_high"),
   ],
   TrainConfig: [
     *("learning_rate", "schedule", "final_fraction", "warmup_steps"),
     *("weight_decay", "b1", "b2", "clip_norm"),
     *("trained", "lora_rank", "lora_alpha", "lora_targets"),
-    *("epochs", "order", "rows", "length", "tiles", "microbatches"),
+    *("epochs", "updates", "order", "rows", "length", "tiles"),
+    "microbatches",
   ],
 }
 
