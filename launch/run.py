@@ -44,10 +44,13 @@ def _lines(result: dict[str, Any]) -> list[str]:
   """Formats the result of a run; nothing for a single stage."""
   if not result:
     return []
+  rates = {"pass@1": result["pass_at_1"], **result.get("measures", {})}
   scores = [
-    f"pass@1 {when:6s}  {p['value']:6.1%}  "
-    f"[{p['low']:.1%}, {p['high']:.1%}]  n = {p['n']}"
-    for when, p in result["pass_at_1"].items()
+    f"{name} {when:6s}  {p['value']:6.1%}  "
+    f"[{p['low']:.1%}, {p['high']:.1%}]  n = {p.get('n', both.get('n'))}"
+    for name, both in rates.items()
+    for when in ("before", "after")
+    if isinstance(p := both[when], dict)  # not a number without an interval
   ]
   counts = result["counts"]
   rewarded = (

@@ -58,6 +58,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     run.sampler(stage)
     sampling.check(run, stage)
     rewarders.check(run, stage)
+    _check_examined(run, stage)
   if not run.config.get("prepare"):
     _check_given(run, whole=not only)
     _fetch(run, chosen)
@@ -86,6 +87,20 @@ def _check_given(run: Run, *, whole: bool) -> None:
     raise SophiaError(
       "config.data.heldout: no file to measure pass@1 on; give "
       "--config.data.heldout=FILE"
+    )
+
+
+def _check_examined(run: Run, stage: Stage) -> None:
+  """Refuses evaluations between rounds without an examination.
+
+  Raises:
+    SophiaError: names the two settings.
+  """
+  if stage.config.evaluate_every and not run.config.data.heldout:
+    raise SophiaError(
+      f"config.stages.{stage.name}.evaluate_every="
+      f"{stage.config.evaluate_every}: there is nothing to evaluate on; give "
+      "--config.data.heldout=FILE, or 0"
     )
 
 

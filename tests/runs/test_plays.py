@@ -4,11 +4,13 @@ import importlib
 
 import pytest
 
+from launch import run as command
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.envs import registry
-from sophia_jax.runs import digits, evaluation, policies
+from sophia_jax.runs import digits, evaluation, policies, preflight
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
+from sophia_jax.types import SophiaError
 
 CONFIGS = ("starpo", "starpo_bandit", "starpo_sokoban")
 
@@ -49,3 +51,34 @@ def test_without_held_out_problems_nothing_is_asked(tmp_path):
   run.begin()
   evaluation.evaluate_once(run, "before", tmp_path / "no checkpoint")
   assert run.done("before") and not run.evals("before").exists()
+
+
+def test_without_them_no_round_is_evaluated(tmp_path):
+  config = importlib.import_module("configs.digits.starpo").get_config()
+  config.order = ("play", "starpo")
+  config.stages.starpo.evaluate_every = 2
+  with pytest.raises(SophiaError, match="evaluate_every=2: there is nothing"):
+    preflight.check(Run(config, str(tmp_path / "W")))
+
+
+def test_a_run_prints_what_was_measured():
+  rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+  lines = command._lines(
+    {
+      "pass_at_1": {"before": None, "after": None},
+      "measures": {
+        "success": {"before": rate, "after": rate | {"value": 1.0}, "n": 9},
+        "return": {"before": 0.1, "after": 0.2, "n": 9},
+      },
+      "counts": {
+        **{"problems": 1, "captions": 0},
+        **{"trajectories": 2, "selected": 2},
+      },
+      "seconds": {"play": 1.0},
+    }
+  )
+  assert lines == [
+    "success before   50.0%  [40.0%, 60.0%]  n = 9",
+    "success after   100.0%  [40.0%, 60.0%]  n = 9",
+    "1 problems, 0 captions, 2 trajectories, 2 selected; 1 s",
+  ]
