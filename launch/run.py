@@ -50,7 +50,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     f"[{p['low']:.1%}, {p['high']:.1%}]  n = {p.get('n', both.get('n'))}"
     for name, both in rates.items()
     for when in ("before", "after")
-    if isinstance(p := both[when], dict)  # not a number without an interval
+    if isinstance(p := both.get(when), dict)  # has an interval
   ]
   counts = result["counts"]
   rewarded = (
