@@ -67,7 +67,24 @@ def played(
   c.answering.max_new_tokens = c.eval.max_new_tokens = 12
   c.eval.temperature = 0.5
   c.engine.update(slots=128, length=length, prefill_rows=16, chunk=4)
-  rows = {
+  rows = _rows(env, length, learning_rate) | episodes
+  c.stages = {
+    "play": stage(
+      "sft",
+      data=f"data/{env}_expert.jsonl",
+      train={**world.TRAIN, "tiles": 0, "rows": 8, "final_fraction": 0.05},
+    ),
+    "starpo": stage("starpo", **rows),
+    # Updates of 32 episodes, as in the paper: a quarter of a round is one.
+    "starpo_s": stage("starpo_s", **{**rows, "minibatches": 1}),
+  }
+  c.order = ("play", "starpo_s")
+  return c
+
+
+def _rows(env: str, length: int, learning_rate: float) -> dict[str, Any]:
+  """Returns what both stages of episodes have in common."""
+  return {
     "data": f"data/{env}.jsonl",
     "trials": f"data/{env}_heldout.jsonl",
     "start": "play",
@@ -88,17 +105,4 @@ def played(
       "tiles": 0,
       "learning_rate": learning_rate,
     },
-    **episodes,
   }
-  c.stages = {
-    "play": stage(
-      "sft",
-      data=f"data/{env}_expert.jsonl",
-      train={**world.TRAIN, "tiles": 0, "rows": 8, "final_fraction": 0.05},
-    ),
-    "starpo": stage("starpo", **rows),
-    # Updates of 32 episodes, as in the paper: a quarter of a round is one.
-    "starpo_s": stage("starpo_s", **{**rows, "minibatches": 1}),
-  }
-  c.order = ("play", "starpo_s")
-  return c

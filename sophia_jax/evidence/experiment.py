@@ -244,25 +244,7 @@ def _check(path: Path, experiment: Experiment) -> None:
         f"{path}: repeated: no arm {name!r}; {nearest(name, names)}"
       )
   for hypothesis in experiment.hypotheses:
-    if hypothesis.kind not in KINDS:
-      raise SophiaError(
-        f"{path}: hypotheses.kind={hypothesis.kind!r}: one of {', '.join(KINDS)}"
-      )
-    for name in hypothesis.arms:
-      if name not in (*names, START):
-        raise SophiaError(
-          f"{path}: hypotheses.arms: no arm {name!r}; {nearest(name, names)}"
-        )
-    least = 3 if hypothesis.kind == "order" else 2
-    if len(hypothesis.arms) < least:
-      raise SophiaError(
-        f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
-      )
-    if hypothesis.kind == "later" and not experiment.collapse:
-      raise SophiaError(
-        f"{path}: hypotheses.kind='later' needs a table [collapse] with metric, "
-        "share and rounds"
-      )
+    _check_hypothesis(path, experiment, hypothesis)
   if not experiment.arms or experiment.arms[0].config:
     raise SophiaError(f"{path}: arms: the first is the base, without a config")
   if experiment.repeats > 1 and not experiment.stage:
@@ -270,4 +252,29 @@ def _check(path: Path, experiment: Experiment) -> None:
   if experiment.repeated and names[0] not in experiment.repeated:
     raise SophiaError(
       f"{path}: repeated: add {names[0]!r}, the arm that is compared with itself"
+    )
+
+
+def _check_hypothesis(
+  path: Path, experiment: Experiment, hypothesis: Hypothesis
+) -> None:
+  names = [arm.name for arm in experiment.arms]
+  if hypothesis.kind not in KINDS:
+    raise SophiaError(
+      f"{path}: hypotheses.kind={hypothesis.kind!r}: one of {', '.join(KINDS)}"
+    )
+  for name in hypothesis.arms:
+    if name not in (*names, START):
+      raise SophiaError(
+        f"{path}: hypotheses.arms: no arm {name!r}; {nearest(name, names)}"
+      )
+  least = 3 if hypothesis.kind == "order" else 2
+  if len(hypothesis.arms) < least:
+    raise SophiaError(
+      f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
+    )
+  if hypothesis.kind == "later" and not experiment.collapse:
+    raise SophiaError(
+      f"{path}: hypotheses.kind='later' needs a table [collapse] with metric, "
+      "share and rounds"
     )

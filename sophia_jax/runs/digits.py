@@ -50,24 +50,7 @@ def prepare(run: Run) -> None:
       return
   config = run.section(corpus.CorpusConfig, "prepare.corpus")
   data = run.workdir / "data"
-  if not run.made("data"):
-    with run.step("data"):
-      data.mkdir(exist_ok=True)
-      prompts = run.section(Prompts, "prompts")
-      corpus.write(data, config, prompts, run.seed)
-  elif _redrawn(run, config) and not run.done("data"):
-    with run.step("data"):
-      data.mkdir(exist_ok=True)
-      sizes, seed = _split(run, config)
-      prompts = run.section(Prompts, "prompts")
-      corpus.write_problems(data, sizes, prompts, seed)
-  practised = run.done if _redrawn(run, config) else run.made
-  if config.practice and not practised("practice"):
-    with run.step("practice"):
-      data.mkdir(exist_ok=True)
-      sizes, seed = _split(run, config)
-      prompts = run.section(Prompts, "prompts")
-      corpus.write_practice(data, sizes, prompts, seed)
+  _corpus(run, config)
   if run.config.prepare.get("descriptions") and not run.made("descriptions"):
     with run.step("descriptions"):
       sizes, seed = _split(run, config)
@@ -95,6 +78,23 @@ def prepare(run: Run) -> None:
     with run.step("vision"):
       _see(run, config)
       _reasoner_start(run)
+
+
+def _corpus(run: Run, config: corpus.CorpusConfig) -> None:
+  """Writes the problems and examples that the base does not have."""
+  here = run.done if _redrawn(run, config) else run.made
+  # The examples of a base stay those of its models.
+  write = corpus.write_problems if run.made("data") else corpus.write
+  wanted = {"data": write}
+  if config.practice:
+    wanted["practice"] = corpus.write_practice
+  for step, make in wanted.items():
+    if not here(step):
+      with run.step(step):
+        data = run.workdir / "data"
+        data.mkdir(exist_ok=True)
+        sizes, seed = _split(run, config)
+        make(data, sizes, run.section(Prompts, "prompts"), seed)
 
 
 def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:

@@ -13,7 +13,8 @@ from sophia_jax.checkpoints.config import read_config
 from sophia_jax.checkpoints.directories import load_sharded, save_params
 from sophia_jax.config import free
 from sophia_jax.data.chat import Renderer
-from sophia_jax.data.images import ImageConfig, check_cut
+from sophia_jax.data.cuts import check_cut
+from sophia_jax.data.images import ImageConfig
 from sophia_jax.models import (
   InternVL,
   InternVLConfig,

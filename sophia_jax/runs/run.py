@@ -478,13 +478,6 @@ def _seconds(workdir: Path) -> dict[str, float]:
   return found
 
 
-def one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a stage says of its shape, for all of a batch at once."""
-  count = stage["microbatches"]
-  each = {name: stage[name] * count for name in ("rows", "tiles")}
-  return {**each, "microbatches": 1}
-
-
 def for_topology(
   config: ConfigDict, topology: str, over: Mapping[str, Any]
 ) -> ConfigDict:

@@ -23,7 +23,7 @@ from sophia_jax.models import Params, QwenVisionConfig, lora
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, rewarders, sources, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
-from sophia_jax.runs.run import Run, one_microbatch
+from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
@@ -283,7 +283,7 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
   adapter = _adapter_start(run, stage)
   train = {
     **decisive(stage.train),
-    **one_microbatch(dataclasses.asdict(stage.train)),
+    **_one_microbatch(dataclasses.asdict(stage.train)),
   }
   return {
     "seed": run.seed,
@@ -372,3 +372,10 @@ def _loader(
     amounts=mixture.amounts if mixed else None,
     by=mixture.by if mixed else "epochs",
   )
+
+
+def _one_microbatch(stage: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a stage says of its shape, for all of a batch at once."""
+  count = stage["microbatches"]
+  each = {name: stage[name] * count for name in ("rows", "tiles")}
+  return {**each, "microbatches": 1}

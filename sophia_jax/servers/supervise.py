@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from sophia_jax.checkpoints import read_config
 from sophia_jax.config import section
-from sophia_jax.data.images import ImageConfig, check_cut
+from sophia_jax.data.cuts import check_cut
+from sophia_jax.data.images import ImageConfig
 from sophia_jax.models import InternVLConfig
 from sophia_jax.servers import backends, environments
 from sophia_jax.servers.backends import Platform, Role, ServeSpec

@@ -178,16 +178,7 @@ def filters(
     *_versions(table),
   ]
   if selected is not None:
-    found.append(
-      Filter(
-        name=SELECTED,
-        title="selection",
-        codes=np.where(
-          table.status < 0, 2, np.where(selected < 0, 3, 1 - selected)
-        ),
-        labels=(SELECTED, "not selected", NOT_GRADED, UNKNOWN),
-      )
-    )
+    found.append(_selection(table, selected))
   found.append(
     Filter(
       name=TOKENS,
@@ -198,6 +189,16 @@ def filters(
   )
   found += _labels(table, problems)
   return {f.name: f for f in found if f.name == SELECTED or _differs(f)}
+
+
+def _selection(table: Table, selected: Int[np.ndarray, "N"]) -> Filter:
+  codes = np.where(selected < 0, 3, 1 - selected)
+  return Filter(
+    name=SELECTED,
+    title="selection",
+    codes=np.where(table.status < 0, 2, codes),
+    labels=(SELECTED, "not selected", NOT_GRADED, UNKNOWN),
+  )
 
 
 def _kept(
