@@ -104,17 +104,23 @@ def test_the_vision_encoder_sees_no_held_out_scan(tmp_path, stamped):
   assert_held_out(stamped)
 
 
-def test_practice_keeps_the_scans_held_out_that_its_base_held_out(
-  tmp_path, stamped, prompts
-):
-  """Even with another seed, which would split the scans in another way."""
-  config = quickstart.get_config()
-  base = Run(config, tmp_path / "base")
+def finished(config, workdir, prompts):
+  """A base whose data are there, and whose vision counts as learnt."""
+  base = Run(config, workdir)
   base.begin()
   corpus.write(base.workdir / "data", CONFIG, prompts, config.seed)
   for step in ("data", "vision"):
     with base.step(step):
       pass
+  return base
+
+
+def test_practice_keeps_the_scans_held_out_that_its_base_held_out(
+  tmp_path, stamped, prompts
+):
+  """Even with another seed, which would split the scans in another way."""
+  config = quickstart.get_config()
+  base = finished(config, tmp_path / "base", prompts)
   other = config.copy_and_resolve_references()
   other.base, other.seed = str(base.workdir), 1
   other.prepare.corpus.practice = 200
@@ -132,12 +138,7 @@ def test_another_draw_than_the_base_s_has_problems_of_its_own(
   config = quickstart.get_config()
   for key in ("problems", "heldout"):
     config.prepare.corpus[key] = 40
-  base = Run(config, tmp_path / "base")
-  base.begin()
-  corpus.write(base.workdir / "data", CONFIG, prompts, config.seed)
-  for step in ("data", "vision"):
-    with base.step(step):
-      pass
+  base = finished(config, tmp_path / "base", prompts)
   questions = {}
   for draw in (0, 1, 2):
     other = config.copy_and_resolve_references()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -13,12 +12,10 @@ from PIL import Image
 from sophia_jax.checkpoints import load_params, read_config, save_params
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.data.packing import PackConfig
-from sophia_jax.data.rows import pack
 from sophia_jax.models import InternVL
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
-from sophia_jax.train.outputs import hidden_states
 from sophia_jax.types import Prompt, Request, Role, Sampling
+from tests.parity import packed
 from tests.parity import tiny_qwen as tiny
 
 NEW = 6
@@ -102,33 +99,7 @@ def test_a_prompt_is_qwens_template_word_for_word(asked):
 
 def test_a_packed_batch_gives_the_logits_of_transformers(asked):
   """Two rows, two shards, an image in both, and tiles to spare."""
-  sequences = [
-    asked.words.sequence(prompt, "Yes.", id=str(i), streams={})
-    for i, prompt in enumerate(asked.prompts)
-  ]
-  rows = [[0, 1], [2, 3]]
-  batch = pack(
-    [[sequences[i] for i in row] for row in rows],
-    PackConfig(rows=2, length=256, tile_budget=100, shards=2),
-    tokens_per_tile=1,
-    tile_size=tiny.SIDE,
-    streams=(),
-    load_tiles=TileCache(IMAGES),
-  )
-
-  @jax.jit
-  def logits(params, batch):
-    hidden = hidden_states(asked.module, params, batch)
-    return asked.module.apply({"params": params}, hidden, method="logits")
-
-  got = np.asarray(logits(asked.params, batch))
-  for b, row in enumerate(rows):
-    at = 0
-    for i in row:
-      prompt, ids = asked.prompts[i], sequences[i].token_ids
-      want = asked.logits(prompt, tuple(ids[len(prompt) :]))
-      assert np.abs(got[b, at : at + len(ids)] - want).max() < 5e-5
-      at += len(ids)
+  packed.assert_logits(asked, [[0, 1], [2, 3]], IMAGES, tiles=100)
 
 
 def test_greedy_tokens(asked):

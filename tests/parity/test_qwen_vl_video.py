@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -20,12 +19,10 @@ from sophia_jax.checkpoints import load_params, read_config
 from sophia_jax.data import clips
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.images import ImageConfig, TileCache
-from sophia_jax.data.packing import PackConfig
-from sophia_jax.data.rows import pack
 from sophia_jax.models import InternVL
 from sophia_jax.rollout.embedded import EmbeddedEngine, EngineConfig
-from sophia_jax.train.outputs import hidden_states
 from sophia_jax.types import Prompt, Request, Role, Sampling, SophiaError
+from tests.parity import packed
 from tests.parity import tiny_qwen as tiny
 
 NEW = 4
@@ -169,34 +166,7 @@ def test_positions_equal_transformers_where_a_video_is_short(asked):
 
 
 def test_a_packed_batch_gives_the_logits_of_transformers(asked):
-  sequences = [
-    asked.words.sequence(prompt, "Yes.", id=str(i), streams={})
-    for i, prompt in enumerate(asked.prompts)
-  ]
-  rows = [[0, 1], [3, 2]]
-  batch = pack(
-    [[sequences[i] for i in row] for row in rows],
-    PackConfig(rows=2, length=256, tile_budget=140, shards=2),
-    tokens_per_tile=1,
-    tile_size=tiny.SIDE,
-    channels=IMAGES.channels,
-    streams=(),
-    load_tiles=TileCache(IMAGES),
-  )
-
-  @jax.jit
-  def logits(params, batch):
-    hidden = hidden_states(asked.module, params, batch)
-    return asked.module.apply({"params": params}, hidden, method="logits")
-
-  got = np.asarray(logits(asked.params, batch))
-  for b, row in enumerate(rows):
-    at = 0
-    for i in row:
-      prompt, ids = asked.prompts[i], sequences[i].token_ids
-      want = asked.logits(prompt, tuple(ids[len(prompt) :]))
-      assert np.abs(got[b, at : at + len(ids)] - want).max() < 5e-5
-      at += len(ids)
+  packed.assert_logits(asked, [[0, 1], [3, 2]], IMAGES, tiles=140)
 
 
 def test_greedy_tokens(asked):
