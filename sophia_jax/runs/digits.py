@@ -16,10 +16,12 @@ from sophia_jax.digits import (
   corpus,
   descriptions,
   measures,
+  pan_corpus,
   pretrain,
   scenes,
   tokenizer,
 )
+from sophia_jax.envs.worlds import WorldConfig
 from sophia_jax.files import write_text
 from sophia_jax.models import (
   DecoderConfig,
@@ -36,6 +38,26 @@ from sophia_jax.types import Problem
 
 SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
 """Files of what images and clips show."""
+SECTIONS = {
+  "corpus": corpus.CorpusConfig,
+  "vision": pretrain.VisionConfig,
+  "descriptions": descriptions.DescriptionConfig,
+  "clips": clip_files.ClipConfig,
+  "pans": pan_corpus.PansConfig,
+  "world": WorldConfig,
+}
+"""Sections of config.prepare, apart from the shapes of models."""
+
+
+def check(run: Run) -> None:
+  """Finds values that cannot be in what the config makes.
+
+  Raises:
+    SophiaError: names the first such key.
+  """
+  for name, config in SECTIONS.items():
+    if run.config.prepare.get(name):
+      run.section(config, f"prepare.{name}")
 
 
 def prepare(run: Run) -> None:

@@ -19,6 +19,7 @@ from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout import roles, store
 from sophia_jax.runs import (
+  digits,
   lengths,
   made,
   policies,
@@ -59,7 +60,9 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     sampling.check(run, stage)
     rewarders.check(run, stage)
     _check_examined(run, stage)
-  if not run.config.get("prepare"):
+  if run.config.get("prepare"):
+    digits.check(run)
+  else:
     _check_given(run, whole=not only)
     _fetch(run, chosen)
     words = _words(run, chosen)

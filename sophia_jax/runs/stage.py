@@ -74,7 +74,7 @@ class StageConfig:
     for name in ("rounds", "draws", "minibatches"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
-    for name in ("groups", "evaluate_every"):
+    for name in ("groups", "evaluate_every", "keep_tokens"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} is negative: {getattr(self, name)}")
     if self.correction not in CORRECTIONS:

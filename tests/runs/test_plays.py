@@ -82,3 +82,11 @@ def test_a_run_prints_what_was_measured():
     "success after   100.0%  [40.0%, 60.0%]  n = 9",
     "1 problems, 0 captions, 2 trajectories, 2 selected; 1 s",
   ]
+
+
+def test_what_a_config_makes_is_checked_before_it_is_made(tmp_path):
+  config = importlib.import_module("configs.digits.starpo").get_config()
+  config.prepare.world.examples = -1
+  with pytest.raises(SophiaError, match="examples=-1: is negative"):
+    preflight.check(Run(config, str(tmp_path / "W")))
+  assert not (tmp_path / "W").exists()
