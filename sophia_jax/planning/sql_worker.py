@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sophia_jax.rewards.worker import forbid_effects, limit_memory
+from sophia_jax.rewards.worker import forbid_effects, limit_memory, sent
 
 READY = b"ready"
 _INSTRUCTIONS = 10_000
@@ -65,14 +65,15 @@ def main(fd: int, memory_mb: int, timeout_s: float) -> None:
   sqlite3.connect(":memory:").close()  # loads what it needs before the limit
   limit_memory(memory_mb)
   link = Connection(fd)
-  link.send_bytes(READY)
+  if not sent(link, READY):
+    return
   with open(os.devnull, "w") as devnull:
     forbid_effects()
     while True:
       try:
         task = json.loads(link.recv_bytes())
         image = link.recv_bytes()
-      except EOFError:
+      except (EOFError, OSError):  # the parent has ended
         return
       faulthandler.dump_traceback_later(
         5 * timeout_s + 1, exit=True, file=devnull
@@ -82,8 +83,8 @@ def main(fd: int, memory_mb: int, timeout_s: float) -> None:
       except MemoryError:
         os._exit(1)
       faulthandler.cancel_dump_traceback_later()
-      link.send_bytes(json.dumps(answer).encode())
-      link.send_bytes(after)
+      if not sent(link, json.dumps(answer).encode(), after):
+        return
 
 
 def run(

@@ -43,7 +43,8 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
     compare(kind, r"\frac{1}{x}+1", "x^{-1}+1", ())
   limit_memory(memory_mb)
   link = Connection(fd)
-  link.send_bytes(READY)
+  if not sent(link, READY):
+    return
   with open(os.devnull, "w") as devnull:
     forbid_effects()
     while True:
@@ -63,10 +64,21 @@ def main(fd: int, comparer: str, memory_mb: int, timeout_s: float) -> None:
       except MemoryError:
         os._exit(1)
       faulthandler.cancel_dump_traceback_later()
-      try:
-        link.send_bytes(status.encode())
-      except OSError:
+      if not sent(link, status.encode()):
         return
+
+
+def sent(link: Connection, *messages: bytes) -> bool:
+  """Sends messages; returns False where the parent has ended.
+
+  A killed run leaves workers that are still starting: they end in silence.
+  """
+  try:
+    for message in messages:
+      link.send_bytes(message)
+  except OSError:
+    return False
+  return True
 
 
 def limit_memory(memory_mb: int) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import multiprocessing
 import os
 import queue
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from sophia_jax.rewards.extract import ANSWER_CHARS
 from sophia_jax.rewards.known_answers import KNOWN_ANSWERS
-from sophia_jax.rewards.pool import Verifier
+from sophia_jax.rewards.pool import COMPARER, Verifier
 from sophia_jax.rewards.report import SLOWEST
 from sophia_jax.rewards.workers import MAX_WAIT
 from sophia_jax.types import (
@@ -340,7 +341,7 @@ def test_workers_start_with_the_first_formula_and_end_with_close():
 
 SCRIPT = """
 import os, signal, time
-from sophia_jax.rewards.pool import Verifier
+from sophia_jax.rewards.pool import COMPARER, Verifier
 from sophia_jax.types import FinishReason, Problem
 v = Verifier(workers=2, timeout_s=1, comparer="pool_comparers:naughty")
 p = Problem(id="p", question="", answer="x", answer_type="math")
@@ -372,6 +373,27 @@ def test_no_worker_outlives_a_killed_parent_not_even_a_hanging_one(tmp_path):
     time.sleep(0.1)
   assert not any(map(alive, pids))
   assert not said.read_text()
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    ("rewards.worker", COMPARER, "512", "5"),
+    ("planning.sql_worker", "512", "5"),
+  ],
+)
+def test_a_worker_that_starts_after_its_parent_has_ended_is_silent(command):
+  ours, theirs = multiprocessing.Pipe()
+  ours.close()
+  module, *rest = command
+  done = subprocess.run(
+    [sys.executable, "-m", f"sophia_jax.{module}", str(theirs.fileno()), *rest],
+    pass_fds=(theirs.fileno(),),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
