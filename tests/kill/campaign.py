@@ -5,8 +5,9 @@
 One run is left alone. Others are killed (SIGKILL, a share of them by SIGTERM, which
 must end with code 0) after random times and started again, until they are done and
 `kills` signals were sent. Each must end as the undisturbed one did: the same bits of
-weights, every answer once, the same responses and scores. Prints a JSON line; exits
-with 1 where a run differs.
+weights, every answer once, the same responses and scores. Log-probabilities of
+answers are equal up to rounding, since a row is rounded in another way beside other
+rows. Prints a JSON line; exits with 1 where a run differs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tests.launch.commands import CONFIG, ROOT, TINY, overrides
 
 VARYING = ("seconds", "versions", "config", "stages")
 """Keys of report.json that time and place change."""
+LOGP_GAP = 1e-4
+"""Difference of log-probabilities by rounding, at most."""
 EXPORTS = ("warmup/export", "export", "models/policy", "models/reasoner")
 
 
@@ -134,10 +137,15 @@ def outcome(workdir: Path) -> dict[str, Any]:
     if (workdir / name / "model.safetensors").exists()
   }
   answers: collections.Counter[str] = collections.Counter()
+  logps: dict[str, list[float]] = {}
   for segment in sorted((workdir / "trajectories").glob("*.jsonl")):
     for line in segment.read_bytes().splitlines(True):
-      if (record := decode(line)) is not None:
-        answers[repr(record)] += 1
+      if decode(line) is not None:
+        record = json.loads(line)["record"]
+        values = record.pop("logps", [])
+        name = json.dumps(record, sort_keys=True)
+        answers[name] += 1
+        logps[name] = values
   responses = {
     path.name: sorted(path.read_bytes().splitlines())
     for path in (workdir / "evals").glob("*.responses.jsonl")
@@ -146,6 +154,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
   return {
     "weights": weights,
     "answers": answers,
+    "logps": logps,
     "responses": responses,
     "report": {k: v for k, v in report.items() if k not in VARYING},
     "damaged": [p.name for p in workdir.rglob("damaged-*")],
@@ -153,8 +162,24 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-  """Returns the names of what differs from an undisturbed run."""
-  return [f"{name} differ" for name in wanted if wanted[name] != found[name]]
+  """Says what differs from an undisturbed run."""
+  said = [
+    f"{name} differ"
+    for name in wanted
+    if name not in ("answers", "logps") and wanted[name] != found[name]
+  ]
+  for what, one, other in (
+    ("lost", wanted["answers"], found["answers"]),
+    ("too many", found["answers"], wanted["answers"]),
+  ):
+    if rest := one - other:
+      said.append(f"{rest.total()} answers {what}, such as {next(iter(rest))}")
+  for name, values in wanted["logps"].items():
+    others = found["logps"].get(name, values)
+    gap = max((abs(a - b) for a, b in zip(values, others)), default=0.0)
+    if gap > LOGP_GAP:
+      said.append(f"log-probabilities differ by {gap}: {name}")
+  return said
 
 
 if __name__ == "__main__":
