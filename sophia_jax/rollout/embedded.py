@@ -3,7 +3,8 @@
 A fixed number of slots decodes in lockstep. After every `chunk` steps, a tick,
 finished slots are returned and filled again; a prompt that several requests
 share is prefilled once, and a later turn continues in the slot of the turn
-before: only what was added to the ids is fed.
+before: only what was added to the ids is fed. On a CPU a step of a small model
+keeps one core busy, so slots are split into lanes, which tick side by side.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import collections
 import dataclasses
 import itertools
 import math
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt32
 
 from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.native import NOWHERE, Tiles, placed
 from sophia_jax.models.internvl import InternVL
-from sophia_jax.rollout import decoding
-from sophia_jax.rollout.decoding import QUEUE, Slots
+from sophia_jax.rollout import decoding, threads
+from sophia_jax.rollout.decoding import Slots
+from sophia_jax.rollout.lanes import Beginning, Finished, Job, Lane, Prefilled
 from sophia_jax.types import (
   Chat,
   Completion,
@@ -33,7 +36,6 @@ from sophia_jax.types import (
   Prompt,
   Request,
   Role,
-  Sampling,
   SophiaError,
 )
 
@@ -54,27 +56,14 @@ class EngineConfig:
   """Whether problems that `length` has no room for are left out of sampling,
   counted and named; False: they are refused before anything is sampled. A
   reasoner's prompt counts with the longest caption, since none is there yet."""
+  lanes: int = 0
+  """Shares of the slots, each decoded by a thread; 0: one for each core of a CPU,
+  of 32 slots or more, and one on anything else."""
 
-
-@dataclasses.dataclass
-class _Job:
-  """A request in the tokens of this engine's model."""
-
-  ticket: int
-  id: str
-  prompt: Prompt
-  sampling: Sampling
-  versions: list[tuple[int, int]]
-  """(policy version, tokens drawn before it took over)."""
-  cached: int = 0
-  """Tokens of the prompt that are in the caches when it starts."""
-
-
-class _Cached(NamedTuple):
-  """Content of a slot's caches."""
-
-  ids: bytes
-  images: tuple[tuple[str, ...], tuple[int, ...]]
+  def shares(self) -> list[int]:
+    """Returns the number of slots of each lane."""
+    lanes = self.lanes or max(1, min(_cores(), self.slots // 32))
+    return [(self.slots + i) // lanes for i in range(lanes)]
 
 
 class EmbeddedEngine:
@@ -107,14 +96,13 @@ class EmbeddedEngine:
     self._allowed = jnp.asarray(allowed)
     self._lock = threading.Lock()
     self._tickets = itertools.count()
-    self._inbox: collections.deque[_Job] = collections.deque()
-    self._running: list[_Job | None] = [None] * config.slots
-    self._slots: Slots | None = None
-    self._drawn = np.zeros(config.slots, np.int32)
-    self._cached: dict[int, _Cached] = {}
-    """Content of the slots whose request has finished."""
-    self._continuing: dict[int, _Job] = {}
-    """Requests that wait for a tick, by the slot whose caches they continue."""
+    self._inbox: collections.deque[Job] = collections.deque()
+    shares = config.shares()
+    self._prefill_rows = -(-config.prefill_rows // len(shares))
+    self._lanes = [
+      Lane(n, self._prefill_rows, self._empty, self._prefill, self._decode)
+      for n in shares
+    ]
 
   # -------------------------------------------------------------------- weights
   def load(self, params: Any, version: int) -> None:
@@ -128,12 +116,9 @@ class EmbeddedEngine:
     """
     with self._lock:
       self.params, self.version = params, version
-      self._cached.clear()
-      self._inbox.extendleft(reversed(self._continuing.values()))
-      self._continuing.clear()
-      for job, drawn in zip(self._running, self._drawn):
-        if job is not None:
-          job.versions.append((version, int(drawn)))
+      waiting = [job for lane in self._lanes for job in lane.reload(version)]
+      waiting.sort(key=lambda job: job.ticket)
+      self._inbox.extendleft(reversed(waiting))
 
   # ------------------------------------------------------------------- requests
   def submit(self, request: Request) -> int:
@@ -154,43 +139,31 @@ class EmbeddedEngine:
         "max_new_tokens"
       )
     ticket = next(self._tickets)
-    job = _Job(ticket, request.id, prompt, request.sampling, [])
+    job = Job(ticket, request.id, prompt, request.sampling, [])
     with self._lock:
       place = self._place_to_continue(prompt)
       if place is None:
         self._inbox.append(job)
       else:
-        job.cached = (
-          len(self._cached.pop(place).ids) // prompt.token_ids.itemsize
-        )
-        self._continuing[place] = job
+        place.lane.take_to_continue(job, place.slot)
     return ticket
 
-  def _place_to_continue(self, prompt: Prompt) -> int | None:
-    """Returns the slot that holds the longest beginning of a prompt, if what is
-    left is short; no beginning is shorter than a whole turn and its answer."""
-    ids, images = prompt.token_ids.tobytes(), (prompt.images, prompt.tiles)
-    width = prompt.token_ids.itemsize
-    found = [
-      (len(cached.ids), -place)
-      for place, cached in self._cached.items()
-      if 0 < len(ids) - len(cached.ids) <= (1 + QUEUE) * width
-      and cached.images == images
-      and ids.startswith(cached.ids)
-    ]
-    return -max(found)[1] if found else None
+  def _place_to_continue(self, prompt: Prompt) -> Beginning | None:
+    """Returns where the longest beginning of a prompt is in the caches."""
+    found = [lane.beginning(prompt) for lane in self._lanes]
+    return max(
+      (one for one in found if one), key=lambda one: one.length, default=None
+    )
 
   @property
   def busy(self) -> bool:
     """Whether a tick would have something to do."""
-    waiting = self._inbox or self._continuing
-    return bool(waiting) or any(self._running)
+    return bool(self._inbox) or any(lane.busy for lane in self._lanes)
 
   @property
   def room(self) -> int:
     """Number of slots that no request has or waits for."""
-    waiting = len(self._inbox) + len(self._continuing)
-    return self._running.count(None) - waiting
+    return sum(lane.room for lane in self._lanes) - len(self._inbox)
 
   def tick(self) -> list[tuple[int, Completion]]:
     """Fills free slots from the inbox and decodes one chunk.
@@ -202,52 +175,36 @@ class EmbeddedEngine:
       SophiaError: an image cannot be read.
     """
     with self._lock:
-      self._fill_slots()
-      if not any(self._running):
-        return []
-      truncated = any(
-        job and (job.sampling.top_p < 1 or job.sampling.top_k)
-        for job in self._running
-      )
-      slots = self._slots = decoding.decode(
-        self.model,
-        self.params,
-        self._slots,
-        self._allowed,
-        self.renderer.end_id,
-        truncated,
-        self.config.chunk,
-      )
-      # Copies: the next tick donates the slots.
-      left, self._drawn = np.array(slots.left), np.array(slots.drawn)
-      finished = [
-        (place, job)
-        for place, job in enumerate(self._running)
-        if job and left[place] == 0
+      self._hand_out()
+      busy = [lane for lane in self._lanes if lane.busy]
+      for lane in busy:
+        for job in lane.waiting:
+          if self.version is not None:
+            job.versions.append((self.version, 0))
+      return [
+        (finished.job.ticket, self._completion(finished))
+        for lane in threads.side_by_side([lane.tick for lane in busy])
+        for finished in lane
       ]
-      if finished:
-        tokens, logps = np.asarray(slots.tokens), np.asarray(slots.logps)
-        positions = np.asarray(slots.position)
-      completions = []
-      for place, job in finished:
-        self._running[place], n = None, self._drawn[place]
-        self._keep(place, job, tokens[place, :n], positions[place])
-        completions.append(
-          (
-            job.ticket,
-            self._completion(job, tokens[place, :n], logps[place, :n]),
-          )
-        )
-      return completions
+
+  def _hand_out(self) -> None:
+    """Gives the inbox to the lanes that have room: what shares a prompt, which is
+    prefilled once, to one lane, and other prompts to the emptiest."""
+    lane, key = self._lanes[0], b""
+    while self._inbox:
+      job = self._inbox[0]
+      if job.key != key or not lane.room:
+        lane, key = max(self._lanes, key=lambda one: one.room), job.key
+        if not lane.room:
+          return
+      lane.take(self._inbox.popleft())
 
   def clear(self) -> None:
     """Drops every request, and frees the memory of the slots."""
     with self._lock:
       self._inbox.clear()
-      self._cached.clear()
-      self._continuing.clear()
-      self._running = [None] * self.config.slots
-      self._slots = None
+      for lane in self._lanes:
+        lane.clear()
 
   def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
     """Yields completions as they finish; draws requests as slots free.
@@ -269,50 +226,26 @@ class EmbeddedEngine:
     finally:
       self.clear()
 
-  def _keep(self, place: int, job: _Job, tokens, position) -> None:
-    """Notes what the caches of a finished request hold, its answer included."""
-    prompt = job.prompt
-    if len(tokens):
-      ids = np.concatenate([prompt.token_ids, tokens], dtype=np.int32)
-      self._cached[place] = _Cached(
-        ids[:position].tobytes(), (prompt.images, prompt.tiles)
-      )
+  def _empty(self, slots: int) -> Slots:
+    return decoding.empty(self.model.cfg, slots, self.config.length)
 
-  def _fill_slots(self) -> None:
-    """Starts as many requests of the inbox as there are free slots."""
-    if self._slots is None:
-      self._slots = decoding.empty(
-        self.model.cfg, self.config.slots, self.config.length
-      )
-    if self._continuing:
-      self._continue()
-    free = [i for i, job in enumerate(self._running) if job is None]
-    count = min(len(free), len(self._inbox))
-    new = [self._inbox.popleft() for _ in range(count)]
-    for group in self._prefill_groups(new):
-      places = [free.pop(0) for _ in group]
-      self._slots = self._fill(self._slots, group, places)
-      self._begin(group, places)
+  def _prefill(self, prompts: list[Prompt]) -> Prefilled:
+    arrays = self._prompt_arrays(prompts)
+    return decoding.prefill(self.model, self.params, *arrays)
 
-  def _continue(self) -> None:
-    """Starts the requests whose beginning is in the caches of their slot."""
-    assert self._slots is not None
-    places, group = list(self._continuing), list(self._continuing.values())
-    self._continuing.clear()
-    new = np.zeros(self.config.slots, bool)
-    new[places] = True
-    fresh = self._fresh(group, places)
-    self._slots = decoding.restart(self._slots, new, fresh)
-    self._begin(group, places)
+  def _decode(self, slots: Slots, truncated: bool) -> Slots:
+    return decoding.decode(
+      self.model,
+      self.params,
+      slots,
+      self._allowed,
+      self.renderer.end_id,
+      truncated,
+      self.config.chunk,
+    )
 
-  def _begin(self, group: Sequence[_Job], places: Sequence[int]) -> None:
-    for place, job in zip(places, group):
-      self._running[place] = job
-      self._cached.pop(place, None)
-      if self.version is not None:
-        job.versions.append((self.version, 0))
-
-  def _completion(self, job: _Job, tokens, logps) -> Completion:
+  def _completion(self, finished: Finished) -> Completion:
+    job, tokens, logps = finished
     stopped = len(tokens) > 0 and tokens[-1] == self.renderer.end_id
     return Completion(
       request_id=job.id,
@@ -323,77 +256,10 @@ class EmbeddedEngine:
       versions=_stretches(job.versions, len(tokens)),
     )
 
-  def _prefill_groups(self, new: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Splits requests so that each group has at most `prefill_rows` prompts."""
-    group: list[_Job] = []
-    prompts: set[bytes] = set()
-    for request in new:
-      key = _prompt_key(request.prompt)
-      if key not in prompts and len(prompts) == self.config.prefill_rows:
-        yield group
-        group, prompts = [], set()
-      prompts.add(key)
-      group.append(request)
-    if group:
-      yield group
-
-  def _fill(self, slots: Slots, group: list[_Job], places: list[int]) -> Slots:
-    """Prefills the group's distinct prompts and starts its requests."""
-    rows: dict[bytes, int] = collections.OrderedDict()
-    prompts: list[Prompt] = []
-    for request in group:
-      key = _prompt_key(request.prompt)
-      if key not in rows:
-        rows[key] = len(prompts)
-        prompts.append(request.prompt)
-    caches, offsets = decoding.prefill(
-      self.model, self.params, *self._prompt_arrays(prompts)
-    )
-    source = np.full(self.config.slots, -1, np.int32)
-    for place, job in zip(places, group):
-      source[place] = rows[_prompt_key(job.prompt)]
-      job.cached = len(job.prompt) - 1
-    fresh = self._fresh(group, places)
-    return decoding.insert(slots, caches, offsets, source, fresh)
-
-  def _fresh(
-    self, group: Sequence[_Job], places: Sequence[int]
-  ) -> dict[str, np.ndarray]:
-    """Returns the fields of Slots with which requests start at `places`."""
-    s = self.config.slots
-    fresh = {
-      name: np.zeros((s, *shape), dtype)
-      for name, shape, dtype in (
-        ("token", (), np.int32),
-        ("position", (), np.int32),
-        ("left", (), np.int32),
-        ("keys", (2,), np.uint32),
-        ("temperature", (), np.float32),
-        ("top_p", (), np.float32),
-        ("top_k", (), np.int32),
-        ("queue", (QUEUE,), np.int32),
-        ("queued", (), np.int32),
-      )
-    }
-    for place, job in zip(places, group):
-      how = job.sampling
-      # The token after those in the cache is fed by the first decoding step.
-      token, *rest = job.prompt.token_ids[job.cached :]
-      fresh["token"][place] = token
-      fresh["position"][place] = job.cached
-      fresh["queue"][place, : len(rest)] = rest[::-1]
-      fresh["queued"][place] = len(rest)
-      fresh["left"][place] = how.max_new_tokens
-      fresh["keys"][place] = _key_data(how.seed)
-      fresh["temperature"][place] = how.temperature
-      fresh["top_p"][place] = how.top_p
-      fresh["top_k"][place] = how.top_k
-    return fresh
-
   def _prompt_arrays(self, prompts: list[Prompt]):
     """Returns right-padded prompts in bucketed shapes, and the tiles they show
     with their places."""
-    n, longest = self.config.prefill_rows, max(map(len, prompts))
+    n, longest = self._prefill_rows, max(map(len, prompts))
     length = min(_bucket(longest, 32), self.config.length)
     tokens = np.zeros((n, length), np.int32)
     lengths = np.ones(n, np.int32)
@@ -425,7 +291,7 @@ class EmbeddedEngine:
     count = sum(math.prod(tiles.shape[:-3]) for tiles, _ in images)
     side = vision.image_size
     channels = images[0][0].shape[-1] if images else 3
-    room = _bucket(max(count, 1), self.config.prefill_rows)
+    room = _bucket(max(count, 1), self._prefill_rows)
     padded = np.zeros((room, side, side, channels), np.uint8)
     places = np.full((room, 4), NOWHERE, np.int32)
     first = 0
@@ -448,10 +314,6 @@ def _stretches(
   )
 
 
-def _prompt_key(prompt: Prompt) -> bytes:
-  return prompt.token_ids.tobytes() + "\0".join(prompt.images).encode()
-
-
 def _bucket(n: int, smallest: int) -> int:
   """Returns the first of smallest * (1, 1.5, 2, 3, 4, 6, ...) that holds n."""
   size = smallest
@@ -462,5 +324,11 @@ def _bucket(n: int, smallest: int) -> int:
   return size
 
 
-def _key_data(seed: int) -> UInt32[np.ndarray, "2"]:
-  return np.asarray([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+def _cores() -> int:
+  """Returns how many cores the lanes have: one where a step uses a device or
+  several, which it keeps busy."""
+  if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+    return 1
+  if hasattr(os, "sched_getaffinity"):  # macOS has none
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -18,16 +18,14 @@ import collections
 import concurrent.futures
 import contextlib
 import selectors
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sophia_jax import stopping
+from sophia_jax.rollout import threads
 from sophia_jax.types import Completion, Problem, Request, Verdict
-
-T = TypeVar("T")
 
 GRADE_TICKS = 16
 """Ticks from the question for a verdict to its delivery. Few make a coroutine
@@ -159,7 +157,7 @@ class Ticks:
 
   def _tick(self, busy: Sequence[int]) -> None:
     """Ticks engines side by side, and delivers in the order of their numbers."""
-    ticks = [_in_thread(self._engines[number].tick) for number in busy]
+    ticks = [threads.in_thread(self._engines[number].tick) for number in busy]
     self._hung.update(busy)
     self._wait(ticks, GRACE_S)
     self._hung.difference_update(busy)
@@ -210,21 +208,3 @@ class _Selector(selectors.DefaultSelector):
     if (timeout is None or timeout > 0) and self._idle():
       timeout = 0
     return super().select(timeout)
-
-
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-  """Runs `work` in a daemon thread: one that hangs does not keep the process."""
-  future: Future[T] = Future()
-
-  def run() -> None:
-    with contextlib.ExitStack() as stack:
-      stack.push(failed)
-      future.set_result(work())
-
-  def failed(kind: Any, error: BaseException | None, trace: Any) -> bool:
-    if error is not None:
-      future.set_exception(error)
-    return True
-
-  threading.Thread(target=run, name="sample-tick", daemon=True).start()
-  return future

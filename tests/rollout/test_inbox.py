@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
-from sophia_jax.types import Request, Sampling
+from sophia_jax.rollout.embedded import EngineConfig
+from sophia_jax.types import Request, Sampling, SophiaError
 from tests.rollout import little
 
 
@@ -139,6 +141,51 @@ def test_siblings_are_prefilled_once(text, monkeypatch):
   text.engine.clear()
 
 
+# ------------------------------------------------------------------------ lanes
+LANES = dataclasses.replace(little.ENGINE, lanes=2)
+
+
+def test_slots_are_shared_between_lanes():
+  assert little.ENGINE.shares() == [4]
+  assert dataclasses.replace(LANES, slots=5).shares() == [2, 3]
+  assert EngineConfig(slots=63).shares() == [63]
+  assert sum(EngineConfig(slots=1001).shares()) == 1001
+
+
+def test_lanes_say_what_one_lane_says(text):
+  requests = [
+    text.request(f"r{i}", max_new_tokens=1 + 5 * i % 13) for i in range(11)
+  ]
+  want = {c.request_id: c for c in text.engine.generate(requests)}
+  engine = little.engine(text.module, text.words, config=LANES)
+  found = {c.request_id: c for c in engine.generate(requests)}
+  assert_same_words(found, want)
+  again = little.engine(text.module, text.words, config=LANES)
+  assert {c.request_id: c for c in again.generate(requests)} == found
+
+
+def test_siblings_share_a_lane(talk):
+  prefills = []
+  engine = talk.engine(prefills, LANES)
+  for i in range(LANES.slots):
+    engine.submit(talk.asked(f"r{i}", talk.words.prompt("red" * (i // 2))))
+  assert engine.room == 0
+  engine.tick()
+  assert prefills == [1, 1]
+
+
+def test_a_lane_that_fails_leaves_the_others_whole(talk, tmp_path):
+  engine = talk.engine([], LANES)
+  [want] = engine.generate([talk.first(2)])
+  good = engine.submit(talk.first(2))
+  gone = shutil.copy(talk.pictures[0], tmp_path / "gone.png")
+  engine.submit(talk.asked("x", talk.words.prompt("What", [str(gone)])))
+  gone.unlink()
+  with pytest.raises(SophiaError, match=r"gone\.png"):
+    engine.tick()
+  assert ticked(engine) == {good: want}
+
+
 # ------------------------------------------------------------------ later turns
 class Talk:
   """A policy that sees, and conversations of exact ids with it."""
@@ -148,8 +195,8 @@ class Talk:
     self.module = little.model(self.words)
     self.pictures = little.pictures(directory)
 
-  def engine(self, prefills):
-    engine = little.engine(self.module, self.words)
+  def engine(self, prefills, config=little.ENGINE):
+    engine = little.engine(self.module, self.words, config=config)
     arrays = engine._prompt_arrays
 
     def counted(prompts):
@@ -213,9 +260,10 @@ def assert_same_words(found, want):
     np.testing.assert_allclose(one.logps, want[name].logps, atol=1e-4)
 
 
-def test_a_later_turn_is_not_prefilled_again(talk, afresh):
+@pytest.mark.parametrize("config", [little.ENGINE, LANES])
+def test_a_later_turn_is_not_prefilled_again(talk, afresh, config):
   prefills = []
-  assert_same_words(talk.talk(talk.engine(prefills), 4), afresh)
+  assert_same_words(talk.talk(talk.engine(prefills, config), 4), afresh)
   assert sum(prefills) == 3  # two pictures, and none
   assert len({c.token_ids for c in afresh.values()}) > 9
 
