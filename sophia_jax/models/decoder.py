@@ -223,8 +223,17 @@ class Decoder(nn.Module):
     caches = None if kv is None else _unstacked(kv, self.cfg.decoder.depth)
     return self.norm(x), caches
 
+  def unstacked(self) -> tuple[Any, ...]:
+    """Returns the weights of each layer, which `step` takes."""
+    weights = self.layers.variables["params"]
+    return _unstacked(weights, self.cfg.decoder.depth)
+
   def step(
-    self, x: Float[Array, "B 1 D"], ctx: Step, caches: tuple[KVCache, ...]
+    self,
+    x: Float[Array, "B 1 D"],
+    ctx: Step,
+    caches: tuple[KVCache, ...],
+    layers: tuple[Any, ...],
   ) -> tuple[Float[Array, "B 1 D"], tuple[KVCache, ...]]:
     """Decodes one token a row and fills its column of the caches.
 
@@ -232,9 +241,8 @@ class Decoder(nn.Module):
     its part of a stacked cache for every token.
     """
     apply: Any = Block(self.cfg, parent=None).apply
-    weights = _unstacked(self.layers.variables["params"], len(caches))
     written = []
-    for params, cache in zip(weights, caches):
+    for params, cache in zip(layers, caches):
       x, cache = apply({"params": params}, x, ctx, cache)
       written.append(cache)
     return self.norm(x), tuple(written)

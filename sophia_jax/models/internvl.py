@@ -151,12 +151,17 @@ class InternVL(nn.Module):
     last = jnp.take_along_axis(following, lengths[:, None] - 1, axis=1)
     return last[:, 0] - lengths
 
+  def layers(self) -> tuple[Any, ...]:
+    """Returns the weights of each of the decoder's layers."""
+    return self.language.unstacked()
+
   def decode(
     self,
     tokens: Int[Array, "B"],
     positions: Int[Array, "B"],
     caches: tuple[KVCache, ...],
     offsets: Int[Array, "B"] | None = None,
+    layers: tuple[Any, ...] | None = None,
   ) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
     """Decodes one token a row: fills column positions[b], attends to columns <= it.
 
@@ -164,12 +169,15 @@ class InternVL(nn.Module):
 
     Args:
       offsets: what `offsets` returned for the prompts; None: all 0.
+      layers: what `layers` returned. A loop over steps takes it once; inside the
+        loop XLA copies every weight for every token.
     """
+    layers = self.layers() if layers is None else layers
     turned = positions if offsets is None else positions + offsets
     cos, sin = self._rotary(turned[:, None], positions[:, None] + 1)
     step = Step(cos=cos, sin=sin, positions=positions)
     embeds = self.language.embed(tokens[:, None])
-    hidden, caches = self.language.step(embeds, step, caches)
+    hidden, caches = self.language.step(embeds, step, caches, layers)
     return hidden[:, 0], caches
 
   def everything(

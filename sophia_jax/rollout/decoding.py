@@ -50,6 +50,7 @@ class Slots:
   """Tokens of `queue` that are still to be fed, before any is drawn."""
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def empty(cfg: InternVLConfig, slots: int, length: int) -> Slots:
   """Returns `slots` free slots of `length` tokens."""
   s, c = slots, length
@@ -141,10 +142,11 @@ def decode(
   """Feeds or draws up to `steps` tokens in every running slot."""
   apply: Any = functools.partial(model.apply, {"params": params})
   rows = jnp.arange(slots.token.shape[0])
+  layers = apply(method="layers")
 
   def step(carry):
     i, s = carry
-    args = s.token, s.position, s.caches, s.offset
+    args = s.token, s.position, s.caches, s.offset, layers
     hidden, caches = apply(*args, method="decode")
     token, logp = sampling.draw(
       apply(hidden, method="logits"),

@@ -57,12 +57,14 @@ class EngineConfig:
   counted and named; False: they are refused before anything is sampled. A
   reasoner's prompt counts with the longest caption, since none is there yet."""
   lanes: int = 0
-  """Shares of the slots, each decoded by a thread; 0: one for each core of a CPU,
-  of 32 slots or more, and one on anything else."""
+  """Shares of the slots, each decoded by a thread; 0: one on an accelerator, and
+  on a CPU as many as it has cores, of 64 slots or more, which a core multiplies to
+  the same bits whatever their number; two of 32 where there are no more."""
 
   def shares(self) -> list[int]:
     """Returns the number of slots of each lane."""
-    lanes = self.lanes or max(1, min(_cores(), self.slots // 32))
+    most = max(1, self.slots // 64, min(2, self.slots // 32))
+    lanes = self.lanes or min(_cores(), most)
     return [(self.slots + i) // lanes for i in range(lanes)]
 
 
