@@ -105,7 +105,7 @@ def prepared(workdir, models=None, **settings):
     "start": "base",
     "n": 8,
     "labels": "reference",
-    "train": {**train, "learning_rate": 1e-2, "warmup_steps": 4, "epochs": 12},
+    "train": {**train, "learning_rate": 5e-3, "warmup_steps": 4, "epochs": 12},
   }
   config.stages.rewards = stages.stage(**{**row, **(models or {})})
   row = {
