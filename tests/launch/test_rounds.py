@@ -219,8 +219,9 @@ def test_several_processes_learn_what_one_does(
   found = load_file(workdir / "export/model.safetensors")
   alone = load_file(undisturbed / "export/model.safetensors")
   # Sums over devices round differently, and Adam divides gradients near 0 by
-  # themselves; one sample that differed would change the update by far more.
-  assert distance(found, alone) < 5e-4 * count * distance(before, alone)
+  # themselves: 1e-3 of the update. Another answer of one problem in ten changes
+  # it by 0.4 of itself.
+  assert distance(found, alone) < 5e-3 * distance(before, alone)
 
 
 def losses(workdir):
