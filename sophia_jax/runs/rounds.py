@@ -150,7 +150,10 @@ class Rounds:
             sampled = self._sample(number, drawn, moment)
         drawn = sampled.drawn
         if config.ahead and number + 1 < config.rounds:
-          ahead = pool.submit(self._sample, number + 1, drawn, moment)
+          # Schedules of the reward and of the credit go by the round itself, as
+          # they do where a killed run samples it in its turn.
+          later = dataclasses.replace(moment, round=number + 1)
+          ahead = pool.submit(self._sample, number + 1, drawn, later)
         metrics = self._update(sampled, moment)
         if ahead is not None:
           ahead.result()

@@ -21,11 +21,20 @@ class Config:
   """Rollouts of a problem."""
 
 
-def longer(c: Config) -> Algorithm:
-  """Prefers longer answers, by plain policy gradient."""
+def longer(c: Config, seen: list[int]) -> Algorithm:
+  """Prefers longer answers, by plain policy gradient.
+
+  Args:
+    seen: takes the round of every reward.
+  """
+
+  def reward(rollout, moment):
+    seen.append(moment.round)
+    return float(rollout.length)
+
   return Algorithm(
     sample=recipes.attempts(c.n),
-    reward=lambda rollout, moment: float(rollout.length),
+    reward=reward,
     credit=credit.by_group(lambda r: r - r.mean(), reductions.sequence),
     streams=credit.STREAMS,
     terms=(Term("policy", losses.weighted(ratios.one)),),
@@ -33,11 +42,14 @@ def longer(c: Config) -> Algorithm:
 
 
 def test_a_toy_method_trains_two_rounds(tmp_path, monkeypatch):
-  monkeypatch.setitem(registry.ALGORITHMS, "longer", (Config, longer))
+  seen = []
+  monkeypatch.setitem(
+    registry.ALGORITHMS, "longer", (Config, lambda c: longer(c, seen))
+  )
   workdir = rounds.ready(tmp_path / "W")
   config = rounds_config.get_config()
   config.stages.longer = stages.stage(
-    "longer", rounds=2, groups=3, train=rounds_config.TRAIN
+    "longer", rounds=2, groups=3, ahead=1, train=rounds_config.TRAIN
   )
   config.order = ("longer",)
   run = Run(config, str(workdir))
@@ -45,6 +57,8 @@ def test_a_toy_method_trains_two_rounds(tmp_path, monkeypatch):
   driver.learn(run, stages.read(config, "longer"))
   rows = metrics.read(workdir / "metrics.jsonl")
   assert [row["step"] for row in rows] == [1, 2]
+  # A schedule sees the round that is rewarded, though it is sampled early.
+  assert seen == [0] * 12 + [1] * 12
   assert rows[0]["rewards/reward/mean"] > 0
   start = load_file(workdir / "models/policy/model.safetensors")
   end = load_file(workdir / "export/model.safetensors")
