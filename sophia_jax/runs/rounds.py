@@ -100,8 +100,9 @@ def learn(run: Run, stage: Stage) -> None:
     averages = training.averages(run, stage, session)
     for average in averages:
       stack.enter_context(average)
-    first = training.served(session.params())
-    sampler = stack.enter_context(opened(run, stage, model, first, others))
+    begin = training.for_engine(session)
+    sampler = stack.enter_context(opened(run, stage, model, begin, others))
+    del begin  # or it would be held until the last round
     beside = Beside(critics, averages, start)
     Rounds(run, stage, model, mesh, session, beside, sampler).run()
     params = session.model_params
@@ -176,7 +177,7 @@ class Rounds:
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
     """Hands the weights of now to the policy's engine; versions count from 1."""
-    self._sampler.load(training.served(self._session.params()), number + 1)
+    self._sampler.load(training.for_engine(self._session), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
     """Samples problems until enough groups are left after the selection."""

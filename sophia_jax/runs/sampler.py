@@ -156,9 +156,11 @@ def opened(
     others: engines of the models beside the policy.
   """
   embedded = run.config.policy.engine == "embedded"
+  opening = (_embedded if embedded else _served)(run, stage, model, params)
+  del params  # or they would be held until the last round
   with (
     sampling.verifier(run) as judge,
-    (_embedded if embedded else _served)(run, stage, model, params) as policy,
+    opening as policy,
     explained("what was finished is stored"),
   ):
     yield Sampler(run, stage, policy, others, judge)
@@ -178,6 +180,7 @@ def _embedded(
       run.section(EngineConfig, "engine"),
       TileCache(model.image),
     )
+  del own, params
   yield Policy(engine, lambda params, v: engine.load(local(params), v))
 
 

@@ -30,6 +30,7 @@ from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.average import Follower
 from sophia_jax.train.loop import fit
 from sophia_jax.train.session import Session
+from sophia_jax.train.state import copied
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
 
@@ -138,6 +139,19 @@ def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
     )
 
 
+def for_engine(trainer: Session) -> Params:
+  """Returns the model's parameters of now, valid for as long as they are held.
+
+  In the dtype of the computation, to which a model rounds a weight wherever it
+  uses one: an engine reads all of them for every token.
+  """
+  dtype = trainer.module.cfg.dtype
+  return {
+    part: copied(tree, dtype) if part in trainer.trained else tree
+    for part, tree in served(trainer.model_params).items()
+  }
+
+
 def served(params: Params) -> Params:
   """Returns the parameters of the model itself: adapters merged, no critic's
   head."""
@@ -216,9 +230,8 @@ def critic_sessions(
   """Makes the session of a critic with separate weights, if the method has one.
 
   It starts from the weights that the policy starts from, or from a reward model's,
-  and is not entered yet.
-  A critic that is ahead of its policy after a kill goes back to it: give it the
-  policy's `step` as its `limit` before it is entered.
+  and is not entered yet. A critic that is ahead of its policy after a kill goes
+  back to it: give it the policy's `step` as its `limit` before it is entered.
   """
   critic = stage.algorithm.critic
   if critic is None:
