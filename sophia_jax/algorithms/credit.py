@@ -276,8 +276,10 @@ def by_group(
 
 
 def tag(problem: Problem) -> float:
-  """Returns what tells problems apart in a stream: 24 bits, exact in fp32."""
-  return float(zlib.crc32(problem.id.encode()) & 0xFFFFFF)
+  """Returns the number of a problem in a stream, one of 2^30 that fp32 holds."""
+  digest = zlib.crc32(problem.id.encode())
+  mantissa, exponent = digest & 0x7FFFFF, digest >> 23 & 0x7F
+  return math.ldexp(mantissa + (1 << 23), exponent - 64)
 
 
 def by_reward(reduction: Reduction) -> Credit:
