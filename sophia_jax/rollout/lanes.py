@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -247,7 +246,7 @@ class Lane:
     self, slots: Slots, group: list[Job], places: list[int]
   ) -> Slots:
     """Prefills the group's distinct prompts and starts its jobs."""
-    rows: dict[bytes, int] = collections.OrderedDict()
+    rows: dict[bytes, int] = {}
     prompts: list[Prompt] = []
     for job in group:
       if job.key not in rows:
