@@ -33,7 +33,7 @@ class Job:
 
   @property
   def key(self) -> bytes:
-    """What requests have in common that are prefilled together."""
+    """Identity of the prompt: jobs that have it in common are prefilled once."""
     prompt = self.prompt
     return prompt.token_ids.tobytes() + "\0".join(prompt.images).encode()
 
