@@ -134,7 +134,8 @@ class Rounds:
     config, session = self._stage.config, self._session
     first = session.cursor.get("round", 0)
     drawn = session.cursor.get("drawn", 0)
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    # The pool waits for the round ahead, which ends with a run that fails.
+    with ThreadPoolExecutor(1, "ahead") as pool, self._sampler.ending():
       ahead: Future[Sampled] | None = None
       for number in range(first, config.rounds):
         moment = Moment(
