@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 
 from sophia_jax.algorithms import credit, diagnostics, information
 from sophia_jax.algorithms.contract import Moment
-from sophia_jax.data.loader import Loader, LoaderConfig, Reading
-from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
 from sophia_jax.rollout import tokens
 from sophia_jax.rollout.store import round_directory
@@ -122,10 +121,12 @@ class Rounds:
     beside: Beside,
     sampler: Sampler,
   ):
-    self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
+    self._run, self._stage, self._model = run, stage, model
     self._session, self._beside = session, beside
     self._sampler = sampler
     self._words = sources.words(run, model)
+    self._shape = training.packing(run, stage, model, mesh)
+    self._reading = training.reading(stage, model, mesh)
     self._said = False
     """Whether the suggested tile budget is logged."""
 
@@ -231,10 +232,8 @@ class Rounds:
   def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
     """Annotates and learns a round; returns the metrics of its last update."""
     session, stage = self._session, self._stage
-    shape = training.packing(self._run, stage, self._model, self._mesh)
-    reading = training.reading(stage, self._model, self._mesh)
     sequences = session.annotate(
-      sampled.sequences, shape, reading, self._models()
+      sampled.sequences, self._shape, self._reading, self._models()
     )
     found = _round_metrics(sampled, sequences, moment)
     found["timing_s/sample"] = sampled.seconds
@@ -246,8 +245,8 @@ class Rounds:
         len(sampled.groups),
       )
       return dict(moment.metrics)
-    loader = self._loader(sequences, moment, shape, reading)
-    found |= self._crossed(sampled.groups, shape, reading)
+    loader = self._loader(sequences, moment)
+    found |= self._crossed(sampled.groups)
     session.metrics(found)
     keeping = kept.Kept(stage, self._run.seed, moment.round, sequences)
     for step, batch in enumerate(loader):
@@ -262,17 +261,13 @@ class Rounds:
     return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
 
   def _loader(
-    self,
-    sequences: Sequence[TokenSequence],
-    moment: Moment,
-    shape: PackConfig,
-    reading: Reading,
+    self, sequences: Sequence[TokenSequence], moment: Moment
   ) -> Loader:
     """Plans the updates of a round, which all processes must see alike."""
     stage = self._stage
     loader = Loader(
       sequences,
-      shape,
+      self._shape,
       LoaderConfig(
         epochs=stage.train.epochs,
         updates=stage.config.minibatches,
@@ -280,7 +275,7 @@ class Rounds:
         round=moment.round,
         prefetch=training.prefetched(stage, self._model),
       ),
-      reading,
+      self._reading,
     )
     if meeting.is_leader() and not self._said:
       self._said = True
@@ -299,16 +294,17 @@ class Rounds:
       directory = self._run.directory(self._stage.name)
       tokens.write(round_directory(directory, number), rollouts)
 
-  def _crossed(
-    self, groups: Sequence[Group], shape: PackConfig, reading: Reading
-  ) -> dict[str, float]:
+  def _crossed(self, groups: Sequence[Group]) -> dict[str, float]:
     """Measures how much answers depend on their prompts, if the method does."""
     how = self._stage.algorithm.crossed
     if how is None:
       return {}
-    pairs = information.pairs(groups, how, shape.length)
+    pairs = information.pairs(groups, how, self._shape.length)
     scored = self._session.annotate(
-      pairs.sequences, shape, reading, annotators=information.ANNOTATORS
+      pairs.sequences,
+      self._shape,
+      self._reading,
+      annotators=information.ANNOTATORS,
     )
     return information.of_round(scored, pairs.own)
 

@@ -14,6 +14,7 @@ from sophia_jax.algorithms.contract import Algorithm, Term
 from sophia_jax.checkpoints import adapters
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive, section
+from sophia_jax.data.images import TileCache
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
@@ -55,7 +56,8 @@ def learn(run: Run, stage: Stage) -> None:
   model = opened(run, stage)
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   sequences = sources.of_stage(run, stage, model)
-  loader = _loader(run, stage, model, mesh, sequences)
+  how = reading(stage, model, mesh)
+  loader = _loader(run, stage, model, mesh, sequences, how)
   directory = run.directory(stage.name)
   meeting.assert_same(
     f"data of {directory}",
@@ -76,12 +78,12 @@ def learn(run: Run, stage: Stage) -> None:
         name: trainer.annotate(
           list(own),  # type: ignore[call-overload]
           packing(run, stage, model, mesh),
-          reading(stage, model, mesh),
+          how,
           starts,
         )
         for name, own in sequences.items()
       }
-      loader = _loader(run, stage, model, mesh, sequences)
+      loader = _loader(run, stage, model, mesh, sequences, how)
     params = fit(trainer, loader)
   export(run, stage, model, params)
 
@@ -340,7 +342,10 @@ def packing(run: Run, stage: Stage, model: Model, mesh: Mesh) -> PackConfig:
 
 
 def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
-  """Returns how rows become arrays, and this process's slice of them."""
+  """Returns how rows become arrays, and this process's slice of them.
+
+  Loaders with the same reading decode an image once.
+  """
   index, count = sharding.own_slice(mesh)
   return Reading(
     streams=stage.algorithm.all_streams,
@@ -348,6 +353,7 @@ def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
     image=model.image,
     slice_index=index,
     slices=count,
+    tiles=TileCache(model.image),
   )
 
 
@@ -369,6 +375,7 @@ def _loader(
   model: Model,
   mesh: Mesh,
   sequences: Mapping[str, Sequences],
+  how: Reading,
 ) -> Loader:
   mixture = run.section(MixtureConfig, "mixture")
   mixed = "visual" in sequences
@@ -381,7 +388,7 @@ def _loader(
       seed=run.seed + (stage.train.order << 32),
       prefetch=prefetched(stage, model),
     ),
-    reading(stage, model, mesh),
+    how,
     amounts=mixture.amounts if mixed else None,
     by=mixture.by if mixed else "epochs",
   )
