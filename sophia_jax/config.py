@@ -144,6 +144,21 @@ def check_choices(config: Any, name: str, **known: Iterable[str]) -> None:
       )
 
 
+def check_range(name: str, value: Any, fits: bool, remedy: str) -> None:
+  """Refuses a value that is out of range.
+
+  Args:
+    name: the field's name in the error, "papo.gamma".
+    fits: whether it is in range.
+    remedy: what fits: "0 to 1".
+
+  Raises:
+    SophiaError: names the field, its value and what fits.
+  """
+  if not fits:
+    raise SophiaError(f"{name}: {value!r} does not fit; use {remedy}")
+
+
 # --------------------------------------------------------------------- identity
 FREE = "free"
 

@@ -182,7 +182,7 @@ def kl_left_out(beta: float) -> Annotator:
 
   Leave-one-out is linear, so its share of the KL is taken from the advantages
   of the rewards: beta G/(G-1) (K_i - mean K). Sequences of a group may lie in
-  different batches, and an epoch later again. Reads "group" and "size".
+  different batches. Reads "group" and "size".
   """
 
   def across(

@@ -26,6 +26,7 @@ from sophia_jax.algorithms.contract import (
   Words,
 )
 from sophia_jax.algorithms.labels import CHECKER, EXTRACTOR
+from sophia_jax.config import check_choices
 from sophia_jax.rewards import facts
 from sophia_jax.rewards.facts import ABSENT, KINDS, UNKNOWN, WRONG
 from sophia_jax.types import (
@@ -57,11 +58,7 @@ class Config:
   """Kinds of hallucinations that are learnt: object, attribute, relation."""
 
   def __post_init__(self) -> None:
-    if self.labels not in ("models", "reference"):
-      raise SophiaError(
-        f"clause_rewards.labels: {self.labels!r} is unknown; use models or "
-        "reference"
-      )
+    check_choices(self, "clause_rewards", labels=("models", "reference"))
     if not 0 <= self.noise < 0.5:
       raise SophiaError(
         f"clause_rewards.noise: {self.noise}; use 0 to less than 0.5"

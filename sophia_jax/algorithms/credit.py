@@ -39,6 +39,7 @@ from sophia_jax.algorithms.contract import (
   Words,
 )
 from sophia_jax.algorithms.reductions import Reduction
+from sophia_jax.algorithms.selection import part
 from sophia_jax.types import (
   Group,
   Problem,
@@ -275,8 +276,10 @@ def by_group(
 
 
 def tag(problem: Problem) -> float:
-  """Returns what tells problems apart in a stream: 24 bits, exact in fp32."""
-  return float(zlib.crc32(problem.id.encode()) & 0xFFFFFF)
+  """Returns the number of a problem in a stream, one of 2^30 that fp32 holds."""
+  digest = zlib.crc32(problem.id.encode())
+  mantissa, exponent = digest & 0x7FFFFF, digest >> 23 & 0x7F
+  return math.ldexp(mantissa + (1 << 23), exponent - 64)
 
 
 def by_reward(reduction: Reduction) -> Credit:
@@ -290,7 +293,7 @@ def by_reward(reduction: Reduction) -> Credit:
       bare = sequences(rollout, group.problem, words)
       *before, last = credited(bare, reduction, rewards=0.0)
       rewards = np.zeros(len(last), np.float32)
-      rewards[np.flatnonzero(learnt(last.roles))[-1:]] = part_of(rollout)
+      rewards[np.flatnonzero(learnt(last.roles))[-1:]] = part(rollout, "reward")
       streams = {**last.streams, "rewards": rewards}
       made += [*before, dataclasses.replace(last, streams=streams)]
     return alike(made)
@@ -311,7 +314,7 @@ def by_turns(reduction: Reduction, episodes: bool = False) -> Credit:
   ) -> list[TokenSequence]:
     made: list[TokenSequence] = []
     for group, rollout in ((g, r) for g in groups for r in g.rollouts):
-      rewards = [0.0] * (len(rollout.turns) - 1) + [part_of(rollout)]
+      rewards = [0.0] * (len(rollout.turns) - 1) + [part(rollout, "reward")]
       if not episodes:
         rewards = [*np.ravel(rollout.rewards["turns"])]
       paid = iter(rewards)
@@ -331,11 +334,6 @@ def _ends(roles: Int8[np.ndarray, "L"]) -> Float[np.ndarray, "L"]:
   """Returns 1 on the last token of each turn that the policy wrote."""
   own = roles == Role.RESPONSE
   return (own & ~np.append(own[1:], False)).astype(np.float32)
-
-
-def part_of(rollout: Rollout) -> float:
-  """Returns the mixed reward of a rollout."""
-  return float(rollout.rewards["reward"])  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------ pairs

@@ -201,17 +201,16 @@ def of_round(
   rollouts = [r for g in groups for r in g.rollouts]
   lengths = [float(r.length) for r in rollouts]
   advantages = [
-    float(a)
+    s.streams["advantages"][s.streams["mask"] > 0]
     for s in sequences
     if "advantages" in s.streams
-    for a in s.streams["advantages"][s.streams["mask"] > 0]
   ]
   parts = {key: _part(rollouts, key) for key in _keys(rollouts)}
   own = [r for r in rollouts if r.author == "policy"]
   stale = [float(moment.round + 1 - r.version) for r in own if r.version]
   return {
     **_spread("critic/score", parts.get("reward", [])),
-    **_spread("critic/advantages", advantages),
+    **_spread("critic/advantages", np.concatenate([[], *advantages])),
     **{f"rewards/{k}/mean": float(np.mean(v)) for k, v in parts.items()},
     **{f"rewards/{k}/std": float(np.std(v)) for k, v in parts.items()},
     "frac_reward_zero_std": _share(map(_constant, groups)),
@@ -283,13 +282,15 @@ def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
   return {f"{name}/mean": float(np.mean(values))} if values else {}
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
-  if not values:
+def _spread(
+  name: str, values: Sequence[float] | Float[np.ndarray, "L"]
+) -> dict[str, float]:
+  if not len(values):
     return {}
   return {
     f"{name}/mean": float(np.mean(values)),
-    f"{name}/max": max(values),
-    f"{name}/min": min(values),
+    f"{name}/max": float(np.max(values)),
+    f"{name}/min": float(np.min(values)),
   }
 
 

@@ -41,8 +41,8 @@ class GroupConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(GroupConfig):
-  """Group-relative policy optimisation."""
+class ClipConfig(GroupConfig):
+  """Settings of a clipped surrogate on groups."""
 
   low: float = 0.2
   """Distance of the ratio's lower bound from 1."""
@@ -50,6 +50,12 @@ class Config(GroupConfig):
   """Distance of the ratio's upper bound from 1."""
   dual: float = 0.0
   """Bound of the loss in |A| where the advantage A is negative; 0: off."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ClipConfig):
+  """Group-relative policy optimisation."""
+
   kl: float = 0.04
   """Coefficient of the KL to the reference in the loss; 0: no reference."""
   reduction: str = "sequence"
@@ -63,28 +69,17 @@ def grpo(c: Config, method: str = "grpo") -> Algorithm:
     method: name in errors.
   """
   reduction = reductions.named(c.reduction, method)
-  return clipped(
-    c,
-    method,
-    credit.by_group(advantages.normalised, reduction),
-    (c.low, c.high, c.dual),
-  )
+  return clipped(c, method, credit.by_group(advantages.normalised, reduction))
 
 
 def clipped(
-  c: GroupConfig,
+  c: ClipConfig,
   method: str,
   credited: Credit,
-  bounds: tuple[float, float, float],
   ratio: ratios.Ratio = ratios.token,
 ) -> Algorithm:
-  """Builds a clipped surrogate on groups.
-
-  Args:
-    bounds: (low, high, dual) as in Config.
-  """
-  low, high, dual = bounds
-  limits = (low, high, dual or math.inf)
+  """Builds a clipped surrogate on groups."""
+  limits = (c.low, c.high, c.dual or math.inf)
   return grouped(
     c,
     method,

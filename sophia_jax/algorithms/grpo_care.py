@@ -31,8 +31,9 @@ from sophia_jax.algorithms.contract import (
   Reward,
   Words,
 )
+from sophia_jax.config import check_range
 from sophia_jax.rewards.extract import answer_span
-from sophia_jax.types import Group, Rollout, SophiaError, TokenSequence
+from sophia_jax.types import Group, Rollout, TokenSequence
 
 LOGPS = "average_logps"
 EXTRA = ("group", "answer", "accuracy", "reward")
@@ -67,16 +68,12 @@ class Config(seed_bench_r1.Config):
 
   def __post_init__(self) -> None:
     for key in ("format", "bonus", "margin"):
-      _refuse(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
+      value = getattr(self, key)
+      check_range(f"grpo_care.{key}", value, value >= 0, "0 or more")
     for key in ("highest", "least", "decay"):
       value = getattr(self, key)
-      _refuse(key, value, 0 <= value <= 1, "0 to 1")
-    _refuse("every", self.every, self.every > 0, "1 or more")
-
-
-def _refuse(key: str, value: float, fits: bool, remedy: str) -> None:
-  if not fits:
-    raise SophiaError(f"grpo_care.{key}: {value!r} does not fit; use {remedy}")
+      check_range(f"grpo_care.{key}", value, 0 <= value <= 1, "0 to 1")
+    check_range("grpo_care.every", self.every, self.every > 0, "1 or more")
 
 
 def grpo_care(c: Config) -> Algorithm:
@@ -156,7 +153,7 @@ def _located(
     **sequence.streams,
     "answer": answer,
     "accuracy": mask * np.float32(selection.part(rollout, "accuracy")),
-    "reward": mask * np.float32(credit.part_of(rollout)),
+    "reward": mask * np.float32(selection.part(rollout, "reward")),
   }
   return dataclasses.replace(sequence, streams=streams)
 

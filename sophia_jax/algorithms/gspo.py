@@ -9,15 +9,13 @@ from sophia_jax.algorithms.contract import Algorithm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(grpo.GroupConfig):
+class Config(grpo.ClipConfig):
   """Group sequence policy optimisation."""
 
   low: float = 3e-4
   """Distance of the ratio's lower bound from 1."""
   high: float = 4e-4
   """Distance of the ratio's upper bound from 1."""
-  dual: float = 0.0
-  """Bound of the loss in |A| where the advantage A is negative; 0: off."""
 
 
 def gspo(c: Config) -> Algorithm:
@@ -29,6 +27,5 @@ def gspo(c: Config) -> Algorithm:
     c,
     "gspo",
     credit.by_group(advantages.normalised, reductions.sequence),
-    (c.low, c.high, c.dual),
     ratios.sequence,
   )

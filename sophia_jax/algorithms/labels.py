@@ -74,8 +74,8 @@ def described(n: int) -> Sample:
 
   async def sample(world: World, problem: Problem) -> Group:
     prompt = world.prompt("policy", problem)
-    told = (description(world, problem, (i,), prompt) for i in range(n))
-    return Group(problem=problem, rollouts=tuple(await asyncio.gather(*told)))
+    asked = (description(world, problem, (i,), prompt) for i in range(n))
+    return Group(problem=problem, rollouts=tuple(await asyncio.gather(*asked)))
 
   return sample
 

@@ -31,7 +31,8 @@ from sophia_jax.algorithms.contract import (
   Words,
   constant,
 )
-from sophia_jax.types import Group, Rollout, SophiaError, TokenSequence
+from sophia_jax.config import check_range
+from sophia_jax.types import Group, Rollout, TokenSequence
 
 MOST = 10.0
 """Bound of a token's estimate of the perception KL, as in the code."""
@@ -83,14 +84,17 @@ class Config(grpo.Config):
 
   def __post_init__(self) -> None:
     for key in ("gamma", "gamma_last", "eta", "eta_view", "gamma_rounds"):
-      _refuse(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
+      value = getattr(self, key)
+      check_range(f"papo.{key}", value, value >= 0, "0 or more")
     for key in ("hidden", "format"):
       value = getattr(self, key)
-      _refuse(key, value, 0 <= value <= 1, "0 to 1")
-    _refuse("patch", self.patch, self.patch > 0, "1 or more")
-    _refuse("place", self.place, self.place in PLACES, " or ".join(PLACES))
-    fits = not (self.recompute and self.place == "image")
-    _refuse("place", self.place, fits, "tile with recompute")
+      check_range(f"papo.{key}", value, 0 <= value <= 1, "0 to 1")
+    check_range("papo.patch", self.patch, self.patch > 0, "1 or more")
+    for fits, remedy in (
+      (self.place in PLACES, " or ".join(PLACES)),
+      (not self.recompute or self.place != "image", "tile with recompute"),
+    ):
+      check_range("papo.place", self.place, fits, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,11 +112,6 @@ class ConfigD(Config):
   exploited."""
   eta_view: float = 0.03
   """The same on the hidden view; has no gradient unless `recompute`."""
-
-
-def _refuse(key: str, value: object, fits: bool, remedy: str) -> None:
-  if not fits:
-    raise SophiaError(f"papo.{key}: {value!r} does not fit; use {remedy}")
 
 
 def papo(c: Config, method: str = "papo") -> Algorithm:

@@ -216,11 +216,6 @@ def drawn(n: int, seed: int, depth: int = 1) -> Select:
 
 
 # ----------------------------------------------------------------------- values
-def propagated(key: str = "accuracy") -> Select:
-  """Gives every parent the mean reward of its children: SOPHIA's Eq. 5."""
-  return lambda groups, moment: [with_values(g, key) for g in groups]
-
-
 def with_values(group: Group, key: str = "accuracy") -> Group:
   """Returns the group with R(c) = 1/N sum_n R(y_n) on each parent c (Eq. 5)."""
 

@@ -168,11 +168,16 @@ def _filter(c: Config) -> contract.Select:
 
 def _of_groups(c: Config, reduction: Reduction) -> Algorithm:
   """Builds the flavour of GRPO: a start's episodes are their own baseline."""
-  shared = grpo.GroupConfig(
-    n=c.n, kl=c.kl, kl_estimator=c.kl_estimator, entropy=c.entropy
+  shared = grpo.ClipConfig(
+    n=c.n,
+    kl=c.kl,
+    kl_estimator=c.kl_estimator,
+    entropy=c.entropy,
+    low=c.low,
+    high=c.high,
   )
   credited = credit.by_group(advantages.normalised, reduction)
-  return grpo.clipped(shared, "starpo", credited, (c.low, c.high, 0.0))
+  return grpo.clipped(shared, "starpo", credited)
 
 
 def _of_critic(c: Config, reduction: Reduction) -> Algorithm:

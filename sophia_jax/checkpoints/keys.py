@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -426,19 +426,6 @@ def _disk_shape(
 def tensor_shape(parts: tuple[Part, ...]) -> tuple[int, ...]:
   """Returns the shape of the tensor on disk that holds `parts`."""
   return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-
-
-def fuse(tensors: Sequence[np.ndarray], parts: tuple[Part, ...]) -> np.ndarray:
-  """Returns the tensor on disk that holds the values of `parts`."""
-  if len(parts) == 1:
-    return tensors[0]
-  whole = np.empty(tensor_shape(parts), tensors[0].dtype)
-  for tensor, part in zip(tensors, parts, strict=True):
-    at = 0
-    for first, count in part.runs.between(0, len(tensor)):
-      whole[first : first + count] = tensor[at : at + count]
-      at += count
-  return whole
 
 
 def to_param(x: np.ndarray, kind: Kind) -> np.ndarray:

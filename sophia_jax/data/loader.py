@@ -48,7 +48,7 @@ class LoaderConfig:
   prefetch: int = 2
   """Batches kept ready."""
   cache_bytes: int = 1 << 30
-  """Memory for decoded tiles."""
+  """Memory for decoded tiles, where the reading brings no cache."""
 
   def __post_init__(self) -> None:
     if self.epochs < 1:
@@ -75,6 +75,9 @@ class Reading:
   """This process's slice of every batch."""
   slices: int = 1
   """Number of slices; divides the shards of the packing."""
+  tiles: TileCache | None = None
+  """Reader of images that several loaders share; None: each has a separate
+  one."""
 
 
 class Loader:
@@ -111,7 +114,7 @@ class Loader:
     """
     packing.check_processes(shape, reading.slices)
     self.packing, self.config, self.reading = shape, config, reading
-    self._tiles = TileCache(reading.image, config.cache_bytes)
+    self._tiles = reading.tiles or TileCache(reading.image, config.cache_bytes)
     named = sequences if isinstance(sequences, Mapping) else {"": sequences}
     self._sequences = Joined(list(named.values()))
     self._counts = {name: len(own) for name, own in named.items()}

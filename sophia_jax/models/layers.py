@@ -38,17 +38,6 @@ PARAM_AXES = (
   "vision_heads",
   "vision_mlp",
 )
-ACTIVATION_AXES = (
-  "act_tiles",
-  "act_batch",
-  "act_length",
-  "act_heads",
-  "act_residual",
-  "act_embed",
-  "act_replica",
-  "act_shard",
-  "act_sliced",
-)
 
 constrain = nn.with_logical_constraint
 

@@ -126,13 +126,12 @@ def merged_bytes(case: Case) -> float:
 
   Where adapters are trained those are the weights that they are merged into.
   """
+  params = aot.placed_params(case.cfg, case.mesh, (), "bfloat16")
   if case.lora is None:
-    return state_bytes(case)["parameters"]
-  params = flatten_dict(
-    aot.placed_params(case.cfg, case.mesh, (), "bfloat16"), sep="/"
-  )
+    return float(aot.held([params[part] for part in case.trained]))
+  flat = flatten_dict(params, sep="/")
   kernels = lora.kernels(case.cfg, case.lora)
-  return float(aot.held([params[path] for path in kernels]))
+  return float(aot.held([flat[path] for path in kernels]))
 
 
 def kept_bytes(case: Case) -> float:

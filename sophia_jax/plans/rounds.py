@@ -252,10 +252,9 @@ def held_bytes(rounds: Rounds, case: Case) -> dict[str, float]:
 
   The reference is a whole model in bf16, and so is each reward model, which is
   taken to be of the policy's size; an average has the trained parts, like the
-  policy's; the copy that an embedded engine
-  serves has the trained parts, and shares the frozen ones. Where several
-  processes sample, each holds the whole model on one device. An engine's caches
-  are on one device, too.
+  policy's; the copy that an embedded engine serves has the trained parts in bf16,
+  and shares the frozen ones. Where several processes sample, each holds the whole
+  model on one device. An engine's caches are on one device, too.
   """
   state = arithmetic.state_bytes(case)
   held: dict[str, float] = {}
@@ -279,9 +278,9 @@ def held_bytes(rounds: Rounds, case: Case) -> dict[str, float]:
 
 def served_bytes(case: Case) -> float:
   """Returns bytes of the policy's copy, on the device that has most of it."""
-  params = aot.placed_params(case.cfg, case.mesh, case.trained, "bfloat16")
   if _processes(case) == 1:
     return arithmetic.merged_bytes(case)
+  params = aot.placed_params(case.cfg, case.mesh, (), "bfloat16")
   leaves = jax.tree.leaves(params)
   return float(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 

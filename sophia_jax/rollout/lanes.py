@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -34,7 +33,7 @@ class Job:
 
   @property
   def key(self) -> bytes:
-    """What requests have in common that are prefilled together."""
+    """Identity of the prompt: jobs that have it in common are prefilled once."""
     prompt = self.prompt
     return prompt.token_ids.tobytes() + "\0".join(prompt.images).encode()
 
@@ -247,7 +246,7 @@ class Lane:
     self, slots: Slots, group: list[Job], places: list[int]
   ) -> Slots:
     """Prefills the group's distinct prompts and starts its jobs."""
-    rows: dict[bytes, int] = collections.OrderedDict()
+    rows: dict[bytes, int] = {}
     prompts: list[Prompt] = []
     for job in group:
       if job.key not in rows:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
-  """Runs `work` in a thread of its own."""
+  """Runs `work` in a thread."""
   future: Future[T] = Future()
 
   def run() -> None:

@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 
 from sophia_jax.algorithms import credit, diagnostics, information
 from sophia_jax.algorithms.contract import Moment
-from sophia_jax.data.loader import Loader, LoaderConfig, Reading
-from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
 from sophia_jax.rollout import tokens
 from sophia_jax.rollout.store import round_directory
@@ -100,8 +99,9 @@ def learn(run: Run, stage: Stage) -> None:
     averages = training.averages(run, stage, session)
     for average in averages:
       stack.enter_context(average)
-    first = training.served(session.params())
-    sampler = stack.enter_context(opened(run, stage, model, first, others))
+    begin = training.for_engine(session)
+    sampler = stack.enter_context(opened(run, stage, model, begin, others))
+    del begin  # or it would be held until the last round
     beside = Beside(critics, averages, start)
     Rounds(run, stage, model, mesh, session, beside, sampler).run()
     params = session.model_params
@@ -121,10 +121,12 @@ class Rounds:
     beside: Beside,
     sampler: Sampler,
   ):
-    self._run, self._stage, self._model, self._mesh = run, stage, model, mesh
+    self._run, self._stage, self._model = run, stage, model
     self._session, self._beside = session, beside
     self._sampler = sampler
     self._words = sources.words(run, model)
+    self._shape = training.packing(run, stage, model, mesh)
+    self._reading = training.reading(stage, model, mesh)
     self._said = False
     """Whether the suggested tile budget is logged."""
 
@@ -133,7 +135,8 @@ class Rounds:
     config, session = self._stage.config, self._session
     first = session.cursor.get("round", 0)
     drawn = session.cursor.get("drawn", 0)
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    # The pool waits for the round ahead, which ends with a run that fails.
+    with ThreadPoolExecutor(1, "ahead") as pool, self._sampler.ending():
       ahead: Future[Sampled] | None = None
       for number in range(first, config.rounds):
         moment = Moment(
@@ -150,7 +153,10 @@ class Rounds:
             sampled = self._sample(number, drawn, moment)
         drawn = sampled.drawn
         if config.ahead and number + 1 < config.rounds:
-          ahead = pool.submit(self._sample, number + 1, drawn, moment)
+          # Schedules of the reward and of the credit go by the round itself, as
+          # they do where a killed run samples it in its turn.
+          later = dataclasses.replace(moment, round=number + 1)
+          ahead = pool.submit(self._sample, number + 1, drawn, later)
         metrics = self._update(sampled, moment)
         if ahead is not None:
           ahead.result()
@@ -173,7 +179,7 @@ class Rounds:
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
     """Hands the weights of now to the policy's engine; versions count from 1."""
-    self._sampler.load(training.served(self._session.params()), number + 1)
+    self._sampler.load(training.for_engine(self._session), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
     """Samples problems until enough groups are left after the selection."""
@@ -226,10 +232,8 @@ class Rounds:
   def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
     """Annotates and learns a round; returns the metrics of its last update."""
     session, stage = self._session, self._stage
-    shape = training.packing(self._run, stage, self._model, self._mesh)
-    reading = training.reading(stage, self._model, self._mesh)
     sequences = session.annotate(
-      sampled.sequences, shape, reading, self._models()
+      sampled.sequences, self._shape, self._reading, self._models()
     )
     found = _round_metrics(sampled, sequences, moment)
     found["timing_s/sample"] = sampled.seconds
@@ -241,8 +245,8 @@ class Rounds:
         len(sampled.groups),
       )
       return dict(moment.metrics)
-    loader = self._loader(sequences, moment, shape, reading)
-    found |= self._crossed(sampled.groups, shape, reading)
+    loader = self._loader(sequences, moment)
+    found |= self._crossed(sampled.groups)
     session.metrics(found)
     keeping = kept.Kept(stage, self._run.seed, moment.round, sequences)
     for step, batch in enumerate(loader):
@@ -257,17 +261,13 @@ class Rounds:
     return {k: v for k, v in {**found, **latest}.items() if np.isfinite(v)}
 
   def _loader(
-    self,
-    sequences: Sequence[TokenSequence],
-    moment: Moment,
-    shape: PackConfig,
-    reading: Reading,
+    self, sequences: Sequence[TokenSequence], moment: Moment
   ) -> Loader:
     """Plans the updates of a round, which all processes must see alike."""
     stage = self._stage
     loader = Loader(
       sequences,
-      shape,
+      self._shape,
       LoaderConfig(
         epochs=stage.train.epochs,
         updates=stage.config.minibatches,
@@ -275,7 +275,7 @@ class Rounds:
         round=moment.round,
         prefetch=training.prefetched(stage, self._model),
       ),
-      reading,
+      self._reading,
     )
     if meeting.is_leader() and not self._said:
       self._said = True
@@ -294,16 +294,17 @@ class Rounds:
       directory = self._run.directory(self._stage.name)
       tokens.write(round_directory(directory, number), rollouts)
 
-  def _crossed(
-    self, groups: Sequence[Group], shape: PackConfig, reading: Reading
-  ) -> dict[str, float]:
+  def _crossed(self, groups: Sequence[Group]) -> dict[str, float]:
     """Measures how much answers depend on their prompts, if the method does."""
     how = self._stage.algorithm.crossed
     if how is None:
       return {}
-    pairs = information.pairs(groups, how, shape.length)
+    pairs = information.pairs(groups, how, self._shape.length)
     scored = self._session.annotate(
-      pairs.sequences, shape, reading, annotators=information.ANNOTATORS
+      pairs.sequences,
+      self._shape,
+      self._reading,
+      annotators=information.ANNOTATORS,
     )
     return information.of_round(scored, pairs.own)
 

@@ -31,7 +31,7 @@ from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
 from sophia_jax.stopping import explained
 from sophia_jax.train import sharding
-from sophia_jax.types import Group, Problem, Request, Sampling
+from sophia_jax.types import Group, Problem, Request, Sampling, SophiaError
 
 
 class Policy(NamedTuple):
@@ -64,6 +64,22 @@ class Sampler:
     self.problems = sampling.fitting(run, stage)
     """Every problem of the stage's data that the engines have room for."""
     self._shard = Shard(jax.process_index(), jax.process_count())
+    self._world: World | None = None
+    """That of the round in flight."""
+    self._stopped = False
+
+  @contextlib.contextmanager
+  def ending(self) -> Iterator[None]:
+    """Makes `groups` fail soon, in any thread, once the block has failed."""
+    with contextlib.ExitStack() as stack:
+      stack.callback(self._stop)
+      yield
+      stack.pop_all()
+
+  def _stop(self) -> None:
+    self._stopped = True
+    if self._world is not None:
+      self._world.stop(_cut_short())
 
   def groups(self, number: int, problems: Sequence[Problem]) -> list[Group]:
     """Samples problems of a round; what its store holds is not asked again.
@@ -84,6 +100,9 @@ class Sampler:
         round=number,
       )
       world.check(own)
+      self._world = world
+      if self._stopped:
+        raise _cut_short()
       found = self._collect(own, world)
     if self._shard.count == 1:
       return found
@@ -116,6 +135,10 @@ class Sampler:
   def _meta(self) -> dict[str, Any]:
     """Returns the settings that the answers of every round depend on."""
     return sampling.store_meta(self._run, self._stage)
+
+
+def _cut_short() -> SophiaError:
+  return SophiaError("sampling is stopped: the run has failed")
 
 
 @contextlib.contextmanager
@@ -156,9 +179,11 @@ def opened(
     others: engines of the models beside the policy.
   """
   embedded = run.config.policy.engine == "embedded"
+  opening = (_embedded if embedded else _served)(run, stage, model, params)
+  del params  # or they would be held until the last round
   with (
     sampling.verifier(run) as judge,
-    (_embedded if embedded else _served)(run, stage, model, params) as policy,
+    opening as policy,
     explained("what was finished is stored"),
   ):
     yield Sampler(run, stage, policy, others, judge)
@@ -178,6 +203,7 @@ def _embedded(
       run.section(EngineConfig, "engine"),
       TileCache(model.image),
     )
+  del own, params
   yield Policy(engine, lambda params, v: engine.load(local(params), v))
 
 

@@ -14,6 +14,7 @@ from sophia_jax.algorithms.contract import Algorithm, Term
 from sophia_jax.checkpoints import adapters
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import decisive, section
+from sophia_jax.data.images import TileCache
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
@@ -30,6 +31,7 @@ from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.average import Follower
 from sophia_jax.train.loop import fit
 from sophia_jax.train.session import Session
+from sophia_jax.train.state import copied
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
 
@@ -54,7 +56,8 @@ def learn(run: Run, stage: Stage) -> None:
   model = opened(run, stage)
   mesh = sharding.make_mesh(run.section(sharding.MeshConfig, "mesh"))
   sequences = sources.of_stage(run, stage, model)
-  loader = _loader(run, stage, model, mesh, sequences)
+  how = reading(stage, model, mesh)
+  loader = _loader(run, stage, model, mesh, sequences, how)
   directory = run.directory(stage.name)
   meeting.assert_same(
     f"data of {directory}",
@@ -75,12 +78,12 @@ def learn(run: Run, stage: Stage) -> None:
         name: trainer.annotate(
           list(own),  # type: ignore[call-overload]
           packing(run, stage, model, mesh),
-          reading(stage, model, mesh),
+          how,
           starts,
         )
         for name, own in sequences.items()
       }
-      loader = _loader(run, stage, model, mesh, sequences)
+      loader = _loader(run, stage, model, mesh, sequences, how)
     params = fit(trainer, loader)
   export(run, stage, model, params)
 
@@ -136,6 +139,19 @@ def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
       run.directory(stage.name) / ADAPTER,
       str(run.start(stage)),
     )
+
+
+def for_engine(trainer: Session) -> Params:
+  """Returns the model's parameters of now, valid for as long as they are held.
+
+  In the dtype of the computation, to which a model rounds a weight wherever it
+  uses one: an engine reads all of them for every token.
+  """
+  dtype = trainer.module.cfg.dtype
+  return {
+    part: copied(tree, dtype) if part in trainer.trained else tree
+    for part, tree in served(trainer.model_params).items()
+  }
 
 
 def served(params: Params) -> Params:
@@ -216,9 +232,8 @@ def critic_sessions(
   """Makes the session of a critic with separate weights, if the method has one.
 
   It starts from the weights that the policy starts from, or from a reward model's,
-  and is not entered yet.
-  A critic that is ahead of its policy after a kill goes back to it: give it the
-  policy's `step` as its `limit` before it is entered.
+  and is not entered yet. A critic that is ahead of its policy after a kill goes
+  back to it: give it the policy's `step` as its `limit` before it is entered.
   """
   critic = stage.algorithm.critic
   if critic is None:
@@ -327,7 +342,10 @@ def packing(run: Run, stage: Stage, model: Model, mesh: Mesh) -> PackConfig:
 
 
 def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
-  """Returns how rows become arrays, and this process's slice of them."""
+  """Returns how rows become arrays, and this process's slice of them.
+
+  Loaders with the same reading decode an image once.
+  """
   index, count = sharding.own_slice(mesh)
   return Reading(
     streams=stage.algorithm.all_streams,
@@ -335,6 +353,7 @@ def reading(stage: Stage, model: Model, mesh: Mesh) -> Reading:
     image=model.image,
     slice_index=index,
     slices=count,
+    tiles=TileCache(model.image),
   )
 
 
@@ -356,6 +375,7 @@ def _loader(
   model: Model,
   mesh: Mesh,
   sequences: Mapping[str, Sequences],
+  how: Reading,
 ) -> Loader:
   mixture = run.section(MixtureConfig, "mixture")
   mixed = "visual" in sequences
@@ -368,7 +388,7 @@ def _loader(
       seed=run.seed + (stage.train.order << 32),
       prefetch=prefetched(stage, model),
     ),
-    reading(stage, model, mesh),
+    how,
     amounts=mixture.amounts if mixed else None,
     by=mixture.by if mixed else "epochs",
   )

@@ -276,8 +276,7 @@ class Session:
       sequences: all sequences of a round, with the streams that credit gave.
       packing: shape of the rows that are scored.
       models: further models that annotators name: "reference", "critic",
-        "average".
-        "policy" is this session's own.
+        "average". "policy" is this session's own.
       annotators: what makes them; None: the method's own.
     """
     if annotators is None:

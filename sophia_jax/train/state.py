@@ -108,6 +108,15 @@ def _layout(tx: optax.GradientTransformation, params: Params) -> optax.OptState:
   )
 
 
-def copied(params: Params) -> Params:
-  """Copies parameters on their devices: an update donates those it is given."""
-  return jax.tree.map(jnp.copy, params)
+def copied(params: Params, dtype: str | None = None) -> Params:
+  """Copies parameters on their devices: an update donates those it is given.
+
+  Args:
+    dtype: dtype of the copy; None: each parameter's own.
+  """
+
+  def copy(x: Array) -> Array:
+    same = dtype is None or x.dtype == jnp.dtype(dtype)
+    return jnp.copy(x) if same else x.astype(dtype)
+
+  return jax.tree.map(copy, params)

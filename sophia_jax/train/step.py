@@ -165,6 +165,7 @@ class Step:
     """Returns a microbatch's part of L = sum_k c_k sum_t w_t loss_t / count_k."""
     terms, seen = self._algorithm.terms, self._algorithm.metrics
     largest = self._algorithm.maxima
+    per_tile = self._model.cfg.tokens_per_tile
     batch = with_numbers(batch, scalars.numbers)
     asked = outputs.only(batch, learnt(batch, (*terms, *seen, *largest)))
     out = outputs.forward(
@@ -181,7 +182,7 @@ class Step:
     out = jax.lax.stop_gradient(out)
     parts |= {t.name: value(t, out, batch, counts) for t in seen}
     logp = jnp.sum(out.logps * learnt(batch, terms)) / counts["tokens"]
-    metrics = {**parts, "loss": loss, "logp": logp, **work(batch)}
+    metrics = {**parts, "loss": loss, "logp": logp, **work(batch, per_tile)}
     maxima = {t.name: maximum(t, out, batch) for t in largest}
     tokens = {t.name: t.loss(out, batch) for t in self._watched}
     return loss, (metrics, maxima, tokens)
@@ -258,13 +259,14 @@ def scalars(algorithm: Algorithm, moment: Moment) -> Scalars:
   )
 
 
-def work(batch: Batch) -> Metrics:
+def work(batch: Batch, tokens_per_tile: int) -> Metrics:
   """Counts what a microbatch asks of the model (`models.flops.Work`)."""
   live = batch.segment_ids > 0
+  tiles = jnp.sum(batch.tile_places[:, 0] >= 0, dtype=jnp.float32)
   return {
     "microbatches": jnp.float32(1),
     "places": jnp.float32(live.size),
     "live": jnp.sum(live, dtype=jnp.float32),
     "pairs": jnp.sum(jnp.where(live, batch.positions + 1.0, 0.0)),
-    "image_tokens": jnp.max(batch.tile_slots) + 1.0,
+    "image_tokens": tiles * tokens_per_tile,
   }

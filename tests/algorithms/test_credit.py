@@ -180,6 +180,13 @@ def test_a_mixed_group_has_one_baseline_or_that_of_the_policy(advantage):
 
 
 # ---------------------------------------------------------------------- rewards
+def test_the_tag_of_a_problem_is_its_own_and_exact():
+  ids = [f"{i * 2654435761 % 2**31:032x}" for i in range(20000)]
+  tags = [credit.tag(dataclasses.replace(PROBLEM, id=id)) for id in ids]
+  assert len(set(tags)) == len(ids)
+  np.testing.assert_array_equal(np.array(tags, np.float32), tags)
+
+
 def test_a_reward_lies_on_the_last_token():
   rule = credit.by_reward(reductions.token)
   made = rule(scored(*rows.GROUPS), Letters(), rows.START)

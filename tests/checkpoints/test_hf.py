@@ -166,6 +166,19 @@ def test_every_parameter_is_in_the_table_once(size):
   assert {p.param for p in parts} == paths.keys()
 
 
+def fuse(tensors, parts):
+  """Returns the tensor on disk that holds the values of `parts`."""
+  if len(parts) == 1:
+    return tensors[0]
+  whole = np.empty(keys.tensor_shape(parts), tensors[0].dtype)
+  for tensor, part in zip(tensors, parts, strict=True):
+    at = 0
+    for first, count in part.runs.between(0, len(tensor)):
+      whole[first : first + count] = tensor[at : at + count]
+      at += count
+  return whole
+
+
 @pytest.mark.parametrize("naming", Naming)
 def test_every_naming_reads_what_it_writes(naming, tmp_path):
   cfg = CFG
@@ -179,7 +192,7 @@ def test_every_naming_reads_what_it_writes(naming, tmp_path):
   values = Held(params, None)
   tensors = {
     name: np.ascontiguousarray(
-      keys.fuse([values.fetch(part) for part in parts], parts)
+      fuse([values.fetch(part) for part in parts], parts)
     )
     for name, parts in keys.table(cfg, naming).items()
   }

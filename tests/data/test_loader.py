@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sophia_jax.data.images import TileCache, load_tiles
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig, size_of
 from sophia_jax.types import SophiaError
@@ -166,12 +167,24 @@ def test_lazily_rendered_sequences(sequences):
 
 
 def test_pixels_are_those_of_the_file(sequences, picture):
-  from sophia_jax.data.images import load_tiles
-
   batch = loader(sequences, shuffle=False)[0]
   expected = load_tiles(picture(30, 30, seed=0), 1, SMALL)
   found = (batch.tiles[0] == expected).all(axis=(1, 2, 3))
   assert found.sum() == 1
+
+
+def test_a_reading_brings_what_reads_images(sequences):
+  asked = []
+  cache = TileCache(SMALL)
+
+  def tiles(path, count):
+    asked.append(path)
+    return cache(path, count)
+
+  own = loader(sequences)
+  shared = dataclasses.replace(own.reading, tiles=tiles)
+  same(Loader(sequences, SHAPE, LoaderConfig(), shared)[0], own[0])
+  assert asked
 
 
 @settings(deadline=None, max_examples=20)

@@ -91,7 +91,7 @@ def test_copies_of_the_weights_are_counted_by_their_shards():
   assert care == {"average": state["parameters"]}
   here = dataclasses.replace(ROUNDS, engine=Engine(slots=6, length=100))
   held = rounds.held_bytes(here, plain)
-  assert held["engine's weights"] == state["parameters"]
+  assert held["engine's weights"] == aot.held(narrow["language"])
   assert held["engine's caches"] == 2 * 3 * 6 * 100 * 2 * 16 * 2
 
 

@@ -11,12 +11,13 @@ from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.loader import Loader, LoaderConfig, Reading
 from sophia_jax.data.packing import PackConfig
+from sophia_jax.data.rows import pack
 from sophia_jax.models import SIZES, InternVL, abstract_params, logical_axes
 from sophia_jax.train import sharding
 from sophia_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sophia_jax.train.outputs import response_logps
 from sophia_jax.train.state import create, layout
-from sophia_jax.train.step import Step, scalars
+from sophia_jax.train.step import Step, scalars, work
 from sophia_jax.types import Role, SophiaError
 from tests.train import toy
 
@@ -58,6 +59,19 @@ def test_the_loss_is_the_equation(reference):
   np.testing.assert_allclose(
     reference["metrics/0/loss"], total / count, rtol=1e-5
   )
+
+
+def test_the_tiles_of_every_shard_are_counted_and_no_free_place():
+  shape = PackConfig(rows=2, length=32, tile_budget=8, shards=2)
+  batch = pack(
+    [[toy.SEQUENCES[0]], [toy.SEQUENCES[2]]],
+    shape,
+    tokens_per_tile=toy.P,
+    tile_size=toy.SIDE,
+    streams=toy.STREAMS,
+    load_tiles=toy.load_tiles,
+  )
+  assert work(batch, toy.P)["image_tokens"] == (1 + 2) * toy.P
 
 
 def test_a_batch_without_a_place_for_tiles():
