@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.data.chat import Renderer
 from sophia_jax.models import InternVLConfig, lora
-from sophia_jax.rollout import roles
-from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs import training
 from sophia_jax.runs.run import Run, for_topology
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import sharding
-from sophia_jax.train.session import TrainConfig
 from sophia_jax.types import Problem, SophiaError
 
 
@@ -48,11 +47,13 @@ def check_rows(
   Raises:
     SophiaError: names what the first prompt needs.
   """
-  ask = roles.policy(words, run.section(Prompts, "prompts"))
-  train, shards = _laid_out(run, stage), run.config.packing.shards
+  system = run.config.prompts.slow_thinking
+  config = _laid_out(run)
+  train = stages.read(config, stage.name).train
+  shards = config.packing.get("shards", 1)
   first = None
   for problem in problems:
-    prompt = ask(problem)
+    prompt = words.prompt(problem.text, problem.images, system)
     tiles = sum(prompt.tiles)
     if len(prompt) < train.length and tiles <= train.tiles // shards:
       return
@@ -67,13 +68,10 @@ def check_rows(
     )
 
 
-def _laid_out(run: Run, stage: Stage) -> TrainConfig:
-  """Returns the settings of the update on the topology that the config names."""
+def _laid_out(run: Run) -> ConfigDict:
+  """Returns the config on the topology that it names, without looking for one."""
   name = run.config.get("topology")
-  if not name:
-    return stage.train
-  config = for_topology(run.config, name, run.overrides)
-  return stages.read(config, stage.name).train
+  return for_topology(run.config, name, run.overrides) if name else run.config
 
 
 def _config(run: Run, stage: Stage) -> InternVLConfig | None:
