@@ -178,7 +178,7 @@ def _help(argv: list[str]) -> None:
       raise SophiaError(f"--help={topics[-1]}: give --config=FILE as well")
     print(keys.explained(config, topics[-1]))
     sys.exit(0)
-  for name in ("config", "workdir", *meeting.FLAGS):
+  for name in ("config", "workdir", "name", "stage", *meeting.FLAGS):
     if name in flags.FLAGS:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   app.usage(shorthelp=True, writeto_stdout=True)

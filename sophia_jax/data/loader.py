@@ -181,10 +181,11 @@ class Loader:
         raise SophiaError(problem)
       (dropped if problem else kept).append(i)
     if not kept:
-      raise SophiaError(
-        f"nothing to train on: {len(self._sizes)} sequences, {len(dropped)} of "
-        "them too long; check data and length"
-      )
+      count, why = len(self._sizes), "check data and filters"
+      if dropped:
+        first = packing.oversize(self._units[dropped[0]], self.packing)
+        why = f"none fits a batch; {first}"
+      raise SophiaError(f"nothing to train on: {count} sequences; {why}")
     return np.array(kept, np.int64), dropped
 
   def _order(self, epoch: int) -> Indices:

@@ -145,10 +145,14 @@ def first_sampled(run: Run, name: str = "") -> Stage:
     if s.samples and s.config.rounds == 1 and name in ("", s.name)
   ]
   if not found:
+    order = ", ".join(run.config.order)
     raise SophiaError(
-      f"--stage={name}: does not sample once; config.order is "
-      f"{', '.join(run.config.order)}; stages of several rounds sample in "
-      "launch.train"
+      (
+        f"--stage={name}: does not sample once; config.order is {order}; "
+        if name
+        else f"config.order: no stage of {order} samples once; "
+      )
+      + "stages of several rounds sample in launch.train"
     )
   return found[0]
 

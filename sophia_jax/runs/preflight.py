@@ -6,6 +6,7 @@ then the data, then the lengths of prompts and what the workdir holds already.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,17 @@ from sophia_jax.runs import (
   policies,
   rewarders,
   sampling,
+  trainable,
   training,
   trials,
 )
 from sophia_jax.runs.policies import ReasonerConfig
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
+from sophia_jax.train import trackers
 from sophia_jax.types import Problem, SophiaError
+
+_log = logging.getLogger("sophia_jax")
 
 
 def check(run: Run, only: str = "", sampled: str = "") -> None:
@@ -46,6 +51,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
   run.check_order(only)
+  trackers.check(run.section(trackers.LogConfig, "log"))
   last = run.last()
   if not (last.learns and last.algorithm.answers):
     why = "is a reward model" if last.learns else "learns nothing"
@@ -68,11 +74,12 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     words = _words(run, chosen)
     if any("reasoner" in stage.algorithm.roles for stage in chosen):
       _check_reasoners(run, chosen)
-    _check_data(run, chosen, words)
+    _check_data(run, chosen, words, sampled)
   for stage in chosen:
     _check_samples(run, stage)
     if stage.name != sampled:
       _check_resumed(run, stage)
+      trainable.check(run, stage)
 
 
 def _check_given(run: Run, *, whole: bool) -> None:
@@ -193,9 +200,12 @@ def _check_reasoners(run: Run, chosen: Sequence[Stage]) -> None:
 
 # ------------------------------------------------------------------------- data
 def _check_data(
-  run: Run, chosen: Sequence[Stage], words: Renderer | None
+  run: Run, chosen: Sequence[Stage], words: Renderer | None, unlearnt: str
 ) -> None:
   """Reads every file of problems, and compares it with the models.
+
+  Args:
+    unlearnt: a stage that is going to be sampled for and not learnt; "": none.
 
   Raises:
     SophiaError: the first mistake; names the problem.
@@ -213,19 +223,37 @@ def _check_data(
     if words:
       if roles.OWN & set(stage.algorithm.roles):
         check_images(where, problems, words)
+        if stage.learns and stage.name != unlearnt:
+          trainable.check_rows(run, stage, problems, words)
       lengths.fitting(run, stage, problems, words)
   held_out = run.config.data.heldout
   if held_out and not any(run.writes(s.name, held_out) for s in chosen):
-    problems = run.problems(run.config.data.heldout)
+    problems = run.problems(held_out)
+    for stage in sampled:
+      _warn_learnt(run, stage, problems)
     config = run.section(EvalConfig, "eval")
     if words:
-      check_images(run.path(run.config.data.heldout), problems, words)
+      check_images(run.path(held_out), problems, words)
       lengths.check_evaluation(
         run,
         problems[: config.limit or None],
         words,
         config.max_new_tokens,
       )
+
+
+def _warn_learnt(run: Run, stage: Stage, held_out: Sequence[Problem]) -> None:
+  """Logs a warning of held-out problems that a stage learns from."""
+  name = sampling.data_file(run, stage)
+  learnt = {(p.id, p.question) for p in run.problems(name)}
+  both = [p.id for p in held_out if (p.id, p.question) in learnt]
+  if both:
+    _log.warning(
+      "config.data.heldout: %d of %d problems are in %s too (%s%s): pass@1 is "
+      "measured on what is learned",
+      *(len(both), len(held_out), run.path(name), ", ".join(both[:5])),
+      ", ..." if len(both) > 5 else "",
+    )
 
 
 def _given(run: Run, stage: Stage) -> bool:
@@ -301,9 +329,22 @@ def _check_resumed(run: Run, stage: Stage) -> None:
   if difference := first_difference(old, new):
     key, before, now = difference
     raise SophiaError(
-      f"{step}: stage {stage.name!r} was begun with {key} = {before!r}, now it "
-      f"is {now!r}; use that value, another --name or another --workdir"
+      f"{step}: stage {stage.name!r} was begun with {_flag(stage, key)} = "
+      f"{before!r}, now it is {now!r}; use that value, another --name or another "
+      "--workdir"
     )
+
+
+def _flag(stage: Stage, key: str) -> str:
+  """Returns how a command line names a key of `training.identity`."""
+  part, _, name = key.partition(".")
+  if part in ("stage", "method"):
+    return f"config.stages.{stage.name}.{name}"
+  if part == "train":
+    return f"config.stages.{stage.name}.{key}"
+  if part in ("start", "adapter"):
+    return f"weights of {part}"
+  return f"config.{key}"
 
 
 def first_difference(

@@ -10,9 +10,10 @@ from typing import Any
 
 from sophia_jax.algorithms.describe import DESCRIBER
 from sophia_jax.algorithms.labels import CHECKER, EXTRACTOR
-from sophia_jax.checkpoints.config import read_config
+from sophia_jax.checkpoints import hub
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import nearest, section
+from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import load_examples
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.rollout import cache, roles
@@ -72,14 +73,28 @@ def check(run: Run, stage: Stage) -> None:
     if config.file and (run.path(config.file).is_file() or not made_here):
       traces = _traces(run, name, config)
       _refuse_strangers(run, stage, name, config, traces)
-    if config.path and run.path(config.path).is_dir():
-      _refuse_blind(run, name, config)
+    if config.path and (run.path(config.path).is_dir() or not prepared):
+      _check_checkpoint(run, name, config)
 
 
-def _refuse_blind(run: Run, name: str, config: TeacherConfig) -> None:
-  """Raises SophiaError if a text-only model is to describe images."""
+def _check_checkpoint(run: Run, name: str, config: TeacherConfig) -> None:
+  """Refuses a checkpoint that is not there or cannot be asked.
+
+  Raises:
+    SophiaError: there is none, its tiles are not those of config.images, or a
+      text-only model is to describe images.
+  """
   directory = run.path(config.path)
-  if name == DESCRIBER and read_config(directory).vision is None:
+  if not directory.is_dir():
+    directory = hub.local(config.path)
+  if not directory.is_dir():
+    raise SophiaError(
+      f"config.teachers.{name}.path: {directory}: no such directory; give the "
+      "folder of a checkpoint, or its name on the Hub"
+    )
+  images = run.section(ImageConfig, "images")
+  cfg, _ = policies.load_words(directory, images, run.config.prompts.system)
+  if name == DESCRIBER and cfg.vision is None:
     raise SophiaError(
       f"config.teachers.{name}.path: {directory} is a text-only model and is "
       "shown images; give a vision-language checkpoint"

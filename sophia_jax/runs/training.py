@@ -20,7 +20,7 @@ from sophia_jax.data.mixture import MixtureConfig, Sequences
 from sophia_jax.data.packing import PackConfig
 from sophia_jax.files import write_json
 from sophia_jax.hosts import meeting
-from sophia_jax.models import Params, QwenVisionConfig, lora
+from sophia_jax.models import InternVLConfig, Params, QwenVisionConfig, lora
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import policies, rewarders, sources, teachers
 from sophia_jax.runs.policies import Model, RuntimeConfig
@@ -30,7 +30,7 @@ from sophia_jax.train import outputs, sharding
 from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.average import Follower
 from sophia_jax.train.loop import fit
-from sophia_jax.train.session import Session
+from sophia_jax.train.session import Session, TrainConfig
 from sophia_jax.train.state import copied
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
@@ -316,24 +316,29 @@ def identity(run: Run, stage: Stage) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------- data
 def packing(run: Run, stage: Stage, model: Model, mesh: Mesh) -> PackConfig:
-  """Returns the stage's own shape, filled as the run says.
+  """Returns the shape of a stage's batches; see `shape_of`."""
+  return shape_of(run, stage.train, model.module.cfg, mesh)
+
+
+def shape_of(
+  run: Run, train: TrainConfig, cfg: InternVLConfig, mesh: Mesh
+) -> PackConfig:
+  """Returns a stage's own shape, filled as the run says.
 
   Raises:
-    SophiaError: an image could be spread over devices, which Qwen2.5-VL's encoder
-      does not do.
+    SophiaError: it does not divide among the shards, or an image could be spread
+      over devices, which Qwen2.5-VL's encoder does not do.
   """
-  train = stage.train
   values = {
     **run.config.packing.to_dict(),
     "rows": train.rows,
     "length": train.length,
-    "tile_budget": train.tiles if model.module.cfg.vision else 0,
+    "tile_budget": train.tiles if cfg.vision else 0,
     "microbatches": train.microbatches,
   }
   shape = section(PackConfig, values, "packing")
-  qwen = isinstance(model.module.cfg.vision, QwenVisionConfig)
   devices = mesh.shape["data"] * mesh.shape["fsdp"]
-  if qwen and shape.shards % devices:
+  if isinstance(cfg.vision, QwenVisionConfig) and shape.shards % devices:
     raise SophiaError(
       f"config.packing.shards={shape.shards} with Qwen2.5-VL: make it a multiple "
       f"of {devices}, the devices that share the rows (data x fsdp)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -10,7 +11,6 @@ import optax
 from jaxtyping import Array, Float
 
 from sophia_jax.train.state import Params
-from sophia_jax.types import SophiaError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,20 @@ class OptimizerConfig:
   """Decay of AdamW's second moment."""
   clip_norm: float = 1.0
   """Largest norm of the whole gradient."""
+
+  def __post_init__(self) -> None:
+    if self.schedule not in SCHEDULES:
+      raise ValueError(
+        f"schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}"
+      )
+    for name in ("learning_rate", "final_fraction", "weight_decay"):
+      if not 0 <= getattr(self, name) < math.inf:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 0 or more")
+    for name in ("b1", "b2"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 0 to below 1")
+    if not self.clip_norm > 0:
+      raise ValueError(f"clip_norm is {self.clip_norm}; use more than 0")
 
 
 def _cosine(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -64,15 +78,7 @@ def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
   Args:
     updates: updates of the whole run; "constant" needs none.
-
-  Raises:
-    SophiaError: an unknown schedule.
   """
-  if config.schedule not in SCHEDULES:
-    raise SophiaError(
-      f"config.train.schedule: no schedule {config.schedule!r}; use one of "
-      f"{', '.join(SCHEDULES)}"
-    )
   return SCHEDULES[config.schedule](config, updates)
 
 

@@ -84,6 +84,15 @@ class TrainConfig(OptimizerConfig):
   """Updates between writes of the metrics."""
 
   def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in (
+      *("epochs", "rows", "length", "microbatches", "block"),
+      *("checkpoint_every", "keep", "log_every"),
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
+    if not self.trained:
+      raise ValueError("trained is empty; name a part, such as language")
     if self.lora_rank < 0 or self.lora_alpha <= 0:
       raise ValueError(
         f"lora_rank is {self.lora_rank} and lora_alpha {self.lora_alpha}; use 0 "

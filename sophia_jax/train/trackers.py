@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -9,7 +10,7 @@ import socket
 import struct
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,7 +90,7 @@ class WandB(Tracker):
   def __init__(self, directory: Path, project: str, title: str):
     wandb = _optional("wandb", project)
     directory.mkdir(parents=True, exist_ok=True)
-    try:
+    with _refused(wandb, project):
       self._run: Any = wandb.init(
         project=project,
         id=_run_id(directory / "wandb_id"),
@@ -97,11 +98,6 @@ class WandB(Tracker):
         resume="allow",
         dir=str(directory),
       )
-    except wandb.Error as e:
-      raise SophiaError(
-        f"config.log.wandb={project!r}: {e}; wandb login, WANDB_MODE=offline, "
-        "or leave it empty"
-      ) from e
     # Their own counter may not go back, as ours does to the last checkpoint.
     self._run.define_metric("*", step_metric="step")
 
@@ -131,6 +127,21 @@ class Trackio(Tracker):
 
   def close(self) -> None:
     self._run.finish()
+
+
+def check(config: LogConfig) -> None:
+  """Refuses trackers that could not be opened later.
+
+  Raises:
+    SophiaError: a tracker is not installed, or wandb is not logged in.
+  """
+  if config.trackio:
+    _optional("trackio", config.trackio)
+  if config.wandb:
+    wandb = _optional("wandb", config.wandb)
+    if os.environ.get("WANDB_MODE", "online") == "online":
+      with _refused(wandb, config.wandb):
+        wandb.login(verify=False)
 
 
 def trackers(
@@ -164,6 +175,22 @@ def _optional(name: str, project: str) -> Any:
   except ImportError as e:
     raise SophiaError(
       f"config.log.{name}={project!r}: pip install {name}, or leave it empty"
+    ) from e
+
+
+@contextlib.contextmanager
+def _refused(wandb: Any, project: str) -> Iterator[None]:
+  """Makes an error of wandb one line with its remedies.
+
+  Raises:
+    SophiaError: the block raised one.
+  """
+  try:
+    yield
+  except wandb.Error as e:
+    raise SophiaError(
+      f"config.log.wandb={project!r}: {str(e).rstrip('.')}; wandb login, "
+      "WANDB_MODE=offline, or leave it empty"
     ) from e
 
 

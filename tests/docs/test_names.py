@@ -99,6 +99,23 @@ def test_the_config_of_the_guide_is_one():
   assert [read(config, name).name for name in config.order] == ["sophia"]
 
 
+def test_the_guide_types_what_a_new_user_does():
+  """The walk of a new user is tested: tests/launch/test_one_sampling.py."""
+  page = (DOCS / "guides" / "own-data.md").read_text(encoding="utf-8")
+  _, _, part = page.partition("\n## Change a number, try again\n")
+  (code, *_) = re.findall(r"```\n(python -m .*?)```", part, re.DOTALL)
+  walk = ROOT / "tests" / "launch" / "test_one_sampling.py"
+  tested = walk.read_text(encoding="utf-8")
+  shown = set()
+  for line in code.splitlines():
+    module, *flags = line.removeprefix("python -m ").split()
+    shown.add(module)
+    for flag in flags:
+      name = flag.partition("=")[0]
+      assert f"{name}=" in tested or name in ("--config", "--workdir"), line
+  assert shown == set(re.findall(r'"(launch\.\w+)"', tested))
+
+
 def test_the_walkthrough_names_every_step():
   """Each row of the walk names a function where it stands."""
   page = (DOCS / "walkthrough.md").read_text(encoding="utf-8")

@@ -316,7 +316,7 @@ def test_the_workdir_of_another_config(killed, command):
   assert_refused(
     done,
     f"{killed.workdir / 'reasoner' / 'checkpoints'}",
-    "stage 'reasoner' was begun with seed = 0, now it is 1",
+    "stage 'reasoner' was begun with config.seed = 0, now it is 1",
   )
   assert own.read_bytes() == before
 

@@ -79,7 +79,8 @@ def test_help_lists_the_flags_then_the_keys(command):
   done = command("launch.run", CONFIG, "--help")
   assert (done.returncode, done.stderr) == (0, "")
   flags, _, listed = done.stdout.partition("keys of configs/digits/grpo.py")
-  assert "--workdir:" in flags
+  for name in ("--workdir:", "--name:", "--stage:"):
+    assert flags.count(name) == 1
   assert "--help=SECTION" in listed
   assert "config.stages.grpo:" in listed
 

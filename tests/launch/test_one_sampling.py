@@ -94,7 +94,7 @@ def test_other_settings_beside_the_first_update(walk):
   ]
   assert_refused(
     walk("launch.train", *flags),
-    "begun with train.learning_rate = 2e-05, now it is 0.001",
+    "with config.stages.sophia.train.learning_rate = 2e-05, now it is 0.001",
     "another --name",
   )
   done = walk.well("launch.train", "--name=fast", *flags)

@@ -15,6 +15,8 @@ from sophia_jax.types import SophiaError
 from tests.launch import own, own_config
 from tests.launch.commands import assert_refused
 
+TRAIN = "stages.sophia.train"
+
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
@@ -67,6 +69,18 @@ def with_problems(mine, path, **changes):
     ({"reasoners.easy.path": "/none"}, r"easy.path: /none: no such directory"),
     ({"engine.length": 16}, r"8 of 8 problems do not fit config.engine.length"),
     ({"eval.max_new_tokens": 90}, r"eval.max_new_tokens = 90.*length=\d+, or"),
+    ({f"{TRAIN}.schedule": "linear"}, r"sophia.train: schedule is 'linear'"),
+    ({f"{TRAIN}.learning_rate": -1.0}, r"train: learning_rate is -1.0; use 0"),
+    ({f"{TRAIN}.log_every": 0}, r"sophia.train: log_every is 0; use 1 or more"),
+    ({f"{TRAIN}.trained": ("eyes",)}, r"train.trained: no part 'eyes'.*vision"),
+    (
+      {f"{TRAIN}.lora_rank": 2, f"{TRAIN}.lora_targets": ("qq",)},
+      r"sophia.train.lora_targets: no linear map of language .*'qq'.*known",
+    ),
+    ({f"{TRAIN}.length": 8}, r"sophia.train: length=8 .* no prompt: p0 needs"),
+    ({"packing.shards": 3}, r"config.packing: rows 2 does not divide among 3"),
+    ({"mesh.fsdp": 7}, r"config.mesh: data=1 x fsdp=7 .* is not \d+ devices"),
+    ({"topology": "h100:9"}, r"config.topology=h100:9: not in .*topologies"),
   ],
 )
 def test_a_mistake_leaves_the_workdir_free(mine, workdir, changes, said):
@@ -186,6 +200,18 @@ def test_a_difficulty_names_one_of_several_reasoners(mine, workdir, tmp_path):
   assert not workdir.exists()
   run.config.reasoners["3"] = run.config.reasoners.easy
   pipeline.start(run)
+
+
+# --------------------------------------------------------------------- held out
+def test_held_out_problems_that_are_learned_from_are_named(
+  mine, workdir, monkeypatch, caplog
+):
+  monkeypatch.setattr(logging.getLogger("sophia_jax"), "propagate", True)
+  pipeline.start(run_of(mine, workdir, {}))
+  assert "pass@1 is measured" not in caplog.text
+  pipeline.start(run_of(mine, workdir, {"data.heldout": str(mine.problems)}))
+  assert "data.heldout: 8 of 8 problems are in" in caplog.text
+  assert "(p0, p1, p2, p3, p4, ...): pass@1 is measured on" in caplog.text
 
 
 # ---------------------------------------------------------------------- lengths

@@ -82,7 +82,9 @@ def test_two_rounds_with_stored_answers(workdir):
   # A resumed run may not have other answers.
   responses(workdir, {**texts, "p0": "B"})
   again = prepared(workdir, file="data/responses.jsonl")
-  with pytest.raises(SophiaError, match=r"begun with teachers\.teacher"):
+  with pytest.raises(
+    SophiaError, match=r"begun with config\.teachers\.teacher"
+  ):
     preflight.check(again)
 
 
@@ -157,6 +159,7 @@ def test_a_bad_file_of_responses_is_one_line(workdir, lines, message):
       "config.teachers.teacher: urls without served; give the servers' model",
     ),
     ({"file": "data/none.jsonl"}, "none.jsonl: No such file or directory"),
+    ({"path": "/none"}, "config.teachers.teacher.path: /none: no such directo"),
   ],
 )
 def test_a_mistake_in_the_config_is_found_first(workdir, teacher, message):

@@ -12,7 +12,7 @@ import wandb
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from sophia_jax.train.trackers import LogConfig, trackers
+from sophia_jax.train.trackers import LogConfig, check, trackers
 from sophia_jax.types import SophiaError
 
 WANDB = LogConfig(tensorboard=False, wandb="sophia")
@@ -104,6 +104,10 @@ def test_a_missing_login_is_one_line(tmp_path, monkeypatch):
     SophiaError, match=r"config\.log\.wandb='sophia': .*login"
   ):
     run(tmp_path / "run", [1])
+  with pytest.raises(SophiaError, match=r"wandb='sophia': .*WANDB_MODE=off"):
+    check(WANDB)
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  check(WANDB)
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -112,11 +116,12 @@ def test_a_tracker_that_is_not_installed_is_one_line(
 ):
   monkeypatch.setitem(sys.modules, name, None)
   config = LogConfig(tensorboard=False, **{name: "sophia"})
-  with pytest.raises(SophiaError) as error:
-    run(tmp_path / "run", [1], config)
-  assert str(error.value) == (
-    f"config.log.{name}='sophia': pip install {name}, or leave it empty"
-  )
+  for opened in (check, lambda config: run(tmp_path / "run", [1], config)):
+    with pytest.raises(SophiaError) as error:
+      opened(config)
+    assert str(error.value) == (
+      f"config.log.{name}='sophia': pip install {name}, or leave it empty"
+    )
 
 
 def test_a_resumed_run_is_one_run_of_trackio(tmp_path, monkeypatch):
