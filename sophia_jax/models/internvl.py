@@ -169,8 +169,7 @@ class InternVL(nn.Module):
 
     Args:
       offsets: what `offsets` returned for the prompts; None: all 0.
-      layers: what `layers` returned. A loop over steps takes it once; inside the
-        loop XLA copies every weight for every token.
+      layers: what `layers` returned; None: taken here.
     """
     layers = self.layers() if layers is None else layers
     turned = positions if offsets is None else positions + offsets

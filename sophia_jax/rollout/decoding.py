@@ -142,7 +142,10 @@ def decode(
   """Feeds or draws up to `steps` tokens in every running slot."""
   apply: Any = functools.partial(model.apply, {"params": params})
   rows = jnp.arange(slots.token.shape[0])
-  layers = apply(method="layers")
+  # Inside the loop a CPU copies every weight for every token; an accelerator reads
+  # them where they are, and would hold them twice.
+  once = jax.default_backend() == "cpu"
+  layers = apply(method="layers") if once else None
 
   def step(carry):
     i, s = carry
