@@ -1,5 +1,6 @@
 """For every test."""
 
+import collections
 import hashlib
 import importlib.util
 import os
@@ -54,3 +55,11 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+def pytest_terminal_summary(terminalreporter):
+  """One line for each reason of skipped tests; -rs has one for each test."""
+  skipped = terminalreporter.stats.get("skipped", ())
+  reasons = (str(r.longrepr[-1]).removeprefix("Skipped: ") for r in skipped)
+  for reason, count in collections.Counter(reasons).items():
+    terminalreporter.write_line(f"skipped {count}: {reason}")

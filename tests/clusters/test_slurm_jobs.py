@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from sophia_jax.servers import backends, environments
 from sophia_jax.servers.supervise import free_port
-from tests.clusters import two_nodes
+from sophia_jax.types import SophiaError
 from tests.clusters.two_nodes import until
 from tests.launch import rounds
 from tests.launch.commands import ROOT
 
-pytestmark = [
-  pytest.mark.clusters,
-  pytest.mark.skipif(bool(two_nodes.missing()), reason=two_nodes.missing()),
-]
+pytestmark = pytest.mark.clusters
 
 SERVED = "--config=tests/servers/rounds_config.py"
 EMBEDDED = "--config=tests/launch/rounds_config.py"
@@ -30,13 +28,12 @@ LIMIT_S = 1200
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-  with two_nodes.running(tmp_path_factory.mktemp("slurm")) as found:
-    yield found
-
-
-@pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
+  server = backends.by_name("sglang_jax")
+  try:
+    environments.find_python(server.pythons, "the served policy")
+  except SophiaError as e:
+    pytest.skip(str(e))
   return rounds.ready(tmp_path_factory.mktemp("fresh") / "W", head_dim=32)
 
 

@@ -6,14 +6,10 @@ import pytest
 
 from configs import internvl3_8b
 from sophia_jax.jobs import machines, slurm
-from tests.clusters import two_nodes
 from tests.clusters.two_nodes import until
 from tests.jobs import golden
 
-pytestmark = [
-  pytest.mark.clusters,
-  pytest.mark.skipif(bool(two_nodes.missing()), reason=two_nodes.missing()),
-]
+pytestmark = pytest.mark.clusters
 
 LIMIT_S = 300
 SERVER = """
@@ -30,12 +26,6 @@ trap 'echo saved >> calls; exit 0' TERM
 echo began >> calls
 while :; do sleep 0.1; done
 """
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-  with two_nodes.running(tmp_path_factory.mktemp("slurm")) as found:
-    yield found
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,10 @@ from sophia_jax.servers.supervise import free_port
 
 NODES = ("n1", "n2")
 HOSTS = Path("/etc/hosts")
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munge")
+PROGRAMS = (
+  *("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo"),
+  *("munge", "unmunge", "munged"),
+)
 
 # auth/munge: without it no step starts. cred_expire: a requeued job waits as long.
 CONF = """\
@@ -50,7 +54,15 @@ def missing() -> str:
   absent = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
   if absent:
     return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
-  return "" if os.geteuid() == 0 else "Slurm of a test is started by root"
+  if os.geteuid() != 0:
+    return "the Slurm of a test is started by root"
+  try:
+    pwd.getpwnam("munge")
+  except KeyError:
+    return "no user munge: apt-get install munge"
+  if not os.access(HOSTS, os.W_OK):
+    return f"{HOSTS} cannot be written: the nodes get their names there"
+  return ""
 
 
 def _path() -> str:

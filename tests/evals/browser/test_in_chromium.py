@@ -3,8 +3,10 @@ text runs, that a run in flight is followed."""
 
 import json
 import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,31 @@ from tests.evals.browser import browsed
 
 pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage")  # as root, in a container
+
+
+@pytest.fixture(scope="module")
+def chromium():
+  missing = "playwright is not installed; make test-browser installs it"
+  api = pytest.importorskip("playwright.sync_api", reason=missing)
+  with api.sync_playwright() as playwright:
+    path = installed(playwright.chromium.executable_path)
+    if not path:
+      pytest.skip("no Chromium that starts: apt-get install chromium")
+    browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    yield browser
+    browser.close()
+
+
+def installed(own):
+  """The system's Chromium, or else playwright's own; None where neither starts,
+  such as the script that stands for Ubuntu's snap."""
+  for path in (*map(shutil.which, NAMES), own):
+    if path and Path(path).exists():
+      done = subprocess.run([path, *FLAGS, "--version"], capture_output=True)
+      if done.returncode == 0:
+        return path
+  return None
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +57,6 @@ def server(workdirs):
   yield made
   made.shutdown()
   made.server_close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-  api = pytest.importorskip("playwright.sync_api")
-  path = next(filter(None, map(shutil.which, NAMES)), None)
-  assert path, "no Chromium here; apt-get install chromium"
-  with api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(
-      executable_path=path, args=["--no-sandbox"]
-    )
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
