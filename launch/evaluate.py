@@ -27,7 +27,7 @@ from absl import flags
 from launch import cli
 from sophia_jax.checkpoints import hub
 from sophia_jax.data.problems import load_problems
-from sophia_jax.evals import page, tables
+from sophia_jax.evals import compare, page, tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.summary import PLAIN
@@ -84,6 +84,10 @@ def main() -> None:
   run = cli.run_of_flags()
   config = _config(run)
   _check_name(FLAGS.name)
+  evaluation.check_judge(run, FLAGS.judge)
+  against = Path(FLAGS.against).absolute() if FLAGS.against else None
+  if against:
+    compare.read_scores(against)
   model = hub.local(FLAGS.model or run.workdir / "export").absolute()
   if not FLAGS.rescore and not model.is_dir():
     raise SophiaError(
@@ -92,7 +96,6 @@ def main() -> None:
   if not FLAGS.rescore:
     evaluation.check(run, (), model, config)
   exams = _exams(run, model, config.limit)
-  against = Path(FLAGS.against).absolute() if FLAGS.against else None
   if against and len(exams) > 1:
     raise SophiaError("--against: compares one evaluation; give one benchmark")
   if not FLAGS.rescore:

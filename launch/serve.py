@@ -94,7 +94,8 @@ def _configured(config: ConfigDict) -> tuple[str, str]:
   name = options.reasoner or (names[0] if len(names) == 1 else None)
   if name is None:
     raise SophiaError(
-      f"config.reasoners has {', '.join(sorted(names))}; give --reasoner=NAME"
+      f"config.reasoners has {', '.join(sorted(names)) or 'none'}; give "
+      "--reasoner=NAME"
     )
   if name not in names:
     raise SophiaError(f"--reasoner={name}: no such key; {nearest(name, names)}")

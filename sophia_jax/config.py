@@ -120,10 +120,11 @@ def _check_values(
 
 def nearest(key: str, known: Iterable[str]) -> str:
   """Returns the remedy for an unknown key: the nearest of `known`, or all."""
-  close = difflib.get_close_matches(key, known, n=1)
+  names = sorted(known)
+  close = difflib.get_close_matches(key, names, n=1)
   if close:
     return f"did you mean {close[0]!r}?"
-  return f"known: {', '.join(sorted(known))}"
+  return f"known: {', '.join(names)}" if names else "there are none"
 
 
 def check_choices(config: Any, name: str, **known: Iterable[str]) -> None:

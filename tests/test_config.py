@@ -52,6 +52,11 @@ def test_a_misspelt_key_names_the_nearest(key, remedy):
   assert nearest(key, ["name", "degrees", "trays", "fan"]) == remedy
 
 
+def test_a_remedy_names_what_there_is():
+  assert nearest("tray", iter(("oven", "fan"))) == "known: fan, oven"
+  assert nearest("tray", ()) == "there are none"
+
+
 def test_a_required_key_must_be_there():
   message = refusal(lambda: section(Oven, {"degrees": 200}, "oven"))
   assert message == "config.oven.name: must be set"

@@ -58,8 +58,20 @@ def read_config(directory: str | pathlib.Path) -> InternVLConfig:
   """
   directory = pathlib.Path(directory)
   path = directory / CONFIG
+  if not path.is_file():
+    missing = f"{path}: no such file"
+    if not directory.is_dir():
+      missing = f"{directory}: no such directory"
+    raise SophiaError(
+      f"{missing}; give the folder of a checkpoint, or its name on the Hub"
+    )
   top = read_json(path)
   kind = top.get("model_type")
+  if kind is None and "stages" in top:
+    raise SophiaError(
+      f"{directory}: the workdir of a run, no checkpoint; give "
+      f"{directory / 'export'}"
+    )
   try:
     tied = _tied(directory, top)
     if kind == "internvl":

@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object from `path`."""
   if not path.is_file():
-    raise SophiaError(f"{path}: no such file")
+    raise SophiaError(f"{path}: no such file; check the path")
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as e:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sophia_jax import files, stopping
 from sophia_jax.checkpoints.fingerprint import fingerprint
+from sophia_jax.config import nearest
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.evals import page, summary
 from sophia_jax.evals.benchmarks.base import (
@@ -278,6 +279,15 @@ def _grader(
   )
 
 
+def check_judge(run: Run, name: str | None) -> None:
+  """Raises SophiaError if a judge is named that config.reasoners does not have."""
+  if name is not None and name not in run.config.reasoners:
+    raise SophiaError(
+      f"--judge={name}: no such reasoner in config.reasoners; "
+      f"{nearest(name, run.config.reasoners)}"
+    )
+
+
 @contextlib.contextmanager
 def reader(run: Run, name: str | None) -> Iterator[Reader | None]:
   """Yields a reasoner of the config that reads answers; None without a name.
@@ -288,11 +298,7 @@ def reader(run: Run, name: str | None) -> Iterator[Reader | None]:
   if name is None:
     yield None
     return
-  if name not in run.config.reasoners:
-    raise SophiaError(
-      f"--judge={name}: no such reasoner; config.reasoners has "
-      f"{', '.join(run.config.reasoners)}"
-    )
+  check_judge(run, name)
   model = fingerprint(run.path(run.config.reasoners[name].path))
   path = run.workdir / "evals" / "judge.jsonl"
   with engines.reasoner(run, name) as engine, Cache(path, model) as cache:

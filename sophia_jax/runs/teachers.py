@@ -45,9 +45,9 @@ def config_of(run: Run, name: str) -> TeacherConfig:
   """
   known = run.config.get("teachers", {})
   if name not in known:
-    remedy = nearest(name, known) if known else "there are none"
     raise SophiaError(
-      f"config.teachers: no teacher {name!r}, which the method asks; {remedy}"
+      f"config.teachers: no teacher {name!r}, which the method asks; "
+      f"{nearest(name, known)}"
     )
   return section(TeacherConfig, known[name].to_dict(), f"teachers.{name}")
 

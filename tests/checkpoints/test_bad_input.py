@@ -187,6 +187,20 @@ def test_configs_this_model_is_not(saved, change, words):
   assert "config.json" in str(e.value)
 
 
+def test_what_is_no_checkpoint_says_what_to_give(saved, tmp_path):
+  for path, said in (
+    (tmp_path / "none", r"none: no such directory; give the folder of a ch"),
+    (tmp_path, r"config.json: no such file; give the folder of a checkpoint"),
+  ):
+    with pytest.raises(SophiaError, match=said):
+      read_config(path)
+  (saved / "config.json").write_text('{"seed": 0, "stages": {}}')
+  with pytest.raises(
+    SophiaError, match=r"the workdir of a run.*give .*/export"
+  ):
+    read_config(saved)
+
+
 @pytest.mark.parametrize("rope", [{"rope_type": "yarn"}, {"type": "linear"}])
 def test_unknown_rope_is_refused(saved, rope):
   text = json.loads((saved / "config.json").read_text())["text_config"]

@@ -273,7 +273,7 @@ def test_the_real_mathvision(evaluate, tmp_path):
   [
     (
       ["--judge=hard"],
-      "--judge=hard: no such reasoner; config.reasoners has easy",
+      "--judge=hard: no such reasoner in config.reasoners; known: easy",
     ),
     (["--greedy"], "--samples=2: greedy samples are all the same"),
     (
@@ -288,6 +288,26 @@ def test_a_mistake_is_one_line(evaluate, undisturbed, flags, more, said):
   done = evaluate(undisturbed[0], *flags, *more)
   assert_refused(done, said)
   assert segment(undisturbed[0]) == before
+
+
+@pytest.mark.parametrize(
+  ("more", "said"),
+  [
+    (
+      ["--judge=esay"],
+      "--judge=esay: no such reasoner in config.reasoners; did",
+    ),
+    (
+      ["--against=none.json"],
+      "none.json: No such file or directory; give a W/",
+    ),
+  ],
+)
+def test_what_grading_needs_is_found_before_sampling(
+  evaluate, flags, tmp_path, more, said
+):
+  assert_refused(evaluate(tmp_path, *flags, *more), said)
+  assert not any(tmp_path.iterdir())
 
 
 def test_help_names_the_official_files(evaluate, tmp_path):
