@@ -68,12 +68,14 @@ quickstart-grpo: .venv/.runtime
 	$(BIN)/python -m launch.run --config=configs/digits/grpo.py \
 	  --config.base=$(WORKDIR) --workdir=$(WORKDIR)-grpo $(ARGS)
 
+# What needs nothing but this environment.
+OURS := -m "not slow and not servers and not latest and not browser and not clusters"
+
 # Most tests wait for one core: start-up, tracing, one program to compile. The
 # files with processes come first (conftest.py). ARGS=-n0: all in one process.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder -m "not slow and not servers and not latest and \
-	  not browser and not clusters" $(ARGS)
+	  --no-loadscope-reorder $(OURS) $(ARGS)
 
 # libtpu compiles for a TPU that is not there; its lock is for one that is.
 test-latest: export ALLOW_MULTIPLE_LIBTPU_LOAD = 1
@@ -135,8 +137,7 @@ test-kill: .venv/.dev
 
 test-lowest: .venv-lowest/.complete
 	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 4 \
-	  --dist loadfile --no-loadscope-reorder \
-	  -m "not slow and not servers and not latest" $(ARGS)
+	  --dist loadfile --no-loadscope-reorder $(OURS) $(ARGS)
 
 # Known vulnerabilities of what is installed; needs a network.
 audit: .venv/.dev
