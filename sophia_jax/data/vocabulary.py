@@ -187,7 +187,7 @@ def open_tokenizer(where: str) -> Any:
     return transformers.AutoTokenizer.from_pretrained(
       where, local_files_only=True, trust_remote_code=False, use_fast=True
     )
-  except (OSError, ValueError, KeyError, ImportError) as e:
+  except Exception as e:  # tokenizers raises nothing narrower
     first, *_ = str(e).strip().splitlines() or [type(e).__name__]
     raise SophiaError(
       f"{where}: cannot load the tokenizer ({first}); restore its files or "

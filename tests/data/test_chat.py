@@ -338,8 +338,16 @@ def test_a_directory_without_a_tokenizer(tmp_path):
     Renderer(str(tmp_path / "missing"))
 
 
-def test_a_broken_tokenizer(tmp_path):
-  (tmp_path / "tokenizer.json").write_text("{")
+@pytest.mark.parametrize(
+  "text",
+  [
+    *("{", "[]", "null", "5", '{"model": 5}', '{"added_tokens": [5]}'),
+    '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}, '
+    '"added_tokens": []}',
+  ],
+)
+def test_a_broken_tokenizer(text, tmp_path):
+  (tmp_path / "tokenizer.json").write_text(text)
   with pytest.raises(SophiaError, match="cannot load the tokenizer"):
     Renderer(str(tmp_path))
 
