@@ -285,9 +285,16 @@ def check_records(
       if not errors:
         errors = [*_cross_errors(record)]
       errors += _resolve_images(record, path.parent, decode)
+    elif path.suffix in _OTHERS:
+      errors = [f"{errors[0]}; {_IMPORT} makes it of a {path.suffix} file"]
     yield number, record or {}, errors
   if not number:
     yield 1, {}, ["the file holds no line; write one JSON object a line"]
+
+
+_OTHERS = (".csv", ".tsv", ".json", ".parquet", ".arrow")
+"""Kinds of file that an importer reads."""
+_IMPORT = "python -m sophia_jax.datasets import --from=columns SRC DST.jsonl"
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

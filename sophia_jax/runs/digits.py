@@ -32,9 +32,9 @@ from sophia_jax.models import (
 )
 from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import pans, plays
-from sophia_jax.runs.run import Run
+from sophia_jax.runs.run import Base, Run
 from sophia_jax.runs.starts import save_text_only
-from sophia_jax.types import Problem
+from sophia_jax.types import Problem, SophiaError
 
 SCENES = ("data/scenes.jsonl", "data/clips_scenes.jsonl")
 """Files of what images and clips show."""
@@ -58,6 +58,16 @@ def check(run: Run) -> None:
   for name, config in SECTIONS.items():
     if run.config.prepare.get(name):
       run.section(config, f"prepare.{name}")
+  if (
+    run.base
+    and run.config.prepare.get("corpus")
+    and not _corpus_of(run.base.origin)
+  ):
+    raise SophiaError(
+      f"config.base={run.config.base}: its config makes no corpus of digits "
+      "(prepare.corpus), whose problems this run continues; name the workdir of "
+      "a quickstart, or leave it out"
+    )
 
 
 def prepare(run: Run) -> None:
@@ -123,8 +133,7 @@ def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:
   """Returns whether the base has other problems than the config asks for."""
   if run.base is None:
     return False
-  made = run.base.config.get("prepare", {}).get("corpus", {})
-  return config.draw != made.get("draw", 0)
+  return config.draw != _corpus_of(run.base).get("draw", 0)
 
 
 def _split(
@@ -133,9 +142,15 @@ def _split(
   """Returns sizes and seed that keep the base's held-out scans held out."""
   if run.base is None:
     return config, run.seed
-  made = run.base.origin.config
-  held_out = made["prepare"]["corpus"]["held_out_scans"]
-  return dataclasses.replace(config, held_out_scans=held_out), made["seed"]
+  origin = run.base.origin
+  held_out = _corpus_of(origin)["held_out_scans"]
+  seed = origin.config["seed"]
+  return dataclasses.replace(config, held_out_scans=held_out), seed
+
+
+def _corpus_of(base: Base) -> Mapping[str, Any]:
+  """Returns the corpus that a base's config makes; {} if it makes none."""
+  return (base.config.get("prepare") or {}).get("corpus") or {}
 
 
 def readings(

@@ -195,6 +195,15 @@ def test_each_error(write, line, message):
   assert ";" in str(e.value)
 
 
+@pytest.mark.parametrize("text", ["id,question\n", '[{"id": "1"}]\n'])
+def test_a_file_of_another_kind_says_how_it_is_imported(tmp_path, text):
+  path = tmp_path / ("d.json" if text[0] == "[" else "d.csv")
+  path.write_text(text, encoding="utf-8")
+  said = rf":1: .*datasets import .* makes it of a {path.suffix} file"
+  with pytest.raises(SophiaError, match=said):
+    load_problems(path)
+
+
 @pytest.mark.parametrize(
   ("extra", "message"),
   [

@@ -5,7 +5,10 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from configs import quickstart
+from sophia_jax.runs import preflight
 from sophia_jax.runs.run import Run
+from sophia_jax.types import SophiaError
 
 
 def workdir(place, order, done, **config):
@@ -57,3 +60,12 @@ def test_a_base_whose_base_is_gone_serves_what_it_has(chain, tmp_path):
   run = third(chain, tmp_path)
   assert run.made("grpo") and not run.made("warmup")
   assert run.directory("grpo") == second
+
+
+def test_a_base_without_the_world_that_is_continued(tmp_path):
+  own = workdir(tmp_path / "own", ["grpo"], ["grpo"], prepare=None)
+  config = quickstart.get_config()
+  config.base = str(own)
+  with pytest.raises(SophiaError, match=r"own: its config makes no corpus of"):
+    preflight.check(Run(config, str(tmp_path / "W")))
+  assert not (tmp_path / "W").exists()
