@@ -190,10 +190,15 @@ def test_the_keyboard_does_it(page, server):
   page.wait_for_url("**sort=worst**")
   page.keyboard.press("r")
   page.wait_for_url("**sort=random**")
-  page.keyboard.press("s")
-  page.wait_for_url("**change=newly+solved**")
   page.keyboard.press("g")
   page.wait_for_selector("svg")
+
+
+def test_a_key_finds_what_is_newly_solved(page, server):
+  page.goto(f"{server.url}?workdir=b")
+  page.keyboard.press("s")
+  page.wait_for_url("**change=newly+solved**")
+  assert page.locator("#count").inner_text() == "4"
 
 
 def test_a_request_is_copied(page, server):
@@ -204,7 +209,7 @@ def test_a_request_is_copied(page, server):
   card.get_by_role("button", name="Copy").click()
   card.get_by_role("button", name="Copied").wait_for()
   copied = page.evaluate("navigator.clipboard.readText()")
-  assert json.loads(copied)["user"] == "p-0/0"
+  assert json.loads(copied)["user"] == "p-0/0:policy"
 
 
 def test_every_control_has_a_name_and_verdicts_have_words(page, server):
