@@ -102,7 +102,11 @@ def line(
   width: int = 228,
   height: int = 110,
 ) -> Line:
-  """Lays out a curve; long ones are averaged, non-finite points leave gaps."""
+  """Lays out a curve; long ones are averaged, non-finite points leave gaps.
+
+  `first` and `last` are the ends of what is drawn, so that they agree with the
+  axis.
+  """
   finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
   missing = len(points) - len(finite)
   if not finite:
@@ -116,6 +120,7 @@ def line(
   x_low, x_high = min(x for x, _ in finite), max(x for x, _ in finite)
   pad = 0.06 * (max(ys) - min(ys)) or max(1e-9, abs(ys[0]) * 0.1)
   y_low, y_high = min(ys) - pad, max(ys) + pad
+  heights = ticks(y_low, y_high, 4) if max(ys) > min(ys) else [ys[0]]
 
   def place(point: tuple[float, float]) -> tuple[float, float]:
     across = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
@@ -135,11 +140,9 @@ def line(
     x_ticks=tuple(
       Tick(place((x, y_low))[0], number(x)) for x in ticks(x_low, x_high, 4)
     ),
-    y_ticks=tuple(
-      Tick(place((x_low, y))[1], number(y)) for y in ticks(y_low, y_high, 4)
-    ),
-    first=number(finite[0][1]),
-    last=number(finite[-1][1]),
+    y_ticks=tuple(Tick(place((x_low, y))[1], number(y)) for y in heights),
+    first=number(ys[0]),
+    last=number(ys[-1]),
     steps=len(points),
     not_finite=missing,
   )

@@ -35,6 +35,12 @@ def test_a_long_curve_is_thinned_to_means():
   line = charts.line("a", points)
   assert line.path.count("L") < charts.MAX_POINTS
   assert charts.line("a", []).path == ""
+  assert (line.first, line.last) == ("0.5", "0.5")
+
+
+def test_a_curve_that_does_not_move_has_one_height():
+  line = charts.line("a", [(0, 0.25), (1, 0.25)])
+  assert [tick.label for tick in line.y_ticks] == ["0.25"]
 
 
 def test_levels_have_one_bar_each():

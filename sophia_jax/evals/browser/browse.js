@@ -26,6 +26,8 @@ const KEYS = {
   r: () => follow("#random"),
   w: () => follow("#worst"),
   l: () => follow("#longest"),
+  s: () => follow("#newly-solved"),
+  x: () => follow("#newly-lost"),
   g: () => follow('.bar a[href="/curves"]'),
   "/": () => document.getElementById("text")?.focus(),
 };
@@ -43,6 +45,24 @@ document.addEventListener("keydown", (event) => {
     act();
   }
 });
+
+async function copy(button) {
+  const field = document.getElementById(button.dataset.of);
+  field.select();
+  try {
+    await navigator.clipboard.writeText(field.value);
+  } catch {
+    // Not on this machine's own address: browsers refuse it, the key does not.
+    button.textContent = "Selected: press Ctrl-C";
+    return;
+  }
+  button.textContent = "Copied";
+}
+
+for (const button of document.querySelectorAll(".copy")) {
+  button.hidden = false;
+  button.addEventListener("click", () => copy(button));
+}
 
 const list = document.getElementById("list");
 const news = document.getElementById("news");

@@ -17,7 +17,7 @@ import numpy as np
 from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.evals.browser.index import Catalogue
-from sophia_jax.evals.browser.table import Place, Table
+from sophia_jax.evals.browser.table import ACCURACY, STATUSES, Place, Table
 from sophia_jax.rollout.records import Answer, Graded, Record, identity
 from sophia_jax.rollout.world import chance_of
 from sophia_jax.types import (
@@ -32,6 +32,7 @@ from sophia_jax.types import (
   SophiaError,
   TokenSequence,
   Turn,
+  host,
 )
 
 REMEMBERED = 256
@@ -41,6 +42,13 @@ _TOKEN, _ROLES = np.zeros(1, np.int32), np.zeros(1, np.int8)
 _PROMPT = Prompt(token_ids=_TOKEN, roles=_ROLES)
 
 Path = tuple[int, ...]
+
+
+@host
+class Continued(Prompt):
+  """A prompt that continues the tokens before it by what an episode shows."""
+
+  shown: str = ""
 
 
 class Credit(NamedTuple):
@@ -94,7 +102,7 @@ class _Shelf:
   def extend(
     self, prompt: Prompt, completion: Completion, text: str, pictures: Any = ()
   ) -> Prompt:
-    return _PROMPT
+    return Continued(token_ids=_TOKEN, roles=_ROLES, shown=text)
 
   def picture(self, pixels: Any) -> str:
     return ""
@@ -291,6 +299,18 @@ def why(
   return "left out by the method's selection"
 
 
+def _grades(group: Group) -> dict[Path, tuple[int, float]]:
+  """Returns the index into STATUSES and the accuracy of graded rollouts."""
+  return {
+    r.path: (
+      STATUSES.index(r.verdict.status),
+      _number(r.rewards.get(ACCURACY)) or 0.0,
+    )
+    for r in group.rollouts
+    if r.verdict
+  }
+
+
 class Credits:
   """Credits of the rollouts of a catalogue, remembered.
 
@@ -308,6 +328,9 @@ class Credits:
     )
     self._selected: dict[tuple[int, int], tuple[int, frozenset[Path]]] = {}
     """(place, problem) -> number of its records, paths that are selected."""
+    self.played: dict[tuple[int, int], dict[Path, tuple[int, float]]] = {}
+    """(place, problem) -> status and accuracy of its episodes, which the store
+    does not hold: they are played again."""
     self._lock = threading.Lock()
 
   def of_group(self, table: Table, g: int) -> dict[Path, Credit]:
@@ -340,8 +363,9 @@ class Credits:
       self._known[self._key(table, one)] = {}
       if place.algorithm is None:
         continue
+      records = list(self._catalogue.records(table, one))
       group, complete = read(
-        list(self._catalogue.records(table, one)),
+        records,
         self._problems(table, one),
         place.algorithm,
         place.seed,
@@ -349,7 +373,9 @@ class Credits:
       )
       if complete:
         groups.append(group)
-        keys[group.problem.id] = self._key(table, one)
+        key = keys[group.problem.id] = self._key(table, one)
+        if not any(isinstance(record, Graded) for record in records):
+          self.played[key[:2]] = _grades(group)
     if place.algorithm is not None and groups:
       for name, made in credits(place.algorithm, groups, place.round).items():
         self._known[keys[name]] = made

@@ -37,7 +37,7 @@ def write(session: Session, directory: Path) -> list[Path]:
     raise SophiaError(
       "--export=inspect: inspect-ai is not installed; pip install -e .[inspect]"
     ) from None
-  table = session.catalogue.table()
+  table = session.table()
   directory.mkdir(parents=True, exist_ok=True)
   written = []
   for number, place in enumerate(table.places):

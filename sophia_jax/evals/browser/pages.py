@@ -80,7 +80,7 @@ class Pages:
   # ---------------------------------------------------------------- list of groups
   def groups(self, values: Values) -> str:
     """Lists the groups that a query finds."""
-    session, table = self.session, self.session.catalogue.table()
+    session, table = self.session, self.session.table()
     query = session.parse(values)
     found, searched = session.find(table, query)
     last = max(1, math.ceil(len(found.groups) / PER_PAGE))
@@ -115,7 +115,7 @@ class Pages:
 
   # ----------------------------------------------------------------------- a group
   def _view(self, values: Values) -> tuple[Table, GroupView]:
-    table = self.session.catalogue.table()
+    table = self.session.table()
     key = (values.get(name, "") for name in GROUP_KEY)
     try:
       g = self.session.group(table, *key)
@@ -202,7 +202,7 @@ class Pages:
 
   def problem(self, values: Values) -> str:
     """Shows a problem over the rounds, and in both workdirs."""
-    session, table = self.session, self.session.catalogue.table()
+    session, table = self.session, self.session.table()
     name = values.get("id", "")
     numbers = [i for i, (known, _) in enumerate(table.names) if known == name]
     groups = np.flatnonzero(np.isin(table.problem, numbers))
@@ -226,7 +226,7 @@ class Pages:
 
   def compare(self, values: Values) -> str:
     """Lists the problems of both workdirs, the largest difference first."""
-    table = self.session.catalogue.table()
+    table = self.session.table()
     letters = np.array([p.workdir for p in table.places] or [""])[table.place]
     last = [_last(table, letters == letter) for letter in ("a", "b")]
     both = sorted(last[0].keys() & last[1].keys())
@@ -265,7 +265,7 @@ class Pages:
   # --------------------------------------------------------------------- not HTML
   def export(self, values: Values) -> Iterator[bytes]:
     """Yields the rollouts that a query finds, as JSON lines."""
-    session, table = self.session, self.session.catalogue.table()
+    session, table = self.session, self.session.table()
     found, _ = session.find(table, session.parse(values))
     bounds = np.searchsorted(found.rows, table.first)
 
@@ -285,7 +285,7 @@ class Pages:
     Raises:
       NotFound: there is no such image, or it cannot be read.
     """
-    table = self.session.catalogue.table()
+    table = self.session.table()
     key = (values.get(name, "") for name in GROUP_KEY)
     try:
       g = self.session.group(table, *key)
@@ -319,7 +319,7 @@ class Pages:
     Raises:
       NotFound: no store has the problem.
     """
-    table = self.session.catalogue.table()
+    table = self.session.table()
     numbers = [i for i, (known, _) in enumerate(table.names) if known == name]
     groups = np.flatnonzero(np.isin(table.problem, numbers))[-HISTORY:]
     if not len(groups):

@@ -26,6 +26,8 @@ PER_PAGE = 25
 """Groups on a page."""
 MAX_VALUES = 60
 """Most values of a filter."""
+MAX_STEPS = 12
+"""Most numbers, or ranges of them, that a filter names."""
 MAX_TAGS = 4
 """Most keys of tags that have a filter."""
 SORTS = {
@@ -175,7 +177,6 @@ def filters(
       codes=changes(table)[group],
       labels=CHANGES,
     ),
-    *_versions(table),
   ]
   if selected is not None:
     found.append(_selection(table, selected))
@@ -188,6 +189,7 @@ def filters(
     )
   )
   found += _labels(table, problems)
+  found += _numbers(table)
   return {f.name: f for f in found if f.name == SELECTED or _differs(f)}
 
 
@@ -279,19 +281,70 @@ def changes(table: Table) -> Int[np.ndarray, "G"]:
   return found
 
 
-def _versions(table: Table) -> Iterator[Filter]:
-  """Yields the filters of the policy's version and of its age in rounds."""
-  rounds = np.array([p.round for p in table.places] or [0])[table.place]
-  age = np.where(table.version, rounds[table.group] + 1 - table.version, -1)
-  for name, title, values in (
-    ("version", "policy version", table.version),
-    ("age", "rounds old", age),
-  ):
-    known, codes = np.unique(values, return_inverse=True)
-    if 1 < len(known) <= MAX_VALUES:
-      none = 0 if name == "version" else -1
-      labels = (UNKNOWN if v == none else str(v) for v in known)
-      yield Filter(name=name, title=title, codes=codes, labels=tuple(labels))
+def _numbers(table: Table) -> Iterator[Filter]:
+  """Yields the filters of numbers: round, version and age of the policy, length,
+  accuracy. A number that is not known is -1."""
+  places = table.places
+  rounds = np.array([p.round if p.rounds else -1 for p in places] or [0])
+  of_row = rounds[table.place][table.group]
+  age = np.where(table.version > 0, of_row + 1 - table.version, -1)
+  version = np.where(table.version > 0, table.version, -1)
+  accuracy = table.rewards[ACCURACY]
+  yield steps("round", "round", of_row, "no rounds")
+  yield steps("version", "policy version", version)
+  yield steps("age", "rounds old", age)
+  yield doublings("length", "length, tokens", table.length)
+  graded = accuracy[np.isfinite(accuracy)]
+  if not np.isin(graded, (0, 1)).all():  # what verdicts do not say
+    known = np.where(np.isfinite(accuracy), accuracy, -1).round(3)
+    yield steps("reward", "accuracy", known)
+
+
+def steps(
+  name: str, title: str, values: np.ndarray, none: str = UNKNOWN
+) -> Filter:
+  """Returns the filter of a number: each value where there are few, otherwise
+  ranges of a round width.
+
+  Args:
+    none: label of what is below 0.
+  """
+  known = np.unique(values[values >= 0])
+  labels = [f"{value:.12g}" for value in known.tolist()]
+  codes = np.searchsorted(known, values)
+  if len(known) > MAX_STEPS:
+    width = _round_width(float(known[-1] - known[0]) / MAX_STEPS)
+    whole = np.issubdtype(values.dtype, np.integer)
+    if whole:
+      width = max(1.0, width)
+    codes = np.floor(values / width).astype(np.int64)
+    first = int(np.floor(known[0] / width))
+    starts = [width * (first + i) for i in range(codes.max() - first + 1)]
+    labels = [
+      f"{start:.12g} to {start + width - whole:.12g}" for start in starts
+    ]
+    codes = codes - first
+  codes = np.where(values < 0, len(labels), codes)
+  return Filter(name=name, title=title, codes=codes, labels=(*labels, none))
+
+
+def _round_width(least: float) -> float:
+  """Returns 1, 2 or 5 times a power of ten, `least` or more."""
+  power = 10.0 ** math.floor(math.log10(least))
+  return next(m * power for m in (1, 2, 5, 10) if m * power >= least)
+
+
+def doublings(name: str, title: str, values: np.ndarray) -> Filter:
+  """Returns the filter of a number with a long tail: each range is twice as wide
+  as the one before."""
+  codes = np.where(
+    values > 0, np.log2(np.maximum(values, 1)).astype(int) + 1, 0
+  )
+  longest = int(codes.max(initial=0))
+  labels = [
+    f"{2**i} to {2 ** (i + 1) - 1}" if i else "1" for i in range(longest)
+  ]
+  return Filter(name=name, title=title, codes=codes, labels=("0", *labels))
 
 
 def _labels(

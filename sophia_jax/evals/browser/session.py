@@ -25,7 +25,7 @@ from sophia_jax.evals.browser.query import (
   Found,
   Query,
 )
-from sophia_jax.evals.browser.table import Place, Table
+from sophia_jax.evals.browser.table import Place, Table, with_grades
 from sophia_jax.rollout import tokens
 from sophia_jax.types import Problem, SophiaError
 
@@ -75,6 +75,7 @@ class Session:
     """Ids of the rollouts whose tokens are kept, by the name of their store."""
     self._lock = threading.Lock()
     self._filters: tuple[Any, dict[str, Filter]] = (None, {})
+    self._table: tuple[Any, Table] = (None, self.catalogue.table())
     self._hits: collections.OrderedDict[Any, search.Hits] = (
       collections.OrderedDict()
     )
@@ -140,6 +141,16 @@ class Session:
     of_sources = [note for s in self.sources.values() for note in s.notes]
     return [*of_sources, *self._unread.values()]
 
+  def table(self) -> Table:
+    """Returns the rollouts that are indexed, with the grades of episodes whose
+    selection is known."""
+    table = self.catalogue.table()
+    key = table.generation, len(table.places), self._decided
+    with self._lock:
+      if self._table[0] != key:
+        self._table = key, with_grades(table, self.credits.played)
+      return self._table[1]
+
   # -------------------------------------------------------------------- problems
   def known(self, table: Table, g: int) -> Problem | None:
     """Returns the problem of a group; None if its file does not have it."""
@@ -197,7 +208,7 @@ class Session:
     """
     names = (
       "workdir", "stage", "role", "status", "finish", "group", "change",
-      "version", "age", SELECTED, TOKENS, "source", "difficulty",
+      "round", "version", "age", "length", "reward", SELECTED, TOKENS, "source", "difficulty",
     )  # fmt: skip
     tags = [name for name in values if name.startswith("tag.")]
     return queries.parse(values, [*names, *tags[: queries.MAX_TAGS]])

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, Int64
@@ -278,6 +279,37 @@ def _summaries(
     "high": high,
     "longest": longest,
   }
+
+
+def with_grades(
+  table: Table,
+  found: Mapping[tuple[int, int], Mapping[tuple[int, ...], tuple[int, float]]],
+) -> Table:
+  """Returns the table with grades that no store has: those of episodes.
+
+  Args:
+    found: index into STATUSES and accuracy of rollouts, by the numbers of their
+      place and problem, then by path.
+  """
+  if not found:
+    return table
+  numbers = {path: number for number, path in enumerate(table.paths)}
+  status, accuracy = table.status.copy(), table.rewards[ACCURACY].copy()
+  keys = zip(table.place.tolist(), table.problem.tolist())
+  for g, key in enumerate(keys):
+    if key not in found:
+      continue
+    rows = table.of_group(g)
+    paths = table.path[rows].tolist()
+    for path, grade in found[key].items():
+      if numbers.get(path) in paths:
+        row = rows.start + paths.index(numbers[path])
+        status[row], accuracy[row] = grade
+  parts = {**table.rewards, ACCURACY: accuracy}
+  summaries: dict[str, Any] = _summaries(
+    table.group, table.groups, status, parts, table.length
+  )
+  return dataclasses.replace(table, status=status, rewards=parts, **summaries)
 
 
 # ----------------------------------------------------------------------- values

@@ -37,6 +37,7 @@ CURVES = {
 }
 """Metrics that are plotted, and their captions; times of stages as well."""
 TIMES = "timing_s/"
+SAMPLING, GENERATION = f"{TIMES}sample", f"{TIMES}gen"
 ENDED = "ended_"
 """Beginning of the reward parts that say how an episode ended."""
 
@@ -79,6 +80,11 @@ class Card:
       and (value or not name.startswith(ENDED))
     ]
 
+  def shown(self, turn: int) -> str:
+    """Returns what an episode has shown before a turn; "" for the first."""
+    prompt = self.rollout.turns[turn].prompt
+    return prompt.shown if isinstance(prompt, trees.Continued) else ""
+
   def turn_reward(self, turn: int) -> float | None:
     """Returns the reward of a turn of an episode; None where turns have none."""
     values = self.rollout.rewards.get("turns")
@@ -110,8 +116,14 @@ class GroupView:
   branches: tuple[Branch, ...]
   absent: tuple[str, ...]
   mean: float
+  """Mean accuracy of the graded rollouts; NaN: none."""
   known: bool
   """Whether the problem's file has the problem."""
+
+  @property
+  def played(self) -> bool:
+    """Whether its rollouts are episodes, whose question is a state in words."""
+    return any("turns" in card.rollout.rewards for card in self.cards)
 
   @property
   def key(self) -> dict[str, str]:
@@ -172,9 +184,15 @@ def group(session: Session, table: Table, g: int) -> GroupView:
     complete=complete,
     branches=tuple(sorted(branches, key=lambda b: -b.value)),
     absent=found.absent,
-    mean=float(table.mean[g]),
+    mean=_mean(found),
     known=known is not None,
   )
+
+
+def _mean(found: Group) -> float:
+  values = [r.rewards.get("accuracy") for r in found.rollouts if r.verdict]
+  graded = [v for v in values if isinstance(v, (int, float))]
+  return sum(graded) / len(graded) if graded else math.nan
 
 
 def _ranked(cards: Iterator[Card] | Sequence[Card]) -> tuple[Card, ...]:
@@ -251,6 +269,8 @@ def curves(source: Source) -> Iterator[tuple[str, list[charts.Line]]]:
     rows = [line.values for line in files.read_jsonl(path)]
     times = sorted({k for row in rows for k in row if k.startswith(TIMES)})
     titles = CURVES | {k: f"{k.removeprefix(TIMES)}, seconds" for k in times}
+    if SAMPLING in titles:  # the same time by a further name
+      titles.pop(GENERATION, None)
     lines = []
     for key, title in titles.items():
       points = [

@@ -1,6 +1,7 @@
 """Workdirs with a few rollouts, as runs leave them: a SOPHIA run and two rounds of
 GRPO, with texts that would run as script if a page let them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from configs import quickstart
-from configs.digits import grpo
+from configs.digits import grpo, starpo
 from sophia_jax.data.problems import load_problems, problem_digest
 from sophia_jax.evals.browser.pages import Pages
 from sophia_jax.evals.browser.session import Session
@@ -114,6 +115,44 @@ def grpo_run(workdir: Path, rounds: int = 2) -> Path:
       for i in range(5)
     )
   )
+  return workdir
+
+
+LAKES = (["SF", "FG"], ["SF", "HG"])
+"""A lake without a hole, and one that the third episode ends in."""
+PLAYED = (("right", "down"), ("left", "up"), ("left", "down"))
+"""The two turns of three episodes; the first alone arrives."""
+
+
+def episode_run(workdir: Path) -> Path:
+  """Makes a workdir with a round of episodes, whose grades no store has."""
+  config = starpo.get_config().to_dict()
+  config["prepare"] = {}
+  config["order"] = ["starpo_s"]
+  config["stages"]["starpo_s"] |= {"n": 3, "turns": 2, "start": ""}
+  rows = [
+    {
+      "id": f"lake-{i}",
+      "images": [],
+      "question": "P _\n_ G",
+      "answer": json.dumps(
+        {"env": "frozen_lake", "rows": lake, "success_rate": 1.0}
+      ),
+    }
+    for i, lake in enumerate(LAKES)
+  ]
+  (workdir / "data").mkdir(parents=True)
+  write_jsonl(workdir / "data" / "frozen_lake.jsonl", rows)
+  write_json(workdir / "config.json", config)
+  with Store(round_directory(workdir, 0), META | {"round": 0}) as store:
+    for problem in load_problems(workdir / "data" / "frozen_lake.jsonl"):
+      key = {"problem_id": problem.id, "digest": problem_digest(problem)}
+      for n, turns in enumerate(PLAYED):
+        for turn, text in enumerate(turns):
+          answer, _ = attempt(key, (n,), right=False)
+          said = dataclasses.replace(answer.completion, text=text)
+          store.append(dataclasses.replace(answer, turn=turn, completion=said))
+      store.finish(problem.id, key["digest"])
   return workdir
 
 

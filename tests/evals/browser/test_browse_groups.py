@@ -117,6 +117,29 @@ def test_a_difference_is_by_words():
   assert old == "so the answer is 6"
 
 
+def test_episodes_are_graded_by_playing_them_again(tmp_path):
+  session = browsed.pages(browsed.episode_run(tmp_path)).session
+  assert (session.table().status == -1).all()  # their store has no grades
+  session.decide_all(session.table())
+  table = session.table()
+  assert table.mean.tolist() == pytest.approx([1 / 3, 1 / 3])
+  assert table.graded.tolist() == [3, 3]
+  for values, rows in (
+    ({"status": "right"}, 2),
+    ({"status": "wrong", "question": "lake-1"}, 2),
+    ({"group": "mixed"}, 6),
+    ({"reward_min": "1"}, 2),
+  ):
+    found, _ = session.find(table, session.parse(values))
+    assert len(found.rows) == rows, values
+  view = views.group(session, table, 0)
+  assert view.played and view.mean == pytest.approx(1 / 3)
+  (first, *_, last) = view.cards
+  assert first.shown(0) == ""
+  assert first.shown(1).startswith("Reward: 0\n") and "P" in first.shown(1)
+  assert (first.turn_reward(1), last.turn_reward(1)) == (1, 0)
+
+
 def test_an_episode_says_how_it_ended(grpo):
   card = next(views.group(grpo, grpo.catalogue.table(), 0).cards)
   rewards = {"turns": (0.0, 1.0), "ended_done": 1.0, "ended_limit": 0.0}

@@ -165,6 +165,22 @@ def test_a_problem_over_rounds_and_in_both_workdirs(pages):
   assert "4 problems" in compared and "+0.333" in compared
 
 
+def test_workdirs_without_a_common_problem_say_so(tmp_path):
+  made = browsed.pages(
+    browsed.grpo_run(tmp_path / "a", rounds=1),
+    browsed.episode_run(tmp_path / "b"),
+  )
+  assert "No problem has graded" in Page(made.html["/compare"]({})).text
+
+
+def test_an_episode_shows_its_states(tmp_path):
+  made = browsed.pages(browsed.episode_run(tmp_path))
+  page = Page(made.html["/group"](key_of(made)))
+  for word in ("Turn 2", "reward 1", "Actions left: 8", "ended by limit"):
+    assert word in page.text, word
+  assert "success_rate" not in page.text  # the gold answer is the lake itself
+
+
 def test_neighbours_follow_the_list(pages):
   found = pages.html["/"]({"sort": "worst", "workdir": "a"})
   links = re.findall(r'class="card item" href="([^"]*)"', found)

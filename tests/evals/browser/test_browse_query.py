@@ -57,6 +57,44 @@ def test_filters_name_what_differs(session):
   assert counts["source"] == {"<b>adding</b>": 32, "counting": 32}
 
 
+def test_numbers_have_ranges_with_counts(session):
+  counts = {
+    name: {value.label: value.count for value in values}
+    for name, values in find(session).counts.items()
+  }
+  assert counts["round"] == {"no rounds": 32, "0": 16, "1": 16}
+  assert counts["length"] == {"1": 8, "2 to 3": 8, "4 to 7": 24, "8 to 15": 24}
+  assert "reward" not in counts  # the verdicts have said it
+  assert len(find(session, length="8 to 15").rows) == 24
+
+
+@settings(max_examples=50)
+@given(
+  st.lists(st.integers(-1, 10**9), min_size=1, max_size=60)
+  | st.lists(
+    st.integers(-1, 999).map(lambda n: n / 1000), min_size=1, max_size=60
+  )
+)
+def test_a_number_is_inside_its_range(values):
+  whole = isinstance(values[0], int)
+  found = queries.steps("x", "x", np.array(values))
+  assert len(found.labels) <= queries.MAX_STEPS + 2
+  assert len(set(found.labels)) == len(found.labels)
+  for value, code in zip(values, found.codes.tolist()):
+    label = found.labels[code]
+    if value < 0:
+      assert label == queries.UNKNOWN
+      continue
+    low, _, high = label.partition(" to ")
+    slack = 0 if whole else 1e-6
+    assert float(low) - slack <= value <= float(high or low) + slack
+  lengths = np.maximum(values, 0).astype(int)
+  doubled = queries.doublings("x", "x", lengths)
+  for value, code in zip(lengths.tolist(), doubled.codes.tolist()):
+    low, _, high = doubled.labels[code].partition(" to ")
+    assert int(low) <= value <= int(high or low)
+
+
 def test_ranges_and_unknown_values(session):
   assert len(find(session, round_min="1").rows) == 16
   assert len(find(session, length_min="10", length_max="11").rows) == 16

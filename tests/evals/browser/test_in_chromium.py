@@ -194,6 +194,24 @@ def test_the_keyboard_does_it(page, server):
   page.wait_for_selector("svg")
 
 
+def test_a_key_finds_what_is_newly_solved(page, server):
+  page.goto(f"{server.url}?workdir=b")
+  page.keyboard.press("s")
+  page.wait_for_url("**change=newly+solved**")
+  assert page.locator("#count").inner_text() == "4"
+
+
+def test_a_request_is_copied(page, server):
+  page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+  open_first(page, server, "?workdir=b")
+  card = page.locator(".one").first
+  card.get_by_text("Request").click()
+  card.get_by_role("button", name="Copy").click()
+  card.get_by_role("button", name="Copied").wait_for()
+  copied = page.evaluate("navigator.clipboard.readText()")
+  assert json.loads(copied)["user"] == "p-0/0:policy"
+
+
 def test_every_control_has_a_name_and_verdicts_have_words(page, server):
   open_first(page, server, "?workdir=b")
   page.goto(server.url)
