@@ -20,7 +20,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.run import import_dataset, read_answers
 from sophia_jax.evals.rates import Rate, grouped
-from sophia_jax.rewards.choices import which_choice
+from sophia_jax.rewards.choices import begins_with_label, which_choice
 from sophia_jax.rewards.extract import (
   TAIL_CHARS,
   after_thinking,
@@ -107,7 +107,9 @@ def answer_items(problem: Problem, response: str) -> Sequence[Item]:
   of the right option."""
   answer = answer_in(problem, response)
   items = [(answer, problem)]
-  if problem.choices and which_choice(answer, problem.choices) is None:
+  names_none = which_choice(answer, problem.choices) is None
+  labelled = begins_with_label(answer, problem.choices)
+  if problem.choices and names_none and not labelled:
     value = dataclasses.replace(
       problem, answer=option(problem), answer_type="math", choices=()
     )
