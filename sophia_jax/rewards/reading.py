@@ -149,7 +149,8 @@ def split(text: str) -> list[str]:
   Where every item of a list has \pm, the signs of one item go together.
   """
   text = text.strip()
-  if text.startswith(r"\{") and text.endswith(r"\}") and "|" not in text:
+  is_set = text.startswith(r"\{") and text.endswith(r"\}")
+  if is_set and "|" not in text and r"\emptyset" not in text:
     text = text[2:-2]
   items: list[str] = []
   for item in filter(None, at_top(text, _SEPARATORS)):

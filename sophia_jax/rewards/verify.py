@@ -15,7 +15,12 @@ from typing import NamedTuple
 
 from sophia_jax.boxes import matches, read_box
 from sophia_jax.rewards import openbmb_text, reading
-from sophia_jax.rewards.choices import compare_choice, letter_set, option_text
+from sophia_jax.rewards.choices import (
+  begins_with_label,
+  compare_choice,
+  letter_set,
+  option_text,
+)
 from sophia_jax.rewards.notation import spell, squeeze
 from sophia_jax.rewards.number import (
   Number,
@@ -42,6 +47,14 @@ _MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|
 _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
 
 
+_ORDERED = re.compile(
+  r"\b(?:arrange|order(?:ed)? (?:of|from)|respectively|sort(?:ed)?)\b"
+  r"|\b(?:in|(?:in|de)creasing|(?:a|de)scending) order\b|依次|从[大小]到|顺序",
+  re.IGNORECASE,
+)
+"""A question whose numbers have an order; the roots of an equation have none."""
+
+
 class Comparison(NamedTuple):
   """A gold answer, an answer, and what decides between them.
 
@@ -65,6 +78,10 @@ class Comparison(NamedTuple):
     if self.answer_type != "auto":
       return self.answer_type
     kind = auto_type(self.gold, self.choices)
+    if kind == "math" and _ORDERED.search(self.question):
+      items = split_list(unwrap(reading.unboxed(self.gold)))
+      if _are_numbers(items) and "{" not in self.gold[:3]:
+        return "list"
     # Only `number`, `list` and `olympiad` know a tolerance.
     in_reach = self.tolerance and kind in ("number", "math")
     return "olympiad" if in_reach else kind
@@ -115,7 +132,9 @@ def compare_cheap(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if asked.upstream_compatible and kind == "olympiad":
     return openbmb_text.before_sympy(asked.gold, asked.answer)
-  gold, answer = map(reading.unboxed, (asked.gold, asked.answer))
+  gold, answer = (
+    reading.unboxed(half_width(t)) for t in (asked.gold, asked.answer)
+  )
   return COMPARERS[kind](asked._replace(gold=gold, answer=answer))
 
 
@@ -246,7 +265,9 @@ def compare_list(
 def _choice(asked: Comparison) -> Status | None:
   """Compares options; a formula that names none may have the right one's value."""
   status = compare_choice(asked.gold, asked.answer, asked.choices)
-  if status is not Status.UNPARSEABLE or not re.search(r"[\\√]", asked.answer):
+  if status is not Status.UNPARSEABLE or not _MATH.search(asked.answer):
+    return status
+  if begins_with_label(asked.answer, asked.choices):
     return status
   text = option_text(asked.gold, asked.choices)
   if not text or not is_bounded(asked.answer):
@@ -304,6 +325,34 @@ def _may_be_a_product(asked: Comparison) -> bool:
   return re.search(r"\d[A-Za-z]+$", unwrap(asked.gold)) is not None
 
 
+_RANGE = re.compile(r"\d+ ?- ?\d+")
+"""A gold answer 5-6 is a range or a score, no difference."""
+_TRANSFORMING = re.compile(
+  r"simplif|factor|expand|evaluat|comput|calculat|rationali[sz]|value of"
+  r"|化简|分解|展开|计算|求值",
+  re.IGNORECASE,
+)
+
+
+def _is_copied(asked: Comparison, wanted: str, found: str) -> bool:
+  """Returns whether an answer is the formula that the question asks to compute.
+
+  It has the right value, but says nothing: 12 + 34 to "What is 12 + 34?", or
+  x^2 - 1 to "Factor x^2 - 1".
+  """
+  gold, answer, question = (
+    re.sub(r"[{} ]", "", squeeze(text))
+    for text in (wanted, found, spell(asked.question))
+  )
+  is_plain = parse_number(found) is not None or "=" in answer
+  if is_plain or gold == answer or len(answer) < 3:
+    return False
+  if not re.search(rf"(?<!\d){re.escape(answer)}(?!\d)", question):
+    return False
+  is_number = parse_number(wanted) is not None
+  return is_number or _TRANSFORMING.search(asked.question) is not None
+
+
 def _formula(asked: Comparison) -> Status | None:
   """Tells what needs no formula to be read: equal texts, too much to compute."""
   wanted, found = reading.prepare(asked.gold), reading.prepare(asked.answer)
@@ -312,6 +361,8 @@ def _formula(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if wanted is not None and squeeze(wanted) == squeeze(found):
     return Status.RIGHT
+  if _RANGE.fullmatch(wanted or "") or _is_copied(asked, wanted or "", found):
+    return Status.WRONG
   plain = half_width(reading.unboxed(asked.answer))
   if not (is_bounded(plain, longest) and is_bounded(found, 2 * longest)):
     return Status.UNPARSEABLE
