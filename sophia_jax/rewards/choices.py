@@ -14,7 +14,7 @@ from sophia_jax.rewards.text import half_width, normalise, unwrap
 from sophia_jax.status import Status
 
 _LABEL = re.compile(
-  r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))[ .:、,]*(.*)"
+  r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))\.?[ :、,]*(.*)"
   r"|([A-Z])(?: -+|,| :) (.+)",
   re.DOTALL,
 )
@@ -78,8 +78,8 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   """
   text = _plain(text)
   alone = _ALONE.fullmatch(text)
-  if alone:
-    return _letter(alone[1], choices)
+  if alone and (named := _letter(alone[1], choices)):
+    return named
   whole = _by_text(text, choices)
   if whole:
     return whole

@@ -64,6 +64,7 @@ _REASON = re.compile(
 )
 _AFTER_HEADING = " \t\r\n:：*#为是"
 _MARKUP = " \t*_`#>"
+_DISPLAY = re.compile(r"\A(?:\$\$|\\\[)\s{0,9}\n\s{0,9}")
 _BOLD_STOP = re.compile(r"(?<=[*_`])[.,;!。，．]+$")
 _AND = re.compile(
   r"[\s$]{0,4}(?:[,，、;；]|and|or|和|或|\\text\{ ?(?:and|or) ?\})?[\s$]{0,4}",
@@ -292,7 +293,8 @@ def after_heading(text: str) -> str | None:
       end = heading.end()
   if end < 0:
     return None
-  line = text[end:].lstrip(_AFTER_HEADING).partition("\n")[0]
+  rest = _DISPLAY.sub("", text[end:].lstrip(_AFTER_HEADING), count=1)
+  line = rest.partition("\n")[0]
   line = _BOLD_STOP.sub("", _first_sentence(line)).strip(_MARKUP)
   reason = _REASON.search(line)
   if reason and _is_short(unwrap(line[: reason.start()])):

@@ -32,6 +32,8 @@ CASES = [
   ("Answer: 1\n...\nAnswer: 2", "2"),
   ("the answer is 5. This follows from above.", "5"),
   ("The answer is **5**.", "5"),
+  ("Final answer:\n$$\n5\n$$", "5"),
+  ("Final answer:\n\\[\nx+1\n\\]", "x+1"),
   ("**Answer:** `blue`!", "blue"),
   ("The answer is yes, because it fits", "yes"),
   ("\\boxed{5}\n\\boxed{5}", "5"),
