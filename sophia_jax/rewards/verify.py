@@ -48,8 +48,9 @@ _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
 
 
 _ORDERED = re.compile(
-  r"\b(?:arrange|order(?:ed)? (?:of|from)|respectively|sort(?:ed)?)\b"
-  r"|\b(?:in|(?:in|de)creasing|(?:a|de)scending) order\b|依次|从[大小]到|顺序",
+  r"\b(?:arrange|order|sort)(?:ed)? (?:them|these|the numbers|from)\b"
+  r"|\b(?:(?:in|de)creasing|(?:a|de)scending) order\b|\brespectively\W*$"
+  r"|依次|从[大小]到",
   re.IGNORECASE,
 )
 """A question whose numbers have an order; the roots of an equation have none."""

@@ -184,6 +184,7 @@ def test_what_the_question_asks_for_may_be_repeated():
     ("1, 2, 3", "1, 2 and 3", "List 1, 3, 2 in ascending order.", "right"),
     ("1/2, 2", "2, 0.5", "Find a and b, respectively.", "wrong"),
     ("1, 2, 3", "3, 2, 1", "Find the roots, in any order.", "right"),
+    ("1, 2", "2, 1", "D, E halve AB, AC respectively. Find x.", "right"),
   ],
 )
 def test_what_the_question_asks_for_counts(gold, answer, question, outcome):
