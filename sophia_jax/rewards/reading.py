@@ -253,6 +253,7 @@ _NAME = re.compile(
   r"(?: ?\([^()=]*\))?"
   r"|\\text\{[^{}]*\}(?:_(?:\w|\{[^{}]*\}))?|[A-Za-z]{4,}(?: [A-Za-z]+){0,3}"
   r"|\|[A-Z]{2}\||\\overline ?\{[A-Z]{2}\}"
+  r"|[A-Za-z] ?\^ ?\{? ?-1 ?\}? ?\([^()=]*\)|\\frac ?\{d[a-z]\} ?\{d[a-z]\}"
 )
 
 
@@ -264,7 +265,9 @@ def is_name(text: str) -> bool:
   text = text.strip()
   if text.startswith("(") and text.endswith(")") and "," in text:
     return all(map(is_name, text[1:-1].split(",")))
-  return _NAME.fullmatch(text) is not None and not _NOT_NAMES.match(text)
+  is_derivative = text.startswith(r"\frac")
+  is_formula = _NOT_NAMES.match(text) and not is_derivative
+  return _NAME.fullmatch(text) is not None and not is_formula
 
 
 def plain_name(text: str) -> str:

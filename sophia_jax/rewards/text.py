@@ -77,7 +77,9 @@ def normalise(text: str) -> str:
   Raised and lowered digits stay what they are: x² is not x2.
   """
   text = re.sub(r"\\+([$%&#_])", r"\1", text.translate(_MARKS))
-  text = _WRAPPERS.sub(r" \1 ", unwrap(text))
+  text = unwrap(text)
+  for _ in range(3):  # one font inside another
+    text = _WRAPPERS.sub(r" \1 ", text)
   if _SCRIPTS.search(text):
     text = spell(text)
   text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -326,8 +326,10 @@ def _may_be_a_product(asked: Comparison) -> bool:
   return re.search(r"\d[A-Za-z]+$", unwrap(asked.gold)) is not None
 
 
-_RANGE = re.compile(r"\d+ ?- ?\d+")
-"""A gold answer 5-6 is a range or a score, no difference."""
+_LITERAL = re.compile(
+  r"\d+(?: ?- ?\d+)+|(?=\D+\d)(?:[A-Z][a-z]?\d*)+", re.ASCII
+)
+"""A gold answer that nothing is computed of: the range 5-6, a field A4, H2O."""
 _TRANSFORMING = re.compile(
   r"simplif|factor|expand|evaluat|comput|calculat|rationali[sz]|value of"
   r"|化简|分解|展开|计算|求值",
@@ -362,7 +364,10 @@ def _formula(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if wanted is not None and squeeze(wanted) == squeeze(found):
     return Status.RIGHT
-  if _RANGE.fullmatch(wanted or "") or _is_copied(asked, wanted or "", found):
+  if _LITERAL.fullmatch(wanted or ""):
+    same = wanted == re.sub(r"\\text(?=\{)|[\s{}_]", "", found)
+    return Status.RIGHT if same else Status.WRONG
+  if _is_copied(asked, wanted or "", found):
     return Status.WRONG
   plain = half_width(reading.unboxed(asked.answer))
   if not (is_bounded(plain, longest) and is_bounded(found, 2 * longest)):
