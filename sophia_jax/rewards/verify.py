@@ -273,6 +273,8 @@ def _choice(asked: Comparison) -> Status | None:
   text = option_text(asked.gold, asked.choices)
   if not text or not is_bounded(asked.answer):
     return status
+  if len(reading.at_top(spell(text), (",",))) > 1:
+    return status  # 3,1,2 is not the option 1,2,3
   return None if is_bounded(text) else status
 
 

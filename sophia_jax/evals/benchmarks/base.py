@@ -20,7 +20,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.run import import_dataset, read_answers
 from sophia_jax.evals.rates import Rate, grouped
-from sophia_jax.rewards.choices import begins_with_label, which_choice
+from sophia_jax.rewards.choices import which_choice
 from sophia_jax.rewards.extract import (
   TAIL_CHARS,
   after_thinking,
@@ -103,18 +103,8 @@ def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def answer_items(problem: Problem, response: str) -> Sequence[Item]:
-  """Compares by answer type; an answer that names no option also with the text
-  of the right option."""
-  answer = answer_in(problem, response)
-  items = [(answer, problem)]
-  names_none = which_choice(answer, problem.choices) is None
-  labelled = begins_with_label(answer, problem.choices)
-  if problem.choices and names_none and not labelled:
-    value = dataclasses.replace(
-      problem, answer=option(problem), answer_type="math", choices=()
-    )
-    items.append((answer, value))
-  return items
+  """Compares by answer type."""
+  return ((answer_in(problem, response), problem),)
 
 
 def option(problem: Problem) -> str:
