@@ -289,9 +289,10 @@ def without_question(answer: str, question: str) -> str:
     rf"{re.escape(sought)}\$?(?:=|\\le|\\ge|<|>)", asked
   ):
     return answer
-  before = asked[: asked.index(sought)][-1:]
-  # Not the tail of a longer formula: "y" in "x+y".
-  return answer if before and before in "+-*/^_({\\" else right
+  before, _, after = asked.partition(sought)
+  # Not a part of a longer formula: "y" in "x+y".
+  is_part = before.endswith(tuple("+-*/^_({\\"))
+  return answer if is_part or after.startswith(tuple("+-*/^_")) else right
 
 
 # ---------------------------------------------------------------------- brackets

@@ -332,30 +332,24 @@ _LITERAL = re.compile(
   r"\d+(?: ?- ?\d+)+|(?=\D+\d)(?:[A-Z][a-z]?\d*)+", re.ASCII
 )
 """A gold answer that nothing is computed of: the range 5-6, a field A4, H2O."""
-_TRANSFORMING = re.compile(
-  r"simplif|factor|expand|evaluat|comput|calculat|rationali[sz]|value of"
-  r"|化简|分解|展开|计算|求值",
-  re.IGNORECASE,
-)
 
 
 def _is_copied(asked: Comparison, wanted: str, found: str) -> bool:
-  """Returns whether an answer is the formula that the question asks to compute.
+  """Returns whether an answer is a formula of the question, not a value.
 
-  It has the right value, but says nothing: 12 + 34 to "What is 12 + 34?", or
-  x^2 - 1 to "Factor x^2 - 1".
+  It may be equal to the gold answer but says nothing: 12 + 34 to "What is
+  12 + 34?", x^2 - 1 to "Factor x^2 - 1", 2x = 4 to "Solve 2x = 4".
   """
   gold, answer, question = (
     re.sub(r"[{} ]", "", squeeze(text))
     for text in (wanted, found, spell(asked.question))
   )
-  is_plain = parse_number(found) is not None or "=" in answer
-  if is_plain or gold == answer or len(answer) < 3:
+  said = reading.statement(found)
+  value = said.parts[-1] if said.name else found
+  if gold == answer or len(answer) < 3 or parse_number(value) is not None:
     return False
-  if not re.search(rf"(?<!\d){re.escape(answer)}(?!\d)", question):
-    return False
-  is_number = parse_number(wanted) is not None
-  return is_number or _TRANSFORMING.search(asked.question) is not None
+  copied = rf"(?<![\d+*/^(-]){re.escape(answer)}(?![\d+*/^)-])"
+  return re.search(copied, question) is not None
 
 
 def _formula(asked: Comparison) -> Status | None:
