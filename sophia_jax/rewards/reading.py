@@ -246,6 +246,7 @@ _NOT_NAMES = re.compile(
   r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp|sqrt|frac|int|sum|prod|lim|max"
   r"|min|pi|infty|cdot|times|pm|mp|binom|arc[a-z]+|mathbb)(?![A-Za-z])"
 )
+_DENIED = re.compile(r"\b(?:no[tr]?|never|wrong|incorrect)\b", re.IGNORECASE)
 _GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 _NAME = re.compile(
   rf"(?:\\Delta ?|\\angle ?|m ?\\angle ?|\\triangle ?)?"
@@ -265,6 +266,8 @@ def is_name(text: str) -> bool:
   text = text.strip()
   if text.startswith("(") and text.endswith(")") and "," in text:
     return all(map(is_name, text[1:-1].split(",")))
+  if _DENIED.search(text):
+    return False
   is_derivative = text.startswith(r"\frac")
   is_formula = _NOT_NAMES.match(text) and not is_derivative
   return _NAME.fullmatch(text) is not None and not is_formula
