@@ -9,6 +9,7 @@ This module imports neither jax nor `types`: it is all a worker loads.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -333,6 +334,8 @@ _LITERAL = re.compile(
 )
 """A gold answer that nothing is computed of: the range 5-6, a field A4, H2O."""
 
+_OPERATOR = re.compile(r"[-+*/^=<>!]|\\(?!text|[{}])")
+
 
 def _is_copied(asked: Comparison, wanted: str, found: str) -> bool:
   """Returns whether an answer is a formula of the question, not a value.
@@ -340,16 +343,23 @@ def _is_copied(asked: Comparison, wanted: str, found: str) -> bool:
   It may be equal to the gold answer but says nothing: 12 + 34 to "What is
   12 + 34?", x^2 - 1 to "Factor x^2 - 1", 2x = 4 to "Solve 2x = 4".
   """
-  gold, answer, question = (
-    re.sub(r"[{} ]", "", squeeze(text))
-    for text in (wanted, found, spell(asked.question))
-  )
+  gold, answer = map(_without_braces, (wanted, found))
   said = reading.statement(found)
   value = said.parts[-1] if said.name else found
-  if gold == answer or len(answer) < 3 or parse_number(value) is not None:
+  is_plain = not _OPERATOR.search(found) or parse_number(value) is not None
+  if is_plain or gold == answer or len(answer) < 3:
     return False
   copied = rf"(?<![\d+*/^(-]){re.escape(answer)}(?![\d+*/^)-])"
-  return re.search(copied, question) is not None
+  return re.search(copied, _plain_question(asked.question)) is not None
+
+
+@functools.lru_cache(maxsize=1000)  # all answers of a group have one
+def _plain_question(question: str) -> str:
+  return _without_braces(spell(question))
+
+
+def _without_braces(text: str) -> str:
+  return re.sub(r"[{} ]", "", squeeze(text))
 
 
 def _formula(asked: Comparison) -> Status | None:

@@ -181,6 +181,7 @@ def test_what_the_question_asks_for_may_be_repeated():
     ("x>2", "2x+1>5", "Solve $2x+1>5$ for x.", "wrong"),
     ("x=2", "2x=4", "Solve $2x + 1 = 5$.", "right"),
     ("5", "x=5", "Is x=5? Find x.", "right"),
+    (r"\text{Yes}", "yes", "Is x>2? Answer yes or no.", "right"),
     ("2^{10}", "2^10", "Compute the larger of 2^{10} and 10^3.", "right"),
     ("b+a", "a+b", "What are the sides of a square of area (a+b)^2?", "right"),
     ("5", "5", "Compute 5.", "right"),
