@@ -17,8 +17,8 @@ from sophia_jax.types import Group, Problem
 _FIXED = re.compile(
   r"<image>|(?<![A-Za-z'])[B-H](?![A-Za-z'])|^\W*A\W*$|\b(?:above|below)\b"
 )
-"""What keeps an option in its place: an image, which stands in the order of the
-text, or a name of other options, "A and B", "none of the above"."""
+"""Reason for an option to stay in place: an image, which stands in the order of
+the text, or a name of other options, "A and B", "none of the above"."""
 
 
 def shuffled(sample: Sample) -> Sample:
