@@ -6,7 +6,10 @@ import re
 from typing import NamedTuple
 
 _NUMBER = r"\s{0,4}(-?\d{1,9}(?:\.\d{0,9})?)\s{0,4}"
-_BOX = re.compile(rf"[\[(]?{','.join([_NUMBER] * 4)}[\])]?")
+_COMMA = r"(?:,|\)\s{0,4},\s{0,4}\()"
+_BOX = re.compile(
+  rf"[\[(]?{_NUMBER},{_NUMBER}{_COMMA}{_NUMBER},{_NUMBER}[\])]?"
+)
 _OVERLAP = 0.5
 """Least intersection over union of a right answer, as detection has it."""
 
@@ -25,7 +28,10 @@ class Box(NamedTuple):
 
 
 def read_box(text: str) -> Box | None:
-  """Reads "[left, top, right, bottom]"; None where it is no box."""
+  """Reads "[left, top, right, bottom]" or "(left, top), (right, bottom)".
+
+  None where it is no box.
+  """
   found = _BOX.fullmatch(text.strip())
   if found is None:
     return None

@@ -6,6 +6,7 @@ A policy that sees a problem again cannot learn the letter of its answer.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -13,7 +14,11 @@ from sophia_jax.algorithms.contract import Sample, World
 from sophia_jax.rewards.choices import letter_set, options_named
 from sophia_jax.types import Group, Problem
 
-_MARK = "<image>"
+_FIXED = re.compile(
+  r"<image>|(?<![A-Za-z'])[B-H](?![A-Za-z'])|^\W*A\W*$|\b(?:above|below)\b"
+)
+"""Reason for an option to stay in place: an image, which stands in the order of
+the text, or a name of other options, "A and B", "none of the above"."""
 
 
 def shuffled(sample: Sample) -> Sample:
@@ -33,12 +38,11 @@ def reordered(problem: Problem, seed: int) -> Problem:
   """Returns a problem with its options in the order of a seed.
 
   Answers that name one option become its new letter. A problem that is no
-  choice stays as it is, as does one with images among its options, which stand
-  in the order of the text.
+  choice stays as it is, as does one with an option that has to stay in place.
   """
   n = len(problem.choices)
   is_choice = problem.answer_type in ("choice", "auto")
-  if n < 2 or not is_choice or any(_MARK in c for c in problem.choices):
+  if n < 2 or not is_choice or any(map(_FIXED.search, problem.choices)):
     return problem
   order = np.random.default_rng(seed).permutation(n).tolist()
   return dataclasses.replace(

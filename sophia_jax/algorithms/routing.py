@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from sophia_jax.algorithms import selection
 from sophia_jax.algorithms.contract import Moment, Reward, Sample, World
 from sophia_jax.boxes import overlap, read_box
+from sophia_jax.rewards.text import unwrap
 from sophia_jax.types import Group, Problem, Rollout
 
 SCORER = "scorer"
@@ -43,7 +44,7 @@ async def _overlaps(world: World, group: Group) -> Group:
   assert wanted is not None  # the schema has checked it
 
   def part(rollout: Rollout) -> dict[str, float]:
-    found = read_box(found_answer(rollout))
+    found = read_box(unwrap(found_answer(rollout)))
     return {OVERLAP: overlap(wanted, found) if found else 0.0}
 
   return _with(group, {r.path: part(r) for r in group.rollouts})

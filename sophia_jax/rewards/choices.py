@@ -14,8 +14,8 @@ from sophia_jax.rewards.text import half_width, normalise, unwrap
 from sophia_jax.status import Status
 
 _LABEL = re.compile(
-  r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))[ .:、,]*(.*)"
-  r"|([A-Z])(?: -+|,) (.+)",
+  r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))\.?[ :、,]*(.*)"
+  r"|([A-Z])(?: -+|,| :) (.+)",
   re.DOTALL,
 )
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[ .:、,)\]]*")
@@ -24,7 +24,17 @@ _LETTERS = re.compile(
 )
 _HEDGE = re.compile(r"(?:and|or|和|或|&|/)\s*\(?[A-Z]\)?(?![A-Za-z'])")
 _ONLY_LETTERS = re.compile(r"(?:[(\[]?[A-Z][)\].,:;、]*\s*)+")
-_LETTER_ALONE = re.compile(r"(?<![A-Za-z'])[A-H](?![A-Za-z'])")
+_LETTER_ALONE = re.compile(r"(?<![A-Za-z'])(?:[B-H]|A(?! [a-z]))(?![A-Za-z'])")
+_OTHER_LABEL = re.compile(r"(?<![A-Za-z])\(?[A-H](?:[).:、]|\uff1a)\s*[^\s.]")
+_DENIAL = re.compile(
+  r"\b(?:is|are|was|be)(?: not\b|n't)|\b(?:incorrect|wrong)\b|不是|错",
+  re.IGNORECASE,
+)
+_NEGATION = re.compile(
+  r"\b(?:not?|never|neither|false|cannot|incorrect|wrong)\b|n't|[不非错]",
+  re.IGNORECASE,
+)
+_NAMED = re.compile(r"[(\[]?([A-Za-z])[)\]]?\s*[=:.)]")
 _RUN = re.compile(r"[A-Z]{2,}")
 _SEPARATORS = re.compile(r"\s*(?:,|，|、|;|\band\b|&|和|\s)\s*")
 _CHOICE_WORDS = ("option ", "choice ", "answer ", "options ", "选项", "选")
@@ -68,8 +78,8 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
   """
   text = _plain(text)
   alone = _ALONE.fullmatch(text)
-  if alone:
-    return _letter(alone[1], choices)
+  if alone and (named := _letter(alone[1], choices)):
+    return named
   whole = _by_text(text, choices)
   if whole:
     return whole
@@ -91,15 +101,37 @@ def _by_label(
   rest = label[4] or label[6] or ""
   named = _letter(letter, choices)
   other = _by_text(rest, choices) or _by_value(rest, choices)
-  if _ONLY_LETTERS.fullmatch(rest) and not other & named:
+  if rest and other:
+    return other & named and named
+  if _ONLY_LETTERS.fullmatch(rest):
     return named if set(re.findall("[A-Z]", rest)) == {letter} else frozenset()
   bare = label[5] is not None
   # "A, b, c" lists letters, as "A, B, C" does.
   listed = rest.upper() if _ONLY_LETTERS.fullmatch(rest.upper()) else rest
-  lists = bare and _LETTER_ALONE.search(listed)
-  if _HEDGE.search(rest) or lists or (other and not other & named):
+  lists = (bare or choices) and {*_LETTER_ALONE.findall(listed)} - {letter}
+  own = "".join(choices[i] for i in named if choices)
+  if lists or _is_taken_back(rest, own):
     return frozenset()
   return named if named or bare else None
+
+
+def _is_taken_back(rest: str, own: str) -> bool:
+  """Returns whether what follows a label names more options, or says "not".
+
+  Args:
+    own: text of the label's option, whose own "not" does not count; "" where it
+      is unknown, so that "No solution" may be it.
+  """
+  if _HEDGE.search(rest) or _OTHER_LABEL.search(rest):
+    return True
+  denied = _NEGATION if own else _DENIAL
+  return bool(denied.search(rest)) and not denied.search(own)
+
+
+def begins_with_label(text: str, choices: Sequence[str]) -> bool:
+  """Returns whether an option's letter and "=" or the like begin `text`."""
+  label = _NAMED.match(_plain(text))
+  return label is not None and bool(_letter(label[1], choices))
 
 
 def option_text(gold: str, choices: Sequence[str]) -> str:

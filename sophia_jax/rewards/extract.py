@@ -64,6 +64,8 @@ _REASON = re.compile(
 )
 _AFTER_HEADING = " \t\r\n:：*#为是"
 _MARKUP = " \t*_`#>"
+_DISPLAY = re.compile(r"\A(?:\$\$|\\\[)\s{0,9}\n\s{0,9}")
+_BOLD_STOP = re.compile(r"(?<=[*_`])[.,;!。，．]+$")
 _AND = re.compile(
   r"[\s$]{0,4}(?:[,，、;；]|and|or|和|或|\\text\{ ?(?:and|or) ?\})?[\s$]{0,4}",
   re.IGNORECASE,
@@ -262,10 +264,13 @@ def _joined(text: str, boxes: list[_Box], parts: int) -> str | None:
     run.insert(0, box)
   if len(boxes) == parts > len(run) and _are_parts(text, boxes):
     run = boxes
-  return ", ".join(
+  contents = [
     text[box.start : box.end].replace("\\boxed", "").replace("\\fbox", "")
     for box in run
-  )
+  ]
+  if len(run) != parts and len(set(contents)) == 1:
+    return contents[0]  # one answer, boxed again
+  return ", ".join(contents)
 
 
 def _are_parts(text: str, boxes: list[_Box]) -> bool:
@@ -279,7 +284,7 @@ def after_heading(text: str) -> str | None:
   """Returns the first line with text after the last final-answer heading.
 
   "The answer is independent of ..." is prose and no heading. A reason behind a
-  number is cut off.
+  number, a yes or a no is cut off.
   """
   end = -1
   for heading in _HEADING.finditer(text):
@@ -288,12 +293,18 @@ def after_heading(text: str) -> str | None:
       end = heading.end()
   if end < 0:
     return None
-  line = text[end:].lstrip(_AFTER_HEADING).partition("\n")[0]
-  line = _first_sentence(line).strip(_MARKUP)
+  rest = _DISPLAY.sub("", text[end:].lstrip(_AFTER_HEADING), count=1)
+  line = rest.partition("\n")[0]
+  line = _BOLD_STOP.sub("", _first_sentence(line)).strip(_MARKUP)
   reason = _REASON.search(line)
-  if reason and parse_number(unwrap(line[: reason.start()])) is not None:
+  if reason and _is_short(unwrap(line[: reason.start()])):
     line = line[: reason.start()]
   return line or None
+
+
+def _is_short(answer: str) -> bool:
+  """Returns whether it is a number, yes or no."""
+  return answer.lower() in ("yes", "no") or parse_number(answer) is not None
 
 
 def chosen_letter(answer: str) -> str | None:

@@ -22,8 +22,14 @@ right; one is wrong; nobody knows."""
 
 _PLACE = "(left|middle|right)"
 _ORDER = {"larger than": 1, "smaller than": -1, "equal to": 0}
-_DIGIT = re.compile(rf"\bthe {_PLACE} digit is (\d|unclear)\b", re.IGNORECASE)
-_COLOUR = re.compile(r"\bthe (ink|paper) is ([a-z]{1,20})\b", re.IGNORECASE)
+_SURE = r"\b(?!\.\d|[-/]|,?\s{1,4}or\b)"
+"""End of a value: "3 or 5" and "red-orange" state nothing."""
+_DIGIT = re.compile(
+  rf"\bthe {_PLACE} digit is (\d|unclear){_SURE}", re.IGNORECASE
+)
+_COLOUR = re.compile(
+  rf"\bthe (ink|paper) is ([a-z]{{1,20}}){_SURE}", re.IGNORECASE
+)
 _COMPARED = re.compile(
   rf"\bthe {_PLACE} digit is ({'|'.join(_ORDER)}) the {_PLACE}\b",
   re.IGNORECASE,

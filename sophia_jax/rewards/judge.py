@@ -42,8 +42,10 @@ from sophia_jax.rewards.reading import (
 )
 from sophia_jax.rewards.regions import same_region
 from sophia_jax.rewards.text import normalise
-from sophia_jax.rewards.units import read_unit
+from sophia_jax.rewards.units import read_unit, same_unit
 from sophia_jax.status import Status
+
+_LESS = re.compile(r"[<>]|\\(?:le|ge)(?![A-Za-z])")
 
 
 def judge(gold: str, answer: str, tolerance: Sequence[float] = ()) -> Status:
@@ -62,12 +64,25 @@ def judge(gold: str, answer: str, tolerance: Sequence[float] = ()) -> Status:
     return Status.WRONG
   if same_region(wanted, found):
     return Status.RIGHT
+  if _joined_otherwise(wanted, found):
+    return Status.WRONG
   for golds in readings(wanted):
     slacks = slack_of_each(tolerance, len(golds))
     for answers in readings(found):
       if same_items(golds, answers, slacks):
         return Status.RIGHT
   return Status.WRONG if _is_readable(found) else Status.UNPARSEABLE
+
+
+def _joined_otherwise(one: str, other: str) -> bool:
+  """Returns whether "or" joins the orders of one line, "and" the other's."""
+  if not _LESS.search(one + other):
+    return False
+  joins = [
+    {mark for mark in (r"\lor", r"\land") if len(at_top(line, (mark,))) > 1}
+    for line in (one, other)
+  ]
+  return all(joins) and joins[0] != joins[1]
 
 
 def _is_readable(line: str) -> bool:
@@ -230,19 +245,28 @@ def same_number(gold: Number, answer: Number, slack: float) -> bool:
   return equal_numbers(gold, answer, slack)
 
 
+_OF_ANGLES = re.compile(r"(?<!arc)(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
 class _Measured(NamedTuple):
   text: str
   unit: str = ""
 
 
 def _without_unit(text: str) -> _Measured:
-  r"""Splits 2\sqrt{3} \text{ cm}; an unmarked unit needs a space and letters."""
+  r"""Splits 2\sqrt{3} \text{ cm}; an unmarked unit needs a space and letters.
+
+  The degrees of \sin 30° belong to the function.
+  """
   marked = re.search(r"(?:\\text\{[^{}]*\}|°|[\u4e00-\u9fff]).*$", text)
   bare = re.search(
-    r"(?<=[\d})])\s*([A-Za-zμΩ]{2,}(?:[/^{}\d A-Za-z-]*))$", text
+    r"(?:(?<=[\d})])\s*|(?<=\\pi) )([A-Za-zμΩ]{2,}(?:[/^{}\d A-Za-z-]*))$",
+    text,
   )
   for match in (marked, bare):
     if match and text[: match.start()].strip():
+      if match[0] == "°" and _OF_ANGLES.search(text):
+        continue
       unit = read_unit(match[0], always_a_unit=match is marked)
       if unit is not None and unit.is_sure:
         return _Measured(text[: match.start()].strip(), unit.name)
@@ -255,7 +279,7 @@ def _same_formula(gold: str, answer: str, slack: float) -> bool:
   An infinity that the gold answer has not is wrong, whatever sympy makes of it.
   """
   one, other = _without_unit(gold), _without_unit(answer)
-  if one.unit and other.unit and one.unit != other.unit:
+  if not same_unit(one.unit, other.unit):
     return False
   if r"\infty" in gold + answer:
     return _sign_of_infinity(gold) == _sign_of_infinity(answer) != ""
@@ -310,7 +334,7 @@ def _same_ratio(gold: str, answer: str, _: float) -> bool | None:
   """Compares 3:2 with 6:4 or 3/2; times of the clock place by place."""
   if not any(at_top(text, (":",))[1:] for text in (gold, answer)):
     return None
-  halves = _HALF_OF_DAY.findall(gold), _HALF_OF_DAY.findall(answer)
+  halves = [_HALF_OF_DAY.findall(t.lower()) for t in (gold, answer)]
   if all(halves) and halves[0] != halves[1]:
     return False
   gold, answer = (_HALF_OF_DAY.sub("", text) for text in (gold, answer))

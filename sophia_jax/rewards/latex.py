@@ -265,7 +265,10 @@ class _Parser:
       value = sympy.Rational(self._take())
     else:
       value = self._argument()
-    return _raise(value, _divide(sympy.Integer(1), index))
+    power = _divide(sympy.Integer(1), index)
+    if index.is_odd and value.is_negative:
+      return -_raise(-value, power)  # the real root
+    return _raise(value, power)
 
   def _binomial(self) -> Expression:
     above, below = self._argument(), self._argument()

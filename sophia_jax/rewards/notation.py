@@ -103,6 +103,8 @@ _SIGNS = str.maketrans(
 _SUPER = re.compile("[" + "".join(_SUPERSCRIPTS) + "]+")
 _SUB = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
 
+_MONEY = {"$": "dollars", "€": "euros", "£": "pounds", "¥": "yuan"}
+
 _END = r"(?![A-Za-z])"
 _COMMANDS = (
   (re.compile(rf"\\(?:left|right|[bB]igg?[lrm]?){_END}\.?"), ""),
@@ -123,6 +125,19 @@ _COMMANDS = (
       r"|(?<!\\)\\[,;:> ]|~"
     ),
     " ",
+  ),
+  (re.compile(rf"\\textdollar{_END}"), r"\\$"),
+  # A sum of money alone keeps its currency, as a unit behind it.
+  (
+    re.compile(
+      r"(\\?[£€¥]|\\\$|^\s*\$(?!.*\$)) ?(-?\d[\d,]*(?:\.\d+)?)"
+      r"(?=\s*(?:$|,\s|\$))"
+    ),
+    lambda m: f"{m[2]} \\text{{{_MONEY[m[1].strip()[-1]]}}}",
+  ),
+  (
+    re.compile(r"(?<=\d) ?\\?([£€¥])"),
+    lambda m: f" \\text{{{_MONEY[m[1]]}}}",
   ),
   (re.compile(r"\\[£€$]|[$£€¥]"), " "),
   (re.compile(r"\\%"), "%"),
@@ -164,6 +179,7 @@ _COMMANDS = (
     lambda m: _worded(m[1]),
   ),
   (re.compile(r"(?<=\d)\s*(?:\\text\{to\}|\bto\b)\s*(?=\d)"), ":"),
+  (re.compile(r"^\s*(?:(?:negative|minus) |负)\s*(?=[\d.\\])"), "-"),
   (
     re.compile(r"^\s*(?:approximately|approx\.?|about|roughly|大?约)(?![a-z])"),
     r"\\approx ",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from sophia_jax.rewards.notation import bare_words, spell
-from sophia_jax.rewards.units import Unit, read_unit
+from sophia_jax.rewards.units import Unit, read_unit, same_unit
 
 REL_TOL = Fraction(1, 10**6)
 """Largest relative error of a decimal that stands for another number."""
@@ -28,7 +28,8 @@ _SIGN = r"(?P<sign>[+-]?) ?"
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
 _SCIENCE = re.compile(
   _SIGN + rf"(?P<base>{_DECIMAL})(?:[eE](?P<exp>[+-]?\d{{1,4}})"
-  r"| ?(?:\\times|\\cdot|[xX*]) ?10 ?\^ ?\{? ?(?P<pow>[+-]?\d{1,4}) ?\}?)?"
+  r"| ?(?:\\times|\\cdot|[xX*]) ?10 ?(?:\^|\*\*) ?[{(]? ?(?P<pow>[+-]?\d{1,4})"
+  r" ?[})]?)?"
   r"(?P<rest>.*)",
   re.DOTALL,
 )
@@ -39,7 +40,7 @@ _SLASH = re.compile(
 )
 _FRAC = re.compile(
   _SIGN + r"(?P<whole>\d*) ?\\frac ?(?:\{ ?(?P<num>-?[\d.]+) ?\}|(?P<n1>\d)) ?"
-  r"(?:\{ ?(?P<den>[\d.]+) ?\}|(?P<d1>\d))(?P<rest>.*)",
+  r"(?:\{ ?(?P<den>-?[\d.]+) ?\}|(?P<d1>\d))(?P<rest>.*)",
   re.DOTALL,
 )
 _BASED = re.compile(
@@ -113,14 +114,14 @@ def equal_numbers(gold: Number, answer: Number, tolerance: float = 0.0) -> bool:
 
   A percent sign on one side only: 0.5 is 50 %. A figure above 1 may lack its
   sign (50 for 50 %), but 0.25 is not 0.25 %. Units are compared where both
-  sides have one, bases always.
+  sides have one, a percent sign being one, and bases always.
 
   Args:
     tolerance: stated by the problem, absolute.
   """
-  if gold.base != answer.base:
+  if gold.base != answer.base or not same_unit(gold.unit, answer.unit):
     return False
-  if gold.unit and answer.unit and gold.unit != answer.unit:
+  if gold.percent != answer.percent and (gold.unit or answer.unit):
     return False
   # 0.3 as it is written, not as a float holds it.
   slack = Fraction(str(tolerance))
@@ -260,6 +261,8 @@ def _unit(behind: str) -> Unit | None:
   if text.startswith("(") and not text.endswith(")"):
     return None
   if len(text.split()) > MAX_UNIT_WORDS + 4 or text[:1] == "^":
+    return None
+  if behind in ("K", "T"):  # 42K: thousands, not kelvins
     return None
   # "42 apples", but 42ab is a product.
   apart = behind[:1] in ("", " ", "\\") or not behind[:1].isascii()

@@ -149,7 +149,8 @@ def split(text: str) -> list[str]:
   Where every item of a list has \pm, the signs of one item go together.
   """
   text = text.strip()
-  if text.startswith(r"\{") and text.endswith(r"\}") and "|" not in text:
+  is_set = text.startswith(r"\{") and text.endswith(r"\}")
+  if is_set and "|" not in text and r"\emptyset" not in text:
     text = text[2:-2]
   items: list[str] = []
   for item in filter(None, at_top(text, _SEPARATORS)):
@@ -245,6 +246,7 @@ _NOT_NAMES = re.compile(
   r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp|sqrt|frac|int|sum|prod|lim|max"
   r"|min|pi|infty|cdot|times|pm|mp|binom|arc[a-z]+|mathbb)(?![A-Za-z])"
 )
+_DENIED = re.compile(r"\b(?:no[tr]?|never|wrong|incorrect)\b", re.IGNORECASE)
 _GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 _NAME = re.compile(
   rf"(?:\\Delta ?|\\angle ?|m ?\\angle ?|\\triangle ?)?"
@@ -252,6 +254,7 @@ _NAME = re.compile(
   r"(?: ?\([^()=]*\))?"
   r"|\\text\{[^{}]*\}(?:_(?:\w|\{[^{}]*\}))?|[A-Za-z]{4,}(?: [A-Za-z]+){0,3}"
   r"|\|[A-Z]{2}\||\\overline ?\{[A-Z]{2}\}"
+  r"|[A-Za-z] ?\^ ?\{? ?-1 ?\}? ?\([^()=]*\)|\\frac ?\{d[a-z]\} ?\{d[a-z]\}"
 )
 
 
@@ -263,7 +266,11 @@ def is_name(text: str) -> bool:
   text = text.strip()
   if text.startswith("(") and text.endswith(")") and "," in text:
     return all(map(is_name, text[1:-1].split(",")))
-  return _NAME.fullmatch(text) is not None and not _NOT_NAMES.match(text)
+  if _DENIED.search(text):
+    return False
+  is_derivative = text.startswith(r"\frac")
+  is_formula = _NOT_NAMES.match(text) and not is_derivative
+  return _NAME.fullmatch(text) is not None and not is_formula
 
 
 def plain_name(text: str) -> str:
@@ -285,9 +292,10 @@ def without_question(answer: str, question: str) -> str:
     rf"{re.escape(sought)}\$?(?:=|\\le|\\ge|<|>)", asked
   ):
     return answer
-  before = asked[: asked.index(sought)][-1:]
-  # Not the tail of a longer formula: "y" in "x+y".
-  return answer if before and before in "+-*/^_({\\" else right
+  before, _, after = asked.partition(sought)
+  # Not a part of a longer formula: "y" in "x+y".
+  is_part = before.endswith(tuple("+-*/^_({\\"))
+  return answer if is_part or after.startswith(tuple("+-*/^_")) else right
 
 
 # ---------------------------------------------------------------------- brackets

@@ -192,3 +192,8 @@ def _points(
       symbol: sympy.Rational(1000 * rng.randint(low, high) + 7, 1_000_003)
       for symbol in symbols
     }
+  for turn in (1, -1) if folded else ():  # |x| + |y| is not |x + y|
+    yield {
+      symbol: turn * (-1) ** i * sympy.Rational(rng.randint(300, 3000), 7)
+      for i, symbol in enumerate(symbols)
+    }

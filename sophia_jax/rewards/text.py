@@ -61,14 +61,25 @@ def unwrap(text: str) -> str:
 
 
 _SCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉]")
+_MARKS = str.maketrans(
+  {
+    **dict.fromkeys("‘’‚", "'"),
+    **dict.fromkeys("“”„", '"'),
+    **dict.fromkeys("‐‑‒–—−", "-"),
+  }
+)
 
 
 def normalise(text: str) -> str:
   """Returns words without case, width, markup and enclosing punctuation.
 
+  Quotes and dashes are those of ASCII; an escaped sign is the sign.
   Raised and lowered digits stay what they are: x² is not x2.
   """
-  text = _WRAPPERS.sub(r" \1 ", unwrap(text))
+  text = re.sub(r"\\+([$%&#_])", r"\1", text.translate(_MARKS))
+  text = unwrap(text)
+  for _ in range(3):  # one font inside another
+    text = _WRAPPERS.sub(r" \1 ", text)
   if _SCRIPTS.search(text):
     text = spell(text)
   text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -93,6 +104,19 @@ def half_width(text: str) -> str:
   return text.translate(_HALF_WIDTH)
 
 
+_AND_LAST = re.compile(r",\s+(?:and|&)\s+")
+
+
+def _closes_what_it_opens(text: str) -> bool:
+  """Returns whether no bracket closes before it opens."""
+  depth = 0
+  for c in text:
+    depth += (c in "([{") - (c in ")]}")
+    if depth < 0:
+      return False
+  return True
+
+
 def split_list(text: str) -> list[str]:
   """Returns the items at top-level commas, enclosing brackets removed.
 
@@ -101,9 +125,12 @@ def split_list(text: str) -> list[str]:
   text = text.strip()
   for left, right in (("[", "]"), ("(", ")"), (r"\{", r"\}"), ("{", "}")):
     if text.startswith(left) and text.endswith(right):
-      text = text[len(left) : -len(right)]
+      inside = text[len(left) : -len(right)]
+      # Not the brackets of (1, 2), (3, 4).
+      text = inside if _closes_what_it_opens(inside) else text
       break
   text = text.replace("，", ", ").replace("、", ", ").replace(";", ", ")
+  text = _AND_LAST.sub(", ", text)
   spaced = ", " in text
   items, depth, start = [], 0, 0
   for i, c in enumerate(text):

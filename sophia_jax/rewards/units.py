@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from typing import NamedTuple
 
 from sophia_jax.rewards.notation import bare_words
@@ -18,7 +19,7 @@ class Unit(NamedTuple):
   """Example: Unit("m s^-1") for "m/s" and "metres per second"."""
 
   name: str
-  """Factors in alphabetical order; "" for degrees, which are dropped."""
+  """Factors in alphabetical order; "" for "units" and for no unit."""
   is_sure: bool = True
   """False for one or two letters without \\text that may be variables: m, mg."""
 
@@ -47,7 +48,8 @@ _WORDS = {
   "yuan": "元", "rmb": "元", "kph": "km h^-1", "kmph": "km h^-1",
   "mph": "h^-1 mi", "mps": "m s^-1", "cc": "cm^3", "kgs": "kg", "cms": "cm",
   "radian": "rad", "people": "person", "men": "man", "women": "woman",
-  "children": "child", "percent": "%", "%": "%", "degree": "", "deg": "", "unit": "",
+  "children": "child", "percent": "%", "%": "%", "degree": "°", "deg": "°",
+  "unit": "",
   "celsius": "°C", "fahrenheit": "°F",
 }  # fmt: skip
 _SYMBOLS = {
@@ -59,7 +61,7 @@ _SYMBOLS = {
   "l": "L", "ml": "mL", "dl": "dL", "cl": "cL", "h": "h", "min": "min",
   "in": "in", "ft": "ft", "yd": "yd", "mi": "mi", "lb": "lb", "oz": "oz",
   "t": "t", "ha": "ha", "rad": "rad", "K": "K", "°C": "°C", "°F": "°F",
-  "°": "", "d": "day", "kJ": "kJ", "KG": "kg", "Kg": "kg", "CM": "cm",
+  "°": "°", "d": "day", "kJ": "kJ", "KG": "kg", "Kg": "kg", "CM": "cm",
   "KM": "km", "Km": "km", "dB": "dB", "rpm": "rpm", "atm": "atm",
 }  # fmt: skip
 _CHINESE = {
@@ -67,7 +69,7 @@ _CHINESE = {
   "米": "m", "毫克": "mg", "千克": "kg", "公斤": "kg", "克": "g", "吨": "t",
   "毫升": "mL", "升": "L", "秒": "s", "分钟": "min", "小时": "h", "时": "h",
   "天": "day", "日": "day", "周": "week", "月": "month", "个月": "month",
-  "年": "year", "度": "", "元": "元", "块": "元", "公顷": "ha", "牛": "N",
+  "年": "year", "度": "°", "元": "元", "块": "元", "公顷": "ha", "牛": "N",
   "焦": "J", "瓦": "W", "伏": "V", "安": "A", "欧": "Ω", "帕": "Pa",
 }  # fmt: skip
 _CHINESE_SCALES = re.compile(
@@ -91,6 +93,18 @@ _TOKEN = re.compile(
   r"\^\{?-?\d\}?|\^-?\d|°[CF]?|[A-Za-zμΩ%]+|[\u4e00-\u9fff]+|\\[a-z]+|\S"
 )
 _JOINS = {r"\cdot", r"\times", "*", "-"}
+_PER = {"/", "每", "per"}
+_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_AFTER = {"squared": 2, "cubed": 3}
+_TEMPERATURES = frozenset({"°C", "°F"})
+"""Units that may lack their letter: 25 degrees."""
+
+
+def same_unit(one: str, other: str) -> bool:
+  """Returns whether two names of units are no contradiction; "" is none."""
+  if not one or not other or one == other:
+    return True
+  return "°" in (one, other) and bool(_TEMPERATURES & {one, other})
 
 
 def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
@@ -101,7 +115,8 @@ def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
       units and words in \text{...}.
   """
   marked = r"\text{" in text
-  text = bare_words(text).strip().rstrip(".").strip()
+  text = bare_words(text).replace("per cent", "percent")
+  text = re.sub(r"(?<=[A-Za-z\d}])\.(?=\s|$)", "", text.strip()).strip()
   text = re.sub(r"°\s+([CF])(?![A-Za-z])", r"°\1", text)
   text = re.sub(r"\\mu\s*(?=[A-Za-z])", "μ", text).replace(r"\Omega", "Ω")
   if text.startswith("(") and text.endswith(")"):
@@ -127,35 +142,43 @@ def read_unit(text: str, always_a_unit: bool = True) -> Unit | None:
 
 def _is_joined(tokens: list[str]) -> bool:
   """Returns whether every joint has a unit on both sides, "/" one behind it."""
-  joints = [token in _JOINS or token in ("/", "每") for token in tokens]
+  words = [token.lower() for token in tokens]
+  joints = [word in _JOINS or word in _PER for word in words]
   apart = not any(a and b for a, b in itertools.pairwise(joints))
-  return apart and not joints[-1] and (not joints[0] or tokens[0] == "/")
+  return apart and not joints[-1] and (not joints[0] or words[0] in _PER)
 
 
 def _factors(tokens: list[str], unknown: bool) -> dict[str, int] | None:
   """Returns the power of each unit; None where a token is no part of one."""
-  factors: dict[str, int] = {}
-  sign, power, last = 1, 1, ""
-  for token in tokens:
+  powers: list[tuple[str, int]] = []
+  sign, power = 1, 1
+  for token, behind in zip(tokens, [*tokens[1:], ""], strict=True):
     word = token.lower()
-    if token in ("/", "每") or word == "per":
+    if word in _PER:
       sign = -1
-    elif word in ("square", "sq", "cubic", "cu") and token != tokens[-1]:
-      power = 2 if word.startswith("s") else 3
-    elif last and (raised := re.fullmatch(r"\^\{?(-?\d)\}?", token)):
-      exponent = int(raised[1])
-      factors[last] += (exponent - 1) * (1 if factors[last] > 0 else -1)
-    elif word in ("squared", "cubed") and last:
-      factors[last] *= 2 if word == "squared" else 3
-    elif token not in _JOINS:
+    elif word in _BEFORE and behind:
+      power = _BEFORE[word]
+    elif powers and (raised := _exponent(word)):
+      unit, times = powers[-1]
+      powers[-1] = unit, times * raised
+    elif word not in _JOINS:
       found = _one(token, unknown)
       if found is None:
         return None
-      for unit, times in found:
-        factors[unit] = factors.get(unit, 0) + sign * power * times
-        last = unit
+      powers += [(unit, sign * power * times) for unit, times in found]
       power = 1
+  factors: Counter[str] = Counter()
+  for unit, times in powers:
+    factors[unit] += times
+  if _TEMPERATURES & factors.keys():
+    del factors["°"]
   return factors
+
+
+def _exponent(word: str) -> int:
+  """Returns the exponent that "^2" or "squared" is, 0 for what is none."""
+  raised = re.fullmatch(r"\^\{?(-?\d)\}?", word)
+  return int(raised[1]) if raised else _AFTER.get(word, 0)
 
 
 def _one(token: str, unknown: bool) -> list[tuple[str, int]] | None:

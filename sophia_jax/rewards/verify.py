@@ -9,13 +9,19 @@ This module imports neither jax nor `types`: it is all a worker loads.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sophia_jax.boxes import matches, read_box
 from sophia_jax.rewards import openbmb_text, reading
-from sophia_jax.rewards.choices import compare_choice, letter_set, option_text
+from sophia_jax.rewards.choices import (
+  begins_with_label,
+  compare_choice,
+  letter_set,
+  option_text,
+)
 from sophia_jax.rewards.notation import spell, squeeze
 from sophia_jax.rewards.number import (
   Number,
@@ -42,6 +48,15 @@ _MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|
 _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
 
 
+_ORDERED = re.compile(
+  r"\b(?:arrange|order|sort)(?:ed)? (?:them|these|the numbers|from)\b"
+  r"|\b(?:(?:in|de)creasing|(?:a|de)scending) order\b|\brespectively\W*$"
+  r"|依次|从[大小]到",
+  re.IGNORECASE,
+)
+"""A question whose numbers have an order; the roots of an equation have none."""
+
+
 class Comparison(NamedTuple):
   """A gold answer, an answer, and what decides between them.
 
@@ -65,6 +80,10 @@ class Comparison(NamedTuple):
     if self.answer_type != "auto":
       return self.answer_type
     kind = auto_type(self.gold, self.choices)
+    if kind == "math" and _ORDERED.search(self.question):
+      items = split_list(unwrap(reading.unboxed(self.gold)))
+      if _are_numbers(items) and "{" not in self.gold[:3]:
+        return "list"
     # Only `number`, `list` and `olympiad` know a tolerance.
     in_reach = self.tolerance and kind in ("number", "math")
     return "olympiad" if in_reach else kind
@@ -115,7 +134,9 @@ def compare_cheap(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if asked.upstream_compatible and kind == "olympiad":
     return openbmb_text.before_sympy(asked.gold, asked.answer)
-  gold, answer = map(reading.unboxed, (asked.gold, asked.answer))
+  gold, answer = (
+    reading.unboxed(half_width(t)) for t in (asked.gold, asked.answer)
+  )
   return COMPARERS[kind](asked._replace(gold=gold, answer=answer))
 
 
@@ -246,11 +267,15 @@ def compare_list(
 def _choice(asked: Comparison) -> Status | None:
   """Compares options; a formula that names none may have the right one's value."""
   status = compare_choice(asked.gold, asked.answer, asked.choices)
-  if status is not Status.UNPARSEABLE or not re.search(r"[\\√]", asked.answer):
+  if status is not Status.UNPARSEABLE or not _MATH.search(asked.answer):
+    return status
+  if begins_with_label(asked.answer, asked.choices):
     return status
   text = option_text(asked.gold, asked.choices)
   if not text or not is_bounded(asked.answer):
     return status
+  if len(reading.at_top(spell(text), (",",))) > 1:
+    return status  # 3,1,2 is not the option 1,2,3
   return None if is_bounded(text) else status
 
 
@@ -304,6 +329,39 @@ def _may_be_a_product(asked: Comparison) -> bool:
   return re.search(r"\d[A-Za-z]+$", unwrap(asked.gold)) is not None
 
 
+_LITERAL = re.compile(
+  r"\d+(?: ?- ?\d+)+|(?=\D+\d)(?:[A-Z][a-z]?\d*)+", re.ASCII
+)
+"""A gold answer that nothing is computed of: the range 5-6, a field A4, H2O."""
+
+_OPERATOR = re.compile(r"[-+*/^=<>!]|\\(?!text|[{}])")
+
+
+def _is_copied(asked: Comparison, wanted: str, found: str) -> bool:
+  """Returns whether an answer is a formula of the question, not a value.
+
+  It may be equal to the gold answer but says nothing: 12 + 34 to "What is
+  12 + 34?", x^2 - 1 to "Factor x^2 - 1", 2x = 4 to "Solve 2x = 4".
+  """
+  gold, answer = map(_without_braces, (wanted, found))
+  said = reading.statement(found)
+  value = said.parts[-1] if said.name else found
+  is_plain = not _OPERATOR.search(found) or parse_number(value) is not None
+  if is_plain or gold == answer or len(answer) < 3:
+    return False
+  copied = rf"(?<![\d+*/^(-]){re.escape(answer)}(?![\d+*/^)-])"
+  return re.search(copied, _plain_question(asked.question)) is not None
+
+
+@functools.lru_cache(maxsize=1000)  # all answers of a group have one
+def _plain_question(question: str) -> str:
+  return _without_braces(spell(question))
+
+
+def _without_braces(text: str) -> str:
+  return re.sub(r"[{} ]", "", squeeze(text))
+
+
 def _formula(asked: Comparison) -> Status | None:
   """Tells what needs no formula to be read: equal texts, too much to compute."""
   wanted, found = reading.prepare(asked.gold), reading.prepare(asked.answer)
@@ -312,6 +370,11 @@ def _formula(asked: Comparison) -> Status | None:
     return Status.UNPARSEABLE
   if wanted is not None and squeeze(wanted) == squeeze(found):
     return Status.RIGHT
+  if _LITERAL.fullmatch(wanted or ""):
+    same = wanted == re.sub(r"\\text(?=\{)|[\s{}_]", "", found)
+    return Status.RIGHT if same else Status.WRONG
+  if _is_copied(asked, wanted or "", found):
+    return Status.WRONG
   plain = half_width(reading.unboxed(asked.answer))
   if not (is_bounded(plain, longest) and is_bounded(found, 2 * longest)):
     return Status.UNPARSEABLE

@@ -73,6 +73,9 @@ def test_every_order_comes_up():
     problem("6", ("5", "6"), answer_type="number"),
     problem("A", ("one",)),
     problem("A", ("<image>", "<image>"), images=("a.png", "b.png")),
+    problem("A", ("A", "B", "C", "It depends on the rectangle")),
+    problem("C", ("5", "6", "both A and B")),
+    problem("C", ("5", "6", "none of the above")),
   ],
 )
 def test_what_is_no_choice_stays_as_it_is(same):

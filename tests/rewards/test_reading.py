@@ -115,7 +115,13 @@ def test_spelling_is_one_line_and_squeezing_keeps_numbers_apart(text):
     (r"°\text{C}", "°C"),
     ("μm", "μm"),
     ("", ""),
-    ("degrees", ""),
+    ("degrees", "°"),
+    ("degrees Celsius", "°C"),
+    ("sq. ft", "ft^2"),
+    ("cubic metres per second", "m^3 s^-1"),
+    ("m/s^{-1}", "m s"),
+    ("per hour", "h^-1"),
+    ("m squared", "m^2"),
   ],
 )
 def test_units(text, unit):
@@ -126,7 +132,18 @@ def test_units(text, unit):
   "text",
   [
     *("tenths", "lakh", "million", "dozen", "万", "squared", "or 3", "x", "k"),
-    *("times", "-", "/", "cm-", "is wrong", "不对", "mod 7", "quadrillion"),
+    *(
+      "times",
+      "-",
+      "/",
+      "cm-",
+      "per",
+      "cm per",
+      "is wrong",
+      "不对",
+      "mod 7",
+      "quadrillion",
+    ),
   ],
 )
 def test_no_units(text):
@@ -150,6 +167,33 @@ def test_what_the_question_asks_for_may_be_repeated():
   assert compare("number", "5", "2x=5", **asked) == "right"
   assert compare("math", "5", "2x=5", **asked) == "right"
   assert compare("math", "5", "3x=5", **asked) != "right"
+
+
+@pytest.mark.parametrize(
+  "gold, answer, question, outcome",
+  [
+    ("408", r"12 \times 34", "What is $12 \\times 34$?", "wrong"),
+    ("3", r"\log_2 8", r"Evaluate $\log_{2} 8$.", "wrong"),
+    ("(x-1)(x+1)", "x^2-1", "Factor $x^{2}-1$.", "wrong"),
+    ("(x-1)(x+1)", "(x+1)(x-1)", "Factor $x^{2}-1$.", "right"),
+    (r"\frac{1}{2}", r"\int_0^1 x dx", r"Compute $\int_0^1 x dx$.", "wrong"),
+    ("x=2", "2x+1=5", "Solve $2x + 1 = 5$.", "wrong"),
+    ("x>2", "2x+1>5", "Solve $2x+1>5$ for x.", "wrong"),
+    ("x=2", "2x=4", "Solve $2x + 1 = 5$.", "right"),
+    ("5", "x=5", "Is x=5? Find x.", "right"),
+    (r"\text{Yes}", "yes", "Is x>2? Answer yes or no.", "right"),
+    ("2^{10}", "2^10", "Compute the larger of 2^{10} and 10^3.", "right"),
+    ("b+a", "a+b", "What are the sides of a square of area (a+b)^2?", "right"),
+    ("5", "5", "Compute 5.", "right"),
+    ("1, 2, 3", "3, 2, 1", "List 1, 3, 2 in ascending order.", "wrong"),
+    ("1, 2, 3", "1, 2 and 3", "List 1, 3, 2 in ascending order.", "right"),
+    ("1/2, 2", "2, 0.5", "Find a and b, respectively.", "wrong"),
+    ("1, 2, 3", "3, 2, 1", "Find the roots, in any order.", "right"),
+    ("1, 2", "2, 1", "D, E halve AB, AC respectively. Find x.", "right"),
+  ],
+)
+def test_what_the_question_asks_for_counts(gold, answer, question, outcome):
+  assert compare("auto", gold, answer, question=question) == outcome
 
 
 def test_boxes():

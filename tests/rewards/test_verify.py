@@ -296,6 +296,9 @@ def test_split_list_keeps_brackets_together():
   assert split_list("(1, 2), [3, 4]") == ["(1, 2)", "[3, 4]"]
   assert split_list("[(1, 2), 3]") == ["(1, 2)", "3"]
   assert split_list("1,2") == ["1", "2"]
+  assert split_list("(1, 2), (3, 4)") == ["(1, 2)", "(3, 4)"]
+  assert split_list("[(1, 2), (3, 4)]") == ["(1, 2)", "(3, 4)"]
+  assert split_list("1, 2, and 3") == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +354,11 @@ def test_boxes_overlap_as_counted_by_pixels(one, other):
   assert overlap(*boxes) == pytest.approx(want)
   assert overlap(*boxes[::-1]) == pytest.approx(want)
   assert (compare_box(str(one), str(other)) == R) is (want >= 0.5)
+
+
+def test_a_box_may_be_two_corners():
+  assert compare_box("[0, 0, 10, 10]", "(0, 0), (10, 9)") == R
+  assert compare_box("[0, 0, 10, 10]", "(0, 0), (1, 9)") == W
 
 
 @pytest.mark.parametrize(

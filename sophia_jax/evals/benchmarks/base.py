@@ -103,16 +103,8 @@ def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def answer_items(problem: Problem, response: str) -> Sequence[Item]:
-  """Compares by answer type; an answer that names no option also with the text
-  of the right option."""
-  answer = answer_in(problem, response)
-  items = [(answer, problem)]
-  if problem.choices and which_choice(answer, problem.choices) is None:
-    value = dataclasses.replace(
-      problem, answer=option(problem), answer_type="math", choices=()
-    )
-    items.append((answer, value))
-  return items
+  """Compares by answer type."""
+  return ((answer_in(problem, response), problem),)
 
 
 def option(problem: Problem) -> str:
