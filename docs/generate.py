@@ -17,6 +17,7 @@ import io
 import os
 import runpy
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,7 +326,18 @@ def help_of(command: str) -> str:
     for line in out.getvalue().splitlines()
     if not (line.startswith("/") and line.endswith(".py:"))
   )
-  return "\n".join(kept).strip().replace("\n\n\n", "\n\n")
+  text = "\n".join(kept).strip().replace("\n\n\n", "\n\n")
+  usage, blank, rest = text.partition("\n\n")
+  if usage.startswith("usage: "):
+    # Where argparse breaks these lines depends on the version of Python.
+    usage = textwrap.fill(
+      " ".join(usage.split()),
+      width=80,
+      subsequent_indent=" " * len("usage: "),
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+  return usage + blank + rest
 
 
 # ------------------------------------------------------------------------- main
