@@ -42,7 +42,7 @@ from sophia_jax.rewards.text import (
 )
 from sophia_jax.status import ANSWER_TYPES, Status
 
-_MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
+_MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪∠△{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
 
 
 _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
