@@ -215,9 +215,15 @@ def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:
 
 def _same(choice: str, text: str) -> bool:
   one, other = (spell(unwrap(half_width(t))) for t in (choice, text))
-  if squeeze(bare_words(one)) == squeeze(bare_words(other)):
+  if _lowered(one) == _lowered(other):
     return True
   numbers = parse_number(one), parse_number(other)
   if numbers[0] is None or numbers[1] is None:
     return False
   return equal_numbers(numbers[0], numbers[1])
+
+
+def _lowered(text: str) -> str:
+  """Returns text without spaces; H2O for H_2O, which has no other marks."""
+  line = squeeze(bare_words(text))
+  return line if re.search(r"[\\^]", line) else re.sub(r"[_{}]", "", line)
