@@ -15,7 +15,7 @@ from sophia_jax.status import Status
 
 _LABEL = re.compile(
   r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))\.?[ :、,]*(.*)"
-  r"|([A-Z])(?: -+|,| :) (.+)",
+  r"|([A-Z])(?:(?: -+|,| :) (.+)| ?\((.+)\)\.?)",
   re.DOTALL,
 )
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[ .:、,)\]]*")
@@ -98,7 +98,7 @@ def _by_label(
   None: the label is no option's, "(x) and so on"; the whole may be a value.
   """
   letter = (label[1] or label[2] or label[3] or label[5]).upper()
-  rest = label[4] or label[6] or ""
+  rest = label[4] or label[6] or label[7] or ""
   named = _letter(letter, choices)
   other = _by_text(rest, choices) or _by_value(rest, choices)
   if rest and other:
