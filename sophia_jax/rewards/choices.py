@@ -15,7 +15,7 @@ from sophia_jax.status import Status
 
 _LABEL = re.compile(
   r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[)\].:、]|\uff1a))\.?[ :、,]*(.*)"
-  r"|([A-Z])(?: -+|,| :) (.+)",
+  r"|([A-Z])(?:(?: -+|,| :) (.+)| ?\((.+)\)\.?)",
   re.DOTALL,
 )
 _ALONE = re.compile(r"[(\[]?([A-Za-z])[)\]]?[ .:、,)\]]*")
@@ -98,7 +98,7 @@ def _by_label(
   None: the label is no option's, "(x) and so on"; the whole may be a value.
   """
   letter = (label[1] or label[2] or label[3] or label[5]).upper()
-  rest = label[4] or label[6] or ""
+  rest = label[4] or label[6] or label[7] or ""
   named = _letter(letter, choices)
   other = _by_text(rest, choices) or _by_value(rest, choices)
   if rest and other:
@@ -215,9 +215,15 @@ def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:
 
 def _same(choice: str, text: str) -> bool:
   one, other = (spell(unwrap(half_width(t))) for t in (choice, text))
-  if squeeze(bare_words(one)) == squeeze(bare_words(other)):
+  if _lowered(one) == _lowered(other):
     return True
   numbers = parse_number(one), parse_number(other)
   if numbers[0] is None or numbers[1] is None:
     return False
   return equal_numbers(numbers[0], numbers[1])
+
+
+def _lowered(text: str) -> str:
+  """Returns text without spaces; H2O for H_2O, which has no other marks."""
+  line = squeeze(bare_words(text))
+  return line if re.search(r"[\\^]", line) else re.sub(r"[_{}]", "", line)

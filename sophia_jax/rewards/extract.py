@@ -31,6 +31,8 @@ _BRACES = re.compile(
   r"|[ \t]{1,4}[^\s{}$\\]{1,40})|\\.|[{}]",
   re.DOTALL,
 )
+_MINUS = re.compile(r"[\s=$(]?[-−]")
+"""A sign in front of a box; behind a number it subtracts: 12-\\boxed{5} = 7."""
 _BLANK = re.compile(
   r"(?:\s|\\[ ,;:!]|\\q?quad|~|\.{2,3}|\\[lc]?dots|…|_|\?|\\text ?\{\s*\}"
   r"|(?:\\text ?\{)?\s*(?:your |the |final ){0,3}answer(?: here)?\s*\}?)*",
@@ -216,7 +218,7 @@ class _Box(NamedTuple):
 
 
 def last_boxed(text: str) -> str | None:
-  r"""Returns the content of the last `\boxed{...}`, braces balanced.
+  r"""Returns the content of the last `\boxed{...}`, with a minus in front of it.
 
   A box inside a box loses its command and keeps its braces, a blank box does
   not count, and `\boxed 5` is a box. Boxes with nothing but a comma, "and" or
@@ -268,6 +270,9 @@ def _joined(text: str, boxes: list[_Box], parts: int) -> str | None:
     text[box.start : box.end].replace("\\boxed", "").replace("\\fbox", "")
     for box in run
   ]
+  start = run[0].command
+  if len(run) == 1 and _MINUS.fullmatch(text[max(0, start - 2) : start]):
+    return f"-{contents[0]}"
   if len(run) != parts and len(set(contents)) == 1:
     return contents[0]  # one answer, boxed again
   return ", ".join(contents)

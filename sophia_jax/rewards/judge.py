@@ -420,6 +420,8 @@ def _same_orders(one: Statement, other: Statement) -> bool:
   """
   if not (one.has_order and other.has_order):
     return False
+  if not (all(one.parts) and all(other.parts)):
+    return False  # a sign alone: > is not <
   one, other = _rising(one), _rising(other)
   if one.relations != other.relations or not ORDERS.issuperset(one.relations):
     return False

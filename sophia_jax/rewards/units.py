@@ -73,7 +73,7 @@ _CHINESE = {
   "焦": "J", "瓦": "W", "伏": "V", "安": "A", "欧": "Ω", "帕": "Pa",
 }  # fmt: skip
 _CHINESE_SCALES = re.compile(
-  "[万亿千百十兆半折打成分之零一二三四五六七八九不没非无是或和与等约至到对错否]"
+  "[万亿千百十兆半折打成分之零一二三四五六七八九不没非无是或和与等约至到对错否吗]"
 )
 _NO_UNITS = re.compile(
   r"pi|e|i|k|m?bn|mn|mil|dozens?|scores?|gross|tens|hundreds?|thousands?"

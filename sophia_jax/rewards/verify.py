@@ -42,7 +42,7 @@ from sophia_jax.rewards.text import (
 )
 from sophia_jax.status import ANSWER_TYPES, Status
 
-_MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
+_MATH = re.compile(r"[\\^*/+=<>≤≥≠√π±∞∪∠△{}:]|\d[a-zA-Z]|[a-zA-Z]\d|\d-|-\d")
 
 
 _LAST_AND = re.compile(r",?\s+(?:and|&)\s+|和")
@@ -181,7 +181,8 @@ def auto_type(gold: str, choices: Sequence[str] = ()) -> str:
     return "math"
   items = split_list(text)
   spelled = reading.at_top(spell(text), (",", r"\lor", r"\land"))
-  if _MATH.search(text) or _are_numbers(items) or _are_numbers(spelled):
+  is_math = _MATH.search(text if len(text) > 1 else spell(text))
+  if is_math or _are_numbers(items) or _are_numbers(spelled):
     return "math"
   return "list" if len(items) > 1 else "string"
 
@@ -330,9 +331,11 @@ def _may_be_a_product(asked: Comparison) -> bool:
 
 
 _LITERAL = re.compile(
-  r"\d+(?: ?- ?\d+)+|(?=\D+\d)(?:[A-Z][a-z]?\d*)+", re.ASCII
+  r"\d+(?: ?- ?\d+)+|(?=\D+\d)(?:[A-Z][a-z]?\d*)+"
+  r"|(?:[-+*/=<>,\s]|\\(?:le|ge|ne|approx|times|div|cdot|pm|mp)(?![A-Za-z]))+",
+  re.ASCII,
 )
-"""A gold answer that nothing is computed of: the range 5-6, a field A4, H2O."""
+"""A gold answer that nothing is computed of: a range 5-6, a field A4, H2O, signs."""
 
 _OPERATOR = re.compile(r"[-+*/^=<>!]|\\(?!text|[{}])")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.datasets.importers.files import find_files
 from sophia_jax.datasets.importers.run import import_dataset, read_answers
 from sophia_jax.evals.rates import Rate, grouped
-from sophia_jax.rewards.choices import which_choice
 from sophia_jax.rewards.extract import (
   TAIL_CHARS,
   after_thinking,
@@ -71,7 +69,6 @@ class Scored:
 # --------------------------------------------------------------------- grading
 BARE_CHARS = 40
 """Longest line that counts as a bare answer, characters."""
-_LABELLED = re.compile(r"\(?([A-Z])\)? ?[(（](.*)[)）][.。]?", re.DOTALL)
 
 
 def answer_in(problem: Problem, response: str) -> str:
@@ -87,19 +84,7 @@ def answer_in(problem: Problem, response: str) -> str:
     answer = lone_letter(text, len(problem.choices) or 26)
   if answer is None and len(text) <= BARE_CHARS and "\n" not in text:
     answer = text
-  if problem.answer_type == "choice" and answer:
-    answer = _letter_of(answer, problem.choices) or answer
   return answer or ""
-
-
-def _letter_of(answer: str, choices: Sequence[str]) -> str | None:
-  """Returns the letter of "C (145°)", unless the text names another option."""
-  match = _LABELLED.fullmatch(answer)
-  if match is None:
-    return None
-  named = which_choice(match[2], choices)
-  own = ord(match[1]) - ord("A")
-  return match[1] if named in (own, None) else None
 
 
 def answer_items(problem: Problem, response: str) -> Sequence[Item]:
