@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar, dataclass_transform
 
@@ -160,6 +161,23 @@ class Chat:
   """Absolute paths of the images that are shown before the text."""
 
 
+def check_drawing(temperature: float, top_p: float, longest: int) -> None:
+  """Refuses settings by which no tokens can be drawn.
+
+  Args:
+    longest: longest answer, tokens.
+
+  Raises:
+    ValueError: names the setting.
+  """
+  if not 0 <= temperature < math.inf:
+    raise ValueError(f"temperature is {temperature}; use 0 (greedy) or more")
+  if not 0 < top_p <= 1:
+    raise ValueError(f"top_p is {top_p}; use more than 0, and at most 1")
+  if longest < 1:
+    raise ValueError(f"max_new_tokens is {longest}; use 1 or more")
+
+
 @host
 class Sampling:
   """How to draw tokens. temperature 0 is greedy.
@@ -177,6 +195,9 @@ class Sampling:
   """Largest completion, tokens."""
   seed: int = 0
   """Seed of the draws."""
+
+  def __post_init__(self) -> None:
+    check_drawing(self.temperature, self.top_p, self.max_new_tokens)
 
 
 @host

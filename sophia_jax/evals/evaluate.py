@@ -20,6 +20,7 @@ from sophia_jax.types import (
   Request,
   Sampling,
   Status,
+  check_drawing,
 )
 
 Answered = tuple[Problem, str, FinishReason]
@@ -48,6 +49,11 @@ class EvalConfig:
   resize: str = "pil"
   """Resizing of images, independent of training's: "pil" gives the pixels of
   published results."""
+
+  def __post_init__(self) -> None:
+    check_drawing(self.temperature, self.top_p, self.max_new_tokens)
+    if self.samples < 1:
+      raise ValueError(f"samples is {self.samples}; use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -296,11 +296,22 @@ def _read_header(path: Path, meta: Mapping[str, Any] | None) -> dict[str, Any]:
   wanted = json.loads(json.dumps(dict(meta)))
   for key in sorted(stored.keys() | wanted.keys()):
     if not _agrees(stored.get(key), wanted.get(key)):
+      name, was, now = _leaf(key, stored.get(key), wanted.get(key))
       raise SophiaError(
-        f"{header}: made with {key}={quoted(stored.get(key), 200)}, not "
-        f"{quoted(wanted.get(key), 200)}; use that value or another workdir"
+        f"{header}: made with {name}={quoted(was, 200)}, not "
+        f"{quoted(now, 200)}; use that value or another workdir"
       )
   return stored
+
+
+def _leaf(key: str, stored: Any, wanted: Any) -> tuple[str, Any, Any]:
+  """Returns the first value inside two that do not agree, with its whole key."""
+  while isinstance(stored, dict) and isinstance(wanted, dict):
+    first = next(
+      k for k in wanted if k not in stored or not _agrees(stored[k], wanted[k])
+    )
+    key, stored, wanted = f"{key}.{first}", stored.get(first), wanted[first]
+  return key, stored, wanted
 
 
 def _agrees(stored: Any, wanted: Any) -> bool:

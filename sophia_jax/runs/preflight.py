@@ -26,6 +26,7 @@ from sophia_jax.runs import (
   policies,
   rewarders,
   sampling,
+  sources,
   trainable,
   training,
   trials,
@@ -52,6 +53,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
   """
   run.check_order(only)
   trackers.check(run.section(trackers.LogConfig, "log"))
+  run.section(EvalConfig, "eval")
   last = run.last()
   if not (last.learns and last.algorithm.answers):
     why = "is a reward model" if last.learns else "learns nothing"
@@ -226,6 +228,9 @@ def _check_data(
         if stage.learns and stage.name != unlearnt:
           trainable.check_rows(run, stage, problems, words)
       lengths.fitting(run, stage, problems, words)
+  for stage in chosen:
+    if stage.learns and stage.name != unlearnt and not run.done(stage.name):
+      sources.check(run, stage)
   held_out = run.config.data.heldout
   if held_out and not any(run.writes(s.name, held_out) for s in chosen):
     problems = run.problems(held_out)

@@ -181,10 +181,14 @@ def check(run: Run, stage: Stage) -> None:
   """Finds settings that no stage can sample with, before anything is written.
 
   Raises:
-    SophiaError: a biased sampler, or a role that nothing plays.
+    SophiaError: a sampler that is biased or draws nothing, or a role that nothing
+      plays.
   """
   if not stage.samples:
     return
+  for role in stage.algorithm.roles:
+    if role in SAMPLING:
+      run.section(Sampling, SAMPLING[role])
   registry.check_sampling(
     stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )

@@ -79,6 +79,32 @@ def of_stage(run: Run, stage: Stage, model: Model) -> dict[str, Sequences]:
   return found
 
 
+def check(run: Run, stage: Stage) -> None:
+  """Reads the files of examples that a stage learns, before anything is paid for.
+
+  Those that an earlier stage writes are left out.
+
+  Raises:
+    SophiaError: no file, or the first mistake in one.
+  """
+  names = [stage.config.data]
+  if stage.samples:
+    names = _mixed(run) if stage.config.rounds == 1 else []
+  elif not names[0]:
+    key = f"config.stages.{stage.name}.data"
+    raise SophiaError(f"{key}: no file of examples; give --{key}=FILE")
+  for name in names:
+    if not run.writes(stage.name, name):
+      instruction(run, name)
+
+
+def _mixed(run: Run) -> list[str]:
+  """Returns the files of examples that are mixed with what is sampled."""
+  amounts = run.section(MixtureConfig, "mixture").amounts
+  named = ((name, run.config.data.get(name)) for name in ("text", "general"))
+  return [path for name, path in named if path and amounts[name]]
+
+
 def instruction(run: Run, name: str) -> list[Example]:
   """Reads examples, none of which may be of an evaluation set."""
   path = run.path(name)

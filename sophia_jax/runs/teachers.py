@@ -63,6 +63,7 @@ def check(run: Run, stage: Stage) -> None:
   """
   for name in roles.teachers(stage.algorithm.roles):
     config = config_of(run, name)
+    run.section(Sampling, section_of(name))
     if config.file and name in (EXTRACTOR, CHECKER):
       raise SophiaError(
         f"config.teachers.{name}.file: the {name} is asked about every answer, "

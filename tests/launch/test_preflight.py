@@ -78,6 +78,10 @@ def with_problems(mine, path, **changes):
       r"sophia.train.lora_targets: no linear map of language .*'qq'.*known",
     ),
     ({f"{TRAIN}.length": 8}, r"sophia.train: length=8 .* no prompt: p0 needs"),
+    ({"eval.temperature": -1.0}, r"config.eval: temperature is -1.0; use 0"),
+    ({"captioning.top_p": 2.0}, r"config.captioning: top_p is 2.0; use more"),
+    ({"reasoning.max_new_tokens": 0}, r"reasoning: max_new_tokens is 0; use 1"),
+    ({"data.text": "/none.jsonl"}, r"/none.jsonl: No such file or directory"),
     ({"packing.shards": 3}, r"config.packing: rows 2 does not divide among 3"),
     ({"mesh.fsdp": 7}, r"config.mesh: data=1 x fsdp=7 .* is not \d+ devices"),
     ({"topology": "h100:9"}, r"config.topology=h100:9: not in .*topologies"),
@@ -92,6 +96,22 @@ def test_a_mistake_leaves_the_workdir_free(mine, workdir, changes, said):
   }
   with pytest.raises(SophiaError, match=said):
     pipeline.start(run_of(mine, workdir, changes))
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("data", "said"),
+  [
+    ("/none.jsonl", r"/none.jsonl: No such file or directory; check the path"),
+    ("", r"config.stages.warmup.data: no file of examples; give --config"),
+  ],
+)
+def test_examples_of_every_stage_are_read_first(mine, workdir, data, said):
+  run = run_of(mine, workdir, {})
+  run.config.stages.warmup = stages.stage("sft", data=data)
+  run.config.order = ("sophia", "warmup")
+  with pytest.raises(SophiaError, match=said):
+    pipeline.start(run)
   assert not workdir.exists()
 
 

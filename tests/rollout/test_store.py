@@ -483,7 +483,7 @@ def test_a_store_may_have_been_made_with_more_than_is_asked(tmp_path):
   Store(path, {"seed": 0, "prompts": {"a": "x", "b": "y"}}).close()
   check_header(path, {"seed": 0, "prompts": {"a": "x"}})
   for other in ({"a": "z"}, {"c": "x"}):
-    with pytest.raises(SophiaError, match="made with prompts="):
+    with pytest.raises(SophiaError, match=r"made with prompts\.[ac]="):
       check_header(path, {"seed": 0, "prompts": other})
   with pytest.raises(SophiaError, match="made with seed=0, not 1"):
     check_header(path, {"seed": 1, "prompts": {}})
