@@ -296,7 +296,7 @@ def _numbers(table: Table) -> Iterator[Filter]:
   yield doublings("length", "length, tokens", table.length)
   graded = accuracy[np.isfinite(accuracy)]
   if not np.isin(graded, (0, 1)).all():  # what verdicts do not say
-    known = np.where(np.isfinite(accuracy), accuracy, -1).round(3)
+    known = np.where(np.isfinite(accuracy), accuracy, -1)
     yield steps("reward", "accuracy", known)
 
 
@@ -304,17 +304,18 @@ def steps(
   name: str, title: str, values: np.ndarray, none: str = UNKNOWN
 ) -> Filter:
   """Returns the filter of a number: each value where there are few, otherwise
-  ranges of a round width.
+  ranges of a round width. Three decimals count.
 
   Args:
     none: label of what is below 0.
   """
+  whole = np.issubdtype(values.dtype, np.integer)
+  values = values if whole else values.astype(np.float64).round(3)
   known = np.unique(values[values >= 0])
   labels = [f"{value:.12g}" for value in known.tolist()]
   codes = np.searchsorted(known, values)
   if len(known) > MAX_STEPS:
     width = _round_width(float(known[-1] - known[0]) / MAX_STEPS)
-    whole = np.issubdtype(values.dtype, np.integer)
     if whole:
       width = max(1.0, width)
     codes = np.floor(values / width).astype(np.int64)

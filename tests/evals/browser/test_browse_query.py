@@ -95,6 +95,12 @@ def test_a_number_is_inside_its_range(values):
     assert int(low) <= value <= int(high or low)
 
 
+def test_a_share_is_named_by_three_decimals():
+  found = queries.steps("x", "x", np.float32([0.5, 1 / 3, -1, 1 / 3]))
+  assert found.labels == ("0.333", "0.5", "not known")
+  assert found.codes.tolist() == [1, 0, 2, 0]
+
+
 def test_ranges_and_unknown_values(session):
   assert len(find(session, round_min="1").rows) == 16
   assert len(find(session, length_min="10", length_max="11").rows) == 16
