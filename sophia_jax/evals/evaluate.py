@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.problems import asked_digest
+from sophia_jax.data.resize import RESIZES
 from sophia_jax.evals.benchmarks.base import Grade, Rule, Scored
 from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.rewards.pool import Verifier
@@ -54,6 +55,10 @@ class EvalConfig:
     check_drawing(self.temperature, self.top_p, self.max_new_tokens)
     if self.samples < 1:
       raise ValueError(f"samples is {self.samples}; use 1 or more")
+    if self.resize not in RESIZES:
+      raise ValueError(
+        f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
