@@ -52,9 +52,10 @@ class EvalConfig:
   published results."""
 
   def __post_init__(self) -> None:
-    check_drawing(self.temperature, self.top_p, self.max_new_tokens)
-    if self.samples < 1:
-      raise ValueError(f"samples is {self.samples}; use 1 or more")
+    check_drawing(self.temperature, self.top_p)
+    for name in ("max_new_tokens", "samples"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
     if self.resize not in RESIZES:
       raise ValueError(
         f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}"
