@@ -161,11 +161,8 @@ class Chat:
   """Absolute paths of the images that are shown before the text."""
 
 
-def check_drawing(temperature: float, top_p: float, longest: int) -> None:
+def check_drawing(temperature: float, top_p: float) -> None:
   """Refuses settings by which no tokens can be drawn.
-
-  Args:
-    longest: longest answer, tokens.
 
   Raises:
     ValueError: names the setting.
@@ -174,8 +171,6 @@ def check_drawing(temperature: float, top_p: float, longest: int) -> None:
     raise ValueError(f"temperature is {temperature}; use 0 (greedy) or more")
   if not 0 < top_p <= 1:
     raise ValueError(f"top_p is {top_p}; use more than 0, and at most 1")
-  if longest < 1:
-    raise ValueError(f"max_new_tokens is {longest}; use 1 or more")
 
 
 @host
@@ -197,7 +192,7 @@ class Sampling:
   """Seed of the draws."""
 
   def __post_init__(self) -> None:
-    check_drawing(self.temperature, self.top_p, self.max_new_tokens)
+    check_drawing(self.temperature, self.top_p)
 
 
 @host

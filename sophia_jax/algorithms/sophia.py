@@ -60,6 +60,11 @@ class Config:
   seed: int = 0
   """Seed of the random choices."""
 
+  def __post_init__(self) -> None:
+    for name in ("captions", "trajectories", "keep_n"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
+
 
 def select(c: Config) -> Select:
   """Returns the rule of Eq. 6: the `keep_n` shortest right trajectories on

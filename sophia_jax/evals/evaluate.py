@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from sophia_jax import stopping
 from sophia_jax.data.chat import Renderer
 from sophia_jax.data.problems import asked_digest
+from sophia_jax.data.resize import RESIZES
 from sophia_jax.evals.benchmarks.base import Grade, Rule, Scored
 from sophia_jax.evals.responses import Response, Responses
 from sophia_jax.rewards.pool import Verifier
@@ -51,9 +52,14 @@ class EvalConfig:
   published results."""
 
   def __post_init__(self) -> None:
-    check_drawing(self.temperature, self.top_p, self.max_new_tokens)
-    if self.samples < 1:
-      raise ValueError(f"samples is {self.samples}; use 1 or more")
+    check_drawing(self.temperature, self.top_p)
+    for name in ("max_new_tokens", "samples"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
+    if self.resize not in RESIZES:
+      raise ValueError(
+        f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,11 @@ class EngineConfig:
   on a CPU as many as it has cores, of 64 slots or more, which a core multiplies to
   the same bits whatever their number; two of 32 where there are no more."""
 
+  def __post_init__(self) -> None:
+    for name in ("slots", "length", "prefill_rows", "chunk"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
+
   def shares(self) -> list[int]:
     """Returns the number of slots of each lane."""
     most = max(1, self.slots // 64, min(2, self.slots // 32))

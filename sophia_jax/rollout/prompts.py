@@ -157,6 +157,15 @@ def slow_thinking(token_budget: int) -> str:
   return f"{before}{token_budget:d}{after}"
 
 
+_PLACES = {
+  "reasoning": ("{caption}", "{question}"),
+  "first_view": ("{question}",),
+  "next_view": ("{question}",),
+  "reading": ("{question}", "{reasoning}"),
+}
+"""Places that a prompt must have."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompts:
   """The prompts of a run; a small model takes short ones from its config."""
@@ -177,6 +186,13 @@ class Prompts:
   reading: str = READING
   """Prompt of a reader, which answers from reasoning alone; holds {question} and
   {reasoning}."""
+
+  def __post_init__(self) -> None:
+    for name, places in _PLACES.items():
+      text = getattr(self, name)
+      for place in places if text else ():
+        if place not in text:
+          raise ValueError(f"{name} has no {place}, where a text is put in")
 
   def reason(self, question: str, caption: str) -> str:
     """Returns the reasoner's prompt f(x_q, c)."""

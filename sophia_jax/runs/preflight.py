@@ -15,10 +15,14 @@ from sophia_jax.checkpoints import hub
 from sophia_jax.checkpoints.config import read_config
 from sophia_jax.config import nearest, section
 from sophia_jax.data.chat import Renderer
+from sophia_jax.data.filters import FilterConfig
 from sophia_jax.data.images import ImageConfig
+from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.rollout import roles, store
+from sophia_jax.rollout.embedded import EngineConfig
+from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import (
   digits,
   lengths,
@@ -31,13 +35,25 @@ from sophia_jax.runs import (
   training,
   trials,
 )
-from sophia_jax.runs.policies import ReasonerConfig
+from sophia_jax.runs.policies import ReasonerConfig, RuntimeConfig
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import trackers
 from sophia_jax.types import Problem, SophiaError
 
 _log = logging.getLogger("sophia_jax")
+
+
+SECTIONS: tuple[tuple[type[Any], str], ...] = (
+  (RuntimeConfig, "policy"),
+  (ImageConfig, "images"),
+  (Prompts, "prompts"),
+  (EngineConfig, "engine"),
+  (FilterConfig, "filters"),
+  (MixtureConfig, "mixture"),
+  (EvalConfig, "eval"),
+)
+"""Sections that are read whole, whichever step needs them."""
 
 
 def check(run: Run, only: str = "", sampled: str = "") -> None:
@@ -52,8 +68,10 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     SophiaError: the first mistake; names the key or the line, and the remedy.
   """
   run.check_order(only)
+  for cls, name in SECTIONS:
+    run.section(cls, name)
+  _check_reward(run)
   trackers.check(run.section(trackers.LogConfig, "log"))
-  run.section(EvalConfig, "eval")
   last = run.last()
   if not (last.learns and last.algorithm.answers):
     why = "is a reward model" if last.learns else "learns nothing"
@@ -82,6 +100,18 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
     if stage.name != sampled:
       _check_resumed(run, stage)
       trainable.check(run, stage)
+
+
+def _check_reward(run: Run) -> None:
+  """Refuses a verifier that could compare nothing.
+
+  Raises:
+    SophiaError: names the setting.
+  """
+  for name in ("workers", "timeout_s", "memory_mb"):
+    value = run.config.reward.get(name, 1)
+    if not value > 0:
+      raise SophiaError(f"config.reward.{name}={value}: must be more than 0")
 
 
 def _check_given(run: Run, *, whole: bool) -> None:

@@ -187,8 +187,12 @@ def check(run: Run, stage: Stage) -> None:
   if not stage.samples:
     return
   for role in stage.algorithm.roles:
-    if role in SAMPLING:
-      run.section(Sampling, SAMPLING[role])
+    if key := SAMPLING.get(role):
+      longest = run.section(Sampling, key).max_new_tokens
+      if longest < 1:
+        raise SophiaError(
+          f"config.{key}: max_new_tokens is {longest}; use 1 or more"
+        )
   registry.check_sampling(
     stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )

@@ -82,6 +82,13 @@ def with_problems(mine, path, **changes):
     ({"captioning.top_p": 2.0}, r"config.captioning: top_p is 2.0; use more"),
     ({"reasoning.max_new_tokens": 0}, r"reasoning: max_new_tokens is 0; use 1"),
     ({"data.text": "/none.jsonl"}, r"/none.jsonl: No such file or directory"),
+    (
+      {"prompts.reasoning": "Look."},
+      r"config.prompts: reasoning has no .caption",
+    ),
+    ({"engine.slots": 0}, r"config.engine: slots is 0; use 1 or more"),
+    ({"reward.workers": 0}, r"config.reward.workers=0: must be more than 0"),
+    ({"stages.sophia.captions": 0}, r"stages.sophia: captions is 0; use 1 or"),
     ({"packing.shards": 3}, r"config.packing: rows 2 does not divide among 3"),
     ({"mesh.fsdp": 7}, r"config.mesh: data=1 x fsdp=7 .* is not \d+ devices"),
     ({"topology": "h100:9"}, r"config.topology=h100:9: not in .*topologies"),
