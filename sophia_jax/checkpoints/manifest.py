@@ -16,6 +16,7 @@ from typing import NamedTuple
 import xxhash
 
 from sophia_jax import files
+from sophia_jax.types import quoted
 
 NAME = "files.json"
 SMALL = 1 << 20
@@ -69,7 +70,7 @@ def damage(
     return None
   try:
     noted = {
-      str(name): Sealed(*entry) if isinstance(entry, list) else Sealed(entry)
+      str(name): _sealed(entry)
       for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
     }
   except (ValueError, TypeError, AttributeError, RecursionError):
@@ -79,7 +80,7 @@ def damage(
   read: dict[str, pathlib.Path] = {}
   for number, (name, sealed) in enumerate(sorted(noted.items())):
     if name not in found:
-      return f"{name} is missing"
+      return f"{quoted(name)} is missing"
     size = found[name].stat().st_size
     if sealed.size != size:
       return f"{name} has {size} bytes, was written with {sealed.size}"
@@ -91,6 +92,18 @@ def damage(
       if digest != noted[name].digest:
         return f"{name} is not what was written"
   return None
+
+
+def _sealed(entry: object) -> Sealed:
+  """Reads [size, digest], or a size alone.
+
+  Raises:
+    TypeError: it is neither.
+  """
+  sealed = Sealed(*entry) if isinstance(entry, list) else Sealed(entry)  # type: ignore[arg-type]
+  if type(sealed.size) is not int or type(sealed.digest) is not str:
+    raise TypeError("not what `seal` writes")
+  return sealed
 
 
 def _files(
