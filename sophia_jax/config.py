@@ -157,7 +157,7 @@ def check_range(name: str, value: Any, fits: bool, remedy: str) -> None:
     SophiaError: names the field, its value and what fits.
   """
   if not fits:
-    raise SophiaError(f"{name}: {value!r} does not fit; use {remedy}")
+    raise SophiaError(f"{name}: {quoted(value)} does not fit; use {remedy}")
 
 
 # --------------------------------------------------------------------- identity

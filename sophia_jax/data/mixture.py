@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
-from sophia_jax.types import SophiaError, TokenSequence
+from sophia_jax.types import SophiaError, TokenSequence, quoted
 
 UNITS = ("epochs", "weight", "tokens")
 
@@ -75,7 +75,7 @@ class MixtureConfig:
 
   def __post_init__(self) -> None:
     if self.by not in UNITS:
-      raise ValueError(f"by is {self.by!r}; use one of {', '.join(UNITS)}")
+      raise ValueError(f"by is {quoted(self.by)}; use one of {', '.join(UNITS)}")
     for name, amount in self.amounts.items():
       if not (math.isfinite(amount) and amount >= 0):
         raise ValueError(f"{name} is {amount}; use a finite number from 0")
@@ -113,7 +113,7 @@ class Mixture:
       SophiaError: a source has no amount, or has one and is empty.
     """
     if by not in UNITS:
-      raise ValueError(f"by is {by!r}; use one of {', '.join(UNITS)}")
+      raise ValueError(f"by is {quoted(by)}; use one of {', '.join(UNITS)}")
     for name, own in lengths.items():
       if name not in amounts:
         raise SophiaError(

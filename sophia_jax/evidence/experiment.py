@@ -261,7 +261,7 @@ def _check_hypothesis(
   names = [arm.name for arm in experiment.arms]
   if hypothesis.kind not in KINDS:
     raise SophiaError(
-      f"{path}: hypotheses.kind={hypothesis.kind!r}: one of {', '.join(KINDS)}"
+      f"{path}: hypotheses.kind={quoted(hypothesis.kind)}: one of {', '.join(KINDS)}"
     )
   for name in hypothesis.arms:
     if name not in (*names, START):
@@ -271,7 +271,7 @@ def _check_hypothesis(
   least = 3 if hypothesis.kind == "order" else 2
   if len(hypothesis.arms) < least:
     raise SophiaError(
-      f"{path}: hypotheses.arms: {hypothesis.kind!r} needs {least} arms or more"
+      f"{path}: hypotheses.arms: {quoted(hypothesis.kind)} needs {least} arms or more"
     )
   if hypothesis.kind == "later" and not experiment.collapse:
     raise SophiaError(

@@ -28,7 +28,7 @@ from sophia_jax.models.lora import Lora
 from sophia_jax.runs.run import Run
 from sophia_jax.train import adapters as placed
 from sophia_jax.train import sharding
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 ENGINES = ("embedded", "sglang")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,7 +50,7 @@ class EngineChoice:
   def __post_init__(self) -> None:
     if self.engine not in ENGINES:
       raise ValueError(
-        f"engine must be one of {', '.join(ENGINES)}, not {self.engine!r}"
+        f"engine must be one of {', '.join(ENGINES)}, not {quoted(self.engine)}"
       )
     if self.urls and self.engine == "embedded":
       raise ValueError("urls are given, engine is 'embedded': set 'sglang'")
@@ -86,7 +86,7 @@ class TeacherConfig(EngineChoice):
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.absent not in ("skip", "stop"):
-      raise ValueError(f"absent is {self.absent!r}; use skip or stop")
+      raise ValueError(f"absent is {quoted(self.absent)}; use skip or stop")
     given = [k for k in ("file", "path", "urls") if getattr(self, k)]
     if len(given) != 1:
       raise ValueError(
@@ -113,7 +113,7 @@ class ScorerConfig:
 
   def __post_init__(self) -> None:
     if self.engine not in ("words", "http"):
-      raise ValueError(f"engine is {self.engine!r}; use words or http")
+      raise ValueError(f"engine is {quoted(self.engine)}; use words or http")
     if bool(self.urls) != (self.engine == "http"):
       raise ValueError('urls go with engine="http", and only with it')
 

@@ -24,7 +24,7 @@ from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.algorithms.on_policy import on_policy
 from sophia_jax.config import defaults, free, nearest, section
 from sophia_jax.train.session import TrainConfig
-from sophia_jax.types import SophiaError
+from sophia_jax.types import SophiaError, quoted
 
 PREVIOUS, BASE = "previous", "base"
 CORRECTIONS = ("auto", "off", *corrections.MODES)
@@ -79,7 +79,7 @@ class StageConfig:
         raise ValueError(f"{name} is negative: {getattr(self, name)}")
     if self.correction not in CORRECTIONS:
       raise ValueError(
-        f"correction is {self.correction!r}; use one of "
+        f"correction is {quoted(self.correction)}; use one of "
         f"{', '.join(CORRECTIONS)}"
       )
     if self.ahead not in (0, 1):

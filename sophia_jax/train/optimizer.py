@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from sophia_jax.train.state import Params
+from sophia_jax.types import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class OptimizerConfig:
   def __post_init__(self) -> None:
     if self.schedule not in SCHEDULES:
       raise ValueError(
-        f"schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}"
+        f"schedule is {quoted(self.schedule)}; use one of {', '.join(SCHEDULES)}"
       )
     for name in ("learning_rate", "final_fraction", "weight_decay"):
       if not 0 <= getattr(self, name) < math.inf:
