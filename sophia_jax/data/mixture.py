@@ -75,7 +75,9 @@ class MixtureConfig:
 
   def __post_init__(self) -> None:
     if self.by not in UNITS:
-      raise ValueError(f"by is {quoted(self.by)}; use one of {', '.join(UNITS)}")
+      raise ValueError(
+        f"by is {quoted(self.by)}; use one of {', '.join(UNITS)}"
+      )
     for name, amount in self.amounts.items():
       if not (math.isfinite(amount) and amount >= 0):
         raise ValueError(f"{name} is {amount}; use a finite number from 0")
