@@ -48,5 +48,6 @@ def ready(workdir, head_dim=8, format=Format.HF, noise=0.0):
     for i in range(10)
   ]
   write_jsonl(workdir / "data" / "problems.jsonl", rows)
-  write_jsonl(workdir / "data" / "heldout.jsonl", rows[:4])
+  held_out = [{**row, "id": f"h{i}"} for i, row in enumerate(rows[:4])]
+  write_jsonl(workdir / "data" / "heldout.jsonl", held_out)
   return workdir

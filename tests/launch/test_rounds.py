@@ -261,4 +261,4 @@ def test_other_settings_on_a_begun_workdir_are_refused(undisturbed, command):
     f"--workdir={undisturbed}",
     "--config.stages.grpo.kl=0.5",
   )
-  assert_refused(done, "method.kl = 0.01", "0.5")
+  assert_refused(done, "config.stages.grpo.kl = 0.01", "0.5")
