@@ -127,7 +127,7 @@ def test_greedy_tokens(asked):
     roles=np.append(first.roles, np.zeros(len(more), np.int8)),
   )
   engine.submit(Request(id="second", prompt=second, sampling=GREEDY))
-  assert engine._continuing  # the caches are used
+  assert engine._lanes[0].waiting  # the caches are used
   done = []
   while engine.busy:
     done += engine.tick()
