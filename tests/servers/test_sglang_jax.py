@@ -282,7 +282,8 @@ def test_new_weights_answer_and_nothing_is_compiled_again(
     assert COMPILED in log[:before]
     assert COMPILED not in log[before:]
   finally:
-    assert update(policy_server, policy.directory / "policy")[0] == 200
+    status, answer = update(policy_server, policy.directory / "policy")
+    assert status == 200, answer
   same(
     policy_server.ask(body(asked["tiles"], policy.words.end_id)),
     expected["tiles"],

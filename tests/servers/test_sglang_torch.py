@@ -293,7 +293,7 @@ BROKEN = {
   "truncated or not safetensors": truncated,
   "describes another model": of_another_shape,
   "not in the original format": lambda model, _: model.directory / "hf",
-  "no such file": lambda _, path: path,
+  "no such directory": lambda _, path: path,
 }
 
 
