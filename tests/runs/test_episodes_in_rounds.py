@@ -128,7 +128,7 @@ def test_starts_are_played_once_and_measured(workdir, monkeypatch):
   ("settings", "want"),
   [
     ({"context": 191}, r"stages\.play\.train\.length=192: .* 191 \+ 2 tokens"),
-    ({"data": "data/problems.jsonl"}, "problem h0: its answer.*environment"),
+    ({"data": "data/problems.jsonl"}, "problem p0: its answer.*environment"),
     ({"trials": "data/none.jsonl"}, r"none\.jsonl"),
     ({"trials": "data/heldout.jsonl"}, "problem h0: its answer.*environment"),
     ({"turns": 0}, "turns: 0"),
