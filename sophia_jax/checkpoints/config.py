@@ -13,8 +13,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sophia_jax.checkpoints import sections
 from sophia_jax.checkpoints.keys import HEADS
 from sophia_jax.checkpoints.orbax_dir import PARAMS
+from sophia_jax.checkpoints.sections import Section
 from sophia_jax.checkpoints.shards import Shards, read_json
 from sophia_jax.models import (
   DecoderConfig,
@@ -24,7 +26,6 @@ from sophia_jax.models import (
 )
 from sophia_jax.types import SophiaError, quoted
 
-Section = Mapping[str, Any]
 CONFIG = "config.json"
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 QWEN_IMAGE_TOKEN = "<|image_pad|>"
@@ -33,7 +34,6 @@ TEXT_MODELS = ("qwen2", "qwen3", "llama", "internlm2")
 
 _IMAGE_IDS = ("image_token_id", "image_token_index", "img_context_token_id")
 """Names under which configs have had the id of the image token."""
-_LARGEST = 1 << 31
 _UNSUPPORTED = {
   "qwen3_moe": "qwen3_moe is a mixture of experts, which is not supported",
   "gpt_oss": "gpt_oss (GPT-OSS) is not supported",
@@ -41,7 +41,6 @@ _UNSUPPORTED = {
 """Families that InternVL3.5 is published with beside the dense ones."""
 _ROUTER = re.compile(r"^(?:model\.)?(?:mlp2|gating|pooling_before_gating)\.")
 """Tensors of InternVL3.5-Flash beyond those of InternVL3.5."""
-_DEEPEST = 10_000
 _ADAPTER = re.compile(r"\blora_|\.base_layer\.|\bbase_model\.")
 
 
@@ -173,7 +172,7 @@ def _image_token(
   for key in _IMAGE_IDS:
     if top.get(key) is None:
       continue
-    said = _whole(top, key, least=0)
+    said = sections.whole(top, key, least=0)
     if own not in (-1, said):
       raise ValueError(
         f"{key} is {said}, but {token} is {own} in the tokenizer beside "
@@ -224,36 +223,36 @@ _ADDED: Mapping[str, Callable[[Section], Iterable[tuple[Any, Any]]]] = {
 
 # --------------------------------------------------------------------- sections
 def _read_hf(top: Section, tied: bool, image_token: int) -> InternVLConfig:
-  v = _section(top, "vision_config")
+  v = sections.section(top, "vision_config")
   if image_token < 0:
     raise ValueError("image_token_id is missing")
-  _require(top, "vision_feature_layer", -1)
-  _require(top, "vision_feature_select_strategy", "default")
-  _require(top, "projector_hidden_act", "gelu")
-  _require(v, "use_mean_pooling", True)
-  _require(v, "use_mask_token", False)
-  _require(v, "use_absolute_position_embeddings", True)
+  sections.require(top, "vision_feature_layer", -1)
+  sections.require(top, "vision_feature_select_strategy", "default")
+  sections.require(top, "projector_hidden_act", "gelu")
+  sections.require(v, "use_mean_pooling", True)
+  sections.require(v, "use_mask_token", False)
+  sections.require(v, "use_absolute_position_embeddings", True)
   vision = _vision(
     v,
     kind=v.get("norm_type", "layer_norm"),
-    bias=_flag(v, "attention_bias", False),
-    qk=_flag(v, "use_qk_norm", False),
+    bias=sections.flag(v, "attention_bias", False),
+    qk=sections.flag(v, "use_qk_norm", False),
   )
   return _model(top, "text_config", tied, image_token, vision, "v2")
 
 
 def _read_chat(top: Section, tied: bool, image_token: int) -> InternVLConfig:
-  v = _section(top, "vision_config")
-  _require(top, "select_layer", -1)
-  _require(top, "pad2square", False)
-  size = _side(v, "image_size")
+  v = sections.section(top, "vision_config")
+  sections.require(top, "select_layer", -1)
+  sections.require(top, "pad2square", False)
+  size = sections.side(v, "image_size")
   if (top.get("force_image_size") or size) != size:
     raise ValueError(f"force_image_size is not the encoder's {size}")
   vision = _vision(
     v,
     kind=v.get("norm_type"),
-    bias=_flag(v, "qkv_bias"),
-    qk=_flag(v, "qk_normalization"),
+    bias=sections.flag(v, "qkv_bias"),
+    qk=sections.flag(v, "qk_normalization"),
   )
   shuffle = top.get("ps_version", "v1")
   return _model(top, "llm_config", tied, image_token, vision, shuffle)
@@ -261,11 +260,11 @@ def _read_chat(top: Section, tied: bool, image_token: int) -> InternVLConfig:
 
 def _read_qwen_vl(top: Section, tied: bool, image_token: int) -> InternVLConfig:
   """Reads Qwen2.5-VL's config; published ones have no section for text."""
-  vision = _qwen_vision(_section(top, "vision_config"))
+  vision = _qwen_vision(sections.section(top, "vision_config"))
   inner = top.get("text_config") or top
   text: dict[str, Any] = {"rope_theta": 1e6, **inner, "model_type": "qwen2"}
   name = "rope_parameters" if text.get("rope_parameters") else "rope_scaling"
-  rope = {**_section(text, name)} if text.get(name) else {}
+  rope = {**sections.section(text, name)} if text.get(name) else {}
   for key in ("type", "rope_type"):
     if rope.get(key) == "mrope":
       rope[key] = "default"
@@ -274,11 +273,13 @@ def _read_qwen_vl(top: Section, tied: bool, image_token: int) -> InternVLConfig:
     raise ValueError(
       f"mrope_section is {quoted(mrope)}; expected three numbers"
     )
-  angles = tuple(_whole({"mrope_section": n}, "mrope_section") for n in mrope)
+  angles = tuple(
+    sections.whole({"mrope_section": n}, "mrope_section") for n in mrope
+  )
   decoder = dataclasses.replace(
     _read_text({**text, name: rope}, tied), mrope=angles
   )
-  said = _section(top, "vision_config").get("out_hidden_size")
+  said = sections.section(top, "vision_config").get("out_hidden_size")
   if said != decoder.width:
     raise ValueError(
       f"out_hidden_size is {quoted(said)}; expected the language model's "
@@ -298,14 +299,19 @@ def _read_qwen_vl(top: Section, tied: bool, image_token: int) -> InternVLConfig:
 
 
 def _qwen_vision(v: Section) -> QwenVisionConfig:
-  _require(v, "hidden_act", "silu")
+  sections.require(v, "hidden_act", "silu")
   for key in ("in_channels", "in_chans"):
-    _require(v, key, 3)
-  rope = _section(v, "rope_parameters") if v.get("rope_parameters") else {}
-  _require(rope, "rope_type", "axial")
-  _require(rope, "rope_theta", 10000.0)
-  patch, grid = _side(v, "patch_size"), _whole(v, "spatial_merge_size", 2)
-  window = _whole(v, "window_size", 112)
+    sections.require(v, key, 3)
+  rope = (
+    sections.section(v, "rope_parameters") if v.get("rope_parameters") else {}
+  )
+  sections.require(rope, "rope_type", "axial")
+  sections.require(rope, "rope_theta", 10000.0)
+  patch, grid = (
+    sections.side(v, "patch_size"),
+    sections.whole(v, "spatial_merge_size", 2),
+  )
+  window = sections.whole(v, "window_size", 112)
   if window % (patch * grid):
     raise ValueError(
       f"window_size is {window}; expected a multiple of {patch * grid}"
@@ -317,16 +323,16 @@ def _qwen_vision(v: Section) -> QwenVisionConfig:
     )
   key = "num_heads" if "num_heads" in v else "num_attention_heads"
   return QwenVisionConfig(
-    width=_whole(v, "hidden_size"),
-    depth=_whole(v, "depth" if "depth" in v else "num_hidden_layers"),
-    heads=_whole(v, key),
-    mlp=_whole(v, "intermediate_size"),
+    width=sections.whole(v, "hidden_size"),
+    depth=sections.whole(v, "depth" if "depth" in v else "num_hidden_layers"),
+    heads=sections.whole(v, key),
+    mlp=sections.whole(v, "intermediate_size"),
     patch_size=patch,
     grid=grid,
-    frames=_side(v, "temporal_patch_size"),
+    frames=sections.side(v, "temporal_patch_size"),
     window=window // (patch * grid),
-    full=tuple(_whole({"block": i}, "block", least=0) for i in full),
-    frame_rate=_whole(v, "tokens_per_second", 4),
+    full=tuple(sections.whole({"block": i}, "block", least=0) for i in full),
+    frame_rate=sections.whole(v, "tokens_per_second", 4),
   )
 
 
@@ -338,13 +344,13 @@ def _model(
   vision: VisionConfig,
   pixel_shuffle: Any,
 ) -> InternVLConfig:
-  decoder = _read_text(_section(top, text), tied)
+  decoder = _read_text(sections.section(top, text), tied)
   if image_token >= decoder.vocab:
     raise ValueError(
       f"image token {image_token} is outside of the vocabulary of "
       f"{decoder.vocab}; the tokenizer is of another model"
     )
-  downsample = _real(top, "downsample_ratio", 0.5)
+  downsample = sections.real(top, "downsample_ratio", 0.5)
   if not 0.01 < downsample <= 1:
     raise ValueError(f"downsample_ratio is {downsample:g}; expected 1 or less")
   return InternVLConfig(
@@ -358,8 +364,8 @@ def _model(
 
 
 def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
-  _require(v, "hidden_act", "gelu")
-  _require(v, "num_channels", 3)
+  sections.require(v, "hidden_act", "gelu")
+  sections.require(v, "num_channels", 3)
   if kind not in ("layer_norm", "rms_norm"):
     raise ValueError(
       f"norm_type {quoted(kind)}: expected layer_norm or rms_norm"
@@ -367,17 +373,17 @@ def _vision(v: Section, kind: Any, bias: bool, qk: bool) -> VisionConfig:
   scale = "layer_scale_init_value"
   scale = scale if scale in v else "initializer_factor"
   return VisionConfig(
-    width=_whole(v, "hidden_size"),
-    depth=_depth(v),
-    heads=_whole(v, "num_attention_heads"),
-    mlp=_whole(v, "intermediate_size"),
-    image_size=_side(v, "image_size"),
-    patch_size=_side(v, "patch_size"),
+    width=sections.whole(v, "hidden_size"),
+    depth=sections.depth(v),
+    heads=sections.whole(v, "num_attention_heads"),
+    mlp=sections.whole(v, "intermediate_size"),
+    image_size=sections.side(v, "image_size"),
+    patch_size=sections.side(v, "patch_size"),
     norm=kind,
-    norm_eps=_real(v, "layer_norm_eps", 1e-6),
+    norm_eps=sections.real(v, "layer_norm_eps", 1e-6),
     qkv_bias=bias,
     qk_norm=qk,
-    layer_scale_init=_real(v, scale, 0.1),
+    layer_scale_init=sections.real(v, scale, 0.1),
   )
 
 
@@ -386,27 +392,32 @@ def _read_text(t: Section, tied: bool) -> DecoderConfig:
   if kind not in TEXT_MODELS:
     what = _UNSUPPORTED.get(str(kind)) or f"language model {quoted(kind)}"
     raise ValueError(f"{what}: expected one of {', '.join(TEXT_MODELS)}")
-  _require(t, "hidden_act", "silu")
+  sections.require(t, "hidden_act", "silu")
   for key in ("use_sliding_window", "attention_bias", "mlp_bias", "bias"):
-    _require(t, key, False)
+    sections.require(t, key, False)
   layers = t.get("layer_types") or []
   if any(layer != "full_attention" for layer in layers):
     raise ValueError("layer_types: only full_attention is supported")
-  heads, width = _whole(t, "num_attention_heads"), _whole(t, "hidden_size")
+  heads, width = (
+    sections.whole(t, "num_attention_heads"),
+    sections.whole(t, "hidden_size"),
+  )
   theta, scaling, factor = _rope(t)
   return DecoderConfig(
-    vocab=_whole(t, "vocab_size"),
+    vocab=sections.whole(t, "vocab_size"),
     width=width,
-    depth=_depth(t),
+    depth=sections.depth(t),
     heads=heads,
-    kv_heads=_whole(t, "num_key_value_heads", heads),
-    mlp=_whole(t, "intermediate_size"),
-    head_dim=_whole(t, "head_dim", 128 if kind == "qwen3" else width // heads),
-    norm_eps=_real(t, "rms_norm_eps"),
+    kv_heads=sections.whole(t, "num_key_value_heads", heads),
+    mlp=sections.whole(t, "intermediate_size"),
+    head_dim=sections.whole(
+      t, "head_dim", 128 if kind == "qwen3" else width // heads
+    ),
+    norm_eps=sections.real(t, "rms_norm_eps"),
     rope_theta=theta,
     rope_scaling="dynamic" if scaling == "dynamic" else None,
     rope_factor=factor,
-    max_positions=_whole(t, "max_position_embeddings"),
+    max_positions=sections.whole(t, "max_position_embeddings"),
     qkv_bias=kind == "qwen2",
     qk_norm=kind == "qwen3",
     tied_head=tied,
@@ -416,89 +427,19 @@ def _read_text(t: Section, tied: bool) -> DecoderConfig:
 def _rope(t: Section) -> tuple[float, str, float]:
   """Returns base, type and factor, by v5's `rope_parameters` or older keys."""
   name = "rope_parameters" if t.get("rope_parameters") else "rope_scaling"
-  rope = _section(t, name) if t.get(name) else {}
+  rope = sections.section(t, name) if t.get(name) else {}
   base = rope if rope.get("rope_theta") is not None else t
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind not in ("default", "dynamic"):
     raise ValueError(f"rope type {quoted(kind)}: expected default or dynamic")
   return (
-    _real(base, "rope_theta", 10000.0),
+    sections.real(base, "rope_theta", 10000.0),
     kind,
-    _real(rope, "factor", 1.0),
+    sections.real(rope, "factor", 1.0),
   )
 
 
 # ----------------------------------------------------------------------- values
-def _require(section: Section, key: str, only: object) -> None:
-  if section.get(key, only) != only:
-    raise ValueError(
-      f"{key} is {quoted(section[key])}; only {only!r} is supported"
-    )
-
-
-def _section(top: Section, key: str) -> Section:
-  found = _given(top, key)
-  if not isinstance(found, Mapping):
-    raise ValueError(f"{key} is {quoted(found)}; expected an object")
-  return found
-
-
-def _whole(
-  section: Section, key: str, default: int | None = None, least: int = 1
-) -> int:
-  """Returns a size or an id; null counts as absent."""
-  found = _given(section, key, default)
-  number = isinstance(found, int) and not isinstance(found, bool)
-  if not number or not least <= found < _LARGEST:
-    raise ValueError(
-      f"{key} is {quoted(found)}; expected a whole number from {least}"
-    )
-  return found
-
-
-def _depth(section: Section) -> int:
-  """Returns a number of layers; each of them becomes tensors to look for."""
-  found = _whole(section, "num_hidden_layers")
-  if found > _DEEPEST:
-    raise ValueError(
-      f"num_hidden_layers is {found}; expected at most {_DEEPEST}"
-    )
-  return found
-
-
-def _real(section: Section, key: str, default: float | None = None) -> float:
-  found = _given(section, key, default)
-  number = isinstance(found, int | float) and not isinstance(found, bool)
-  if not number or not 0 < found < 1e30:  # nan fails, too
-    raise ValueError(f"{key} is {quoted(found)}; expected a positive number")
-  return float(found)
-
-
-def _flag(section: Section, key: str, default: bool | None = None) -> bool:
-  found = _given(section, key, default)
-  if not isinstance(found, bool):
-    raise ValueError(f"{key} is {quoted(found)}; expected true or false")
-  return found
-
-
-def _side(section: Section, key: str) -> int:
-  """Returns the side of a square that is given as one number or as two."""
-  found = _given(section, key)
-  if isinstance(found, list) and found:
-    if any(side != found[0] for side in found):
-      raise ValueError(f"{key} is {quoted(found)}; expected a square")
-    found = found[0]
-  return _whole({key: found}, key)
-
-
-def _given(section: Section, key: str, default: Any = None) -> Any:
-  found = section.get(key)
-  found = default if found is None else found
-  if found is None:
-    raise ValueError(f"{key} is missing")
-  return found
-
-
 def _dtype(top: Section) -> str:
   """Returns the dtype of the tensors by any of its names, or bfloat16."""
   inner = (top.get("text_config"), top.get("llm_config"))
