@@ -54,10 +54,13 @@ def unboxed(text: str) -> str:
 
 
 def prepare(text: str) -> str | None:
-  """Returns one line in one spelling; None if the braces of a box are open."""
+  """Returns one line in one spelling; None if the braces of a box are open, or a
+  comma comes first, which may be the point of ,5."""
   if boxed(text) is None:
     return None
-  line = spell(half_width(unboxed(text))).strip(" ,.:。")
+  line = spell(half_width(unboxed(text))).rstrip(" ,.:。").lstrip(" :")
+  if line.startswith(","):
+    return None
   # A box in a box leaves braces around everything.
   inside = boxed(f"\\boxed{line}") if line.startswith("{") else None
   return inside[0] if inside and len(inside[0]) == len(line) - 2 else line

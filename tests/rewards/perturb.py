@@ -83,6 +83,9 @@ def perturbed(gold: str, choice: bool = False):
     for i, digit in enumerate(number):
       changed = f"{number[:i]}{(int(digit) + 1) % 10}{number[i + 1 :]}"
       yield before + changed + after
+      # A point before any digit but where there is one, or nothing but zeros.
+      if "." not in (before[-1:], after[:1]) and int(number):
+        yield f"{before}{number[:i]}.{number[i:]}{after}"
   for sign in re.finditer(r"\\[A-Za-z%]+|[^\w\s]|²", gold):
     for table in (_TURNED, _CLOSED):
       if sign[0] in table:
