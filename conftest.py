@@ -1,10 +1,12 @@
 """For every test."""
 
 import collections
+import gc
 import hashlib
 import importlib.util
 import os
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,14 @@ def _programs() -> Path:
 # Before jax is imported, and for all that tests start. Most programs run for
 # milliseconds and compile for seconds, and many are compiled again and again.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jaxlib").startswith("0.10."):  # others do not know it, and end
+  # Half of the time to compile; some sums are rounded in another way.
+  os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_programs()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+# As the commands do (launch/cli.py).
+gc.set_threshold(10_000)
 
 # A property holds or does not; how long an example takes depends on the machine.
 settings.register_profile("untimed", deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import runpy
@@ -319,6 +320,9 @@ def run_of_flags(name: str = "") -> Run:
 
 
 def _set_up() -> None:
+  # Tracing makes millions of objects, most of which stay: to look through all of
+  # them as often as Python does is a seventh of a short command.
+  gc.set_threshold(10_000)
   handler = logging.StreamHandler()
   who = "" if meeting.is_leader() else f"[{jax.process_index()}] "
   form = f"%(asctime)s {who}%(message)s"

@@ -105,7 +105,7 @@ PARTS = {"box": _overlaps, "open": _scores}
 # ------------------------------------------------------------------------ rewards
 def anchored(score: float, reference: float, beta: float) -> float:
   """Returns 1 - exp(-(S - S_ref) beta) where S > S_ref, else 0."""
-  return 1.0 - math.exp(-max(score - reference, 0.0) * beta)
+  return -math.expm1(-max(score - reference, 0.0) * beta)
 
 
 def by_type(beta: float) -> Reward:

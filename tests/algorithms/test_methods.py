@@ -26,6 +26,7 @@ from sophia_jax.algorithms.contract import Algorithm, Forward, Moment, Term
 from sophia_jax.algorithms.registry import ALGORITHMS, build, check_sampling
 from sophia_jax.types import Sampling, SophiaError
 from tests.algorithms import rows
+from tests.devices import host_devices
 
 SMALL = {
   "grpo": {"n": 4, "dual": 3.0, "entropy": 0.01},
@@ -301,10 +302,9 @@ def test_corrections_need_old_log_probabilities():
 # -------------------------------------------------------------- several devices
 def test_eight_devices_make_the_same_updates():
   """Rows and tokens of a row on a mesh of 4 x 2, against one device."""
-  flags = "--xla_force_host_platform_device_count=8"
   done = subprocess.run(
     [sys.executable, "-m", "tests.algorithms.on_a_mesh"],
-    env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "XLA_FLAGS": host_devices(8), "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     check=False,

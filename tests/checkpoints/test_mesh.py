@@ -21,6 +21,7 @@ from tests.checkpoints.toy import (
   random_params,
   write_tokenizer,
 )
+from tests.devices import host_devices
 
 SOURCES = ("300m-qwen2", "6b-internlm2", "6b-internlm2-orbax")
 
@@ -29,7 +30,7 @@ def environment(devices):
   return {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": host_devices(devices),
   }
 
 

@@ -1,6 +1,7 @@
 """What overlaps a benchmark goes, what only looks like it stays."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from sophia_jax.files import write_jsonl
 from sophia_jax.types import SophiaError
 from tests.data.data_samples import FIXTURES
 
-MATHVISION = Path(__file__).parents[2].parent / "shared/data/mathvision"
+ROOT = Path(__file__).parents[2]
+MATHVISION = ROOT.parent / "shared/data/mathvision"
 LONG = (
   "A ladder of length 13 m leans against a vertical wall so that its foot is "
   "5 m away from the wall on level ground. How high up the wall does the top "
@@ -343,6 +345,7 @@ def command(*args, cwd):
     text=True,
     check=False,
     cwd=cwd,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
   )
 
 

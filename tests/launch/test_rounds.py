@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from sophia_jax.rollout import tokens
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.train import metrics
+from tests.devices import host_devices
 from tests.launch import rounds
 from tests.launch.commands import assert_refused, until
-from tests.launch.test_several_hosts import DEVICES, ended, together
+from tests.launch.test_several_hosts import ended, together
 
 CONFIG = "--config=tests/launch/rounds_config.py"
 
@@ -207,7 +208,7 @@ def test_several_processes_learn_what_one_does(
         f"--config.packing.shards={count}",
         "--peer_timeout_s=60",
         *flags,
-        XLA_FLAGS=f"{DEVICES}1",
+        XLA_FLAGS=host_devices(1),
       )
       for flags in together(count)
     ]

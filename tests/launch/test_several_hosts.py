@@ -17,6 +17,7 @@ from sophia_jax.runs import training
 from sophia_jax.runs.run import Run
 from sophia_jax.train import metrics
 from sophia_jax.types import SophiaError
+from tests.devices import host_devices
 from tests.launch import hosts_config, workdirs
 from tests.launch.commands import assert_refused, until
 
@@ -24,7 +25,6 @@ CONFIG = "--config=tests/launch/hosts_config.py"
 AXES = {"fsdp": 1, "context": 2, "tensor": 2}
 GLOO = re.compile(r"\[Gloo\]|peer ranks|^\s*$")
 """Lines that gloo prints; its threads write in pieces, one into another's line."""
-DEVICES = "--xla_force_host_platform_device_count="
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def train(start):
   """train(W, "--flag", ..., devices=2) -> the running command."""
 
   def run(workdir, *arguments, devices=2, **variables):
-    environment = {"XLA_FLAGS": f"{DEVICES}{devices}", **variables}
+    environment = {"XLA_FLAGS": host_devices(devices), **variables}
     given = [CONFIG, f"--workdir={workdir}", "--peer_timeout_s=10"]
     return start("launch.train", *given, *arguments, **environment)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sophia_jax.models.device_kernels import ContextSplit
+from tests.devices import host_devices
 from tests.models.test_kernels import OWN
 
 
@@ -20,7 +21,7 @@ def test_on_a_context_axis_it_is_the_reference(name):
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+      "XLA_FLAGS": host_devices(4),
     },
   )
   assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from sophia_jax.models.qwen_vision import (
   groups,
   window_order,
 )
+from tests.devices import host_devices
 
 
 def places(*grids: tuple[int, int]) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_on_a_mesh_it_is_the_same():
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+      "XLA_FLAGS": host_devices(4),
     },
   )
   assert done.returncode == 0, done.stderr

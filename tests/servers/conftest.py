@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ from sophia_jax.checkpoints import Format
 from tests.servers.served import Model, Served, make, serving
 
 KEY = "only for tests"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def flags_of_xla() -> None:
+  """Leaves out what the tests set: a server's own jax may not know it."""
+  os.environ.pop("XLA_FLAGS", None)
 
 
 @pytest.fixture(scope="session")

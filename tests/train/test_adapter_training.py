@@ -11,6 +11,7 @@ import pytest
 
 from sophia_jax.models import InternVL, lora
 from sophia_jax.train.outputs import response_logps
+from tests.devices import host_devices
 from tests.train import adapted, rounds, toy
 
 CONFIG = dataclasses.replace(rounds.CONFIG, lora_rank=4, lora_alpha=8.0)
@@ -95,7 +96,7 @@ def test_a_mesh_changes_nothing(tmp_path):
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "XLA_FLAGS": host_devices(8),
       "TF_CPP_MIN_LOG_LEVEL": "2",
     },
     check=True,

@@ -15,6 +15,7 @@ from sophia_jax.algorithms.contract import Algorithm
 from sophia_jax.models import InternVL
 from sophia_jax.train.outputs import response_logps
 from sophia_jax.types import Role, SophiaError
+from tests.devices import host_devices
 from tests.train import rounds, toy
 
 
@@ -101,7 +102,7 @@ def test_two_processes_on_a_mesh_of_eight_change_nothing(learnt, tmp_path):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "XLA_FLAGS": host_devices(4),
     "TF_CPP_MIN_LOG_LEVEL": "2",
   }
   line = [sys.executable, "-m", "tests.train.rounds", str(tmp_path), address]

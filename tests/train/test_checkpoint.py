@@ -18,6 +18,7 @@ from sophia_jax.train import checkpoint
 from sophia_jax.train.checkpoint import Checkpoints
 from sophia_jax.train.state import create
 from sophia_jax.types import SophiaError
+from tests.devices import host_devices
 
 IDENTITY = {
   "model": {"width": 4, "parts": ("a", "b")},
@@ -303,7 +304,7 @@ def test_another_number_of_devices_restores_it(tmp_path):
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "XLA_FLAGS": host_devices(8),
     },
     check=True,
   )

@@ -16,6 +16,7 @@ from sophia_jax.train import metrics
 from sophia_jax.train.metrics import MetricsFile
 from sophia_jax.train.trackers import LogConfig
 from sophia_jax.types import SophiaError
+from tests.devices import host_devices
 from tests.train import toy, training
 from tests.train.training import rows, steps
 
@@ -74,7 +75,7 @@ def test_a_run_on_a_mesh_ends_the_same_to_the_last_bit(tmp_path):
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "XLA_FLAGS": host_devices(8),
     },
     stdout=subprocess.PIPE,
     text=True,

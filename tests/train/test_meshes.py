@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.devices import host_devices
 from tests.train import toy
 
 # An axis alone, and any three together: every pair of axes is in some of them.
@@ -27,7 +28,7 @@ def update(directory, meshes, block, optimizations):
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimizations)),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "XLA_FLAGS": host_devices(8),
       "TF_CPP_MIN_LOG_LEVEL": "2",  # partitions that could be better, at length
     },
     check=True,
