@@ -77,7 +77,8 @@ class TrainConfig(OptimizerConfig):
   block: int = free(1024)
   """Tokens of a row whose logits exist at the same time."""
   checkpoint_every: int = free(500)
-  """Updates between checkpoints."""
+  """Updates between checkpoints of a stage that learns once; a stage of rounds
+  writes one after each round."""
   keep: int = free(2)
   """Checkpoints kept."""
   log_every: int = free(20)

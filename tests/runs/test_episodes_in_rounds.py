@@ -87,7 +87,7 @@ def turns(workdir, number=0):
 
 
 def test_two_rounds_learn_from_all_turns(workdir, monkeypatch):
-  run = prepared(workdir, filter="ratio", kept=0.01, draws=2)
+  run = prepared(workdir, filter="share", kept=0.75, draws=2)
   rounds, update = [], driver.Rounds._update
 
   def noted(self, sampled, moment):
@@ -113,9 +113,12 @@ def test_two_rounds_learn_from_all_turns(workdir, monkeypatch):
   found = list(report._groups(run, [stages.read(run.config, "play")]))
   every = [g.problem.id for r in rounds for g in r.groups]
   assert [group.problem.id for group, _ in found] == every
-  kept = {g.problem.id for r in rounds for g in r.kept}
-  print([len(r.groups) for r in rounds], [len(r.kept) for r in rounds])
-  assert {group.problem.id for group, chosen in found if chosen} == kept
+  assert len(every) == 16
+  kept = [{g.problem.id for g in r.kept} for r in rounds]
+  chosen = [
+    {g.problem.id for g, ids in found[i : i + 8] if ids} for i in (0, 8)
+  ]
+  assert chosen == kept and [len(names) for names in kept] == [4, 4]
 
 
 @pytest.mark.slow
