@@ -87,7 +87,7 @@ def _planned(run: Run, only: str) -> dict[str, Any]:
 def start(run: Run, only: str = "", sampled: str = "") -> None:
   """Checks everything, then makes the workdir and what the config makes.
 
-  Args: as of `preflight.check`.
+  Args: as for `preflight.check`.
 
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.

@@ -43,7 +43,7 @@ CURVES = {
 
 
 def report(run: Run) -> dict[str, Any]:
-  """Writes W/report.json and W/report.html, and returns the former.
+  """Writes W/report.json and W/report.html; returns the content of report.json.
 
   What is not measured is null there: pass@1, where only `launch.train` has run.
   """

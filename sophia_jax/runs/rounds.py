@@ -168,8 +168,8 @@ class Rounds:
     """Saves what is beside the policy, then the policy: after a kill the former
     may be ahead, never behind.
 
-    Each round is saved: its samples are from the weights before it, which updates
-    that are repeated on other devices would not give to the bit.
+    Each round is saved: the next one's samples are drawn with its weights, and
+    updates that are repeated on other devices would give others.
     """
     others: list[Session | Follower] = [
       *self._beside.critics,
@@ -182,7 +182,7 @@ class Rounds:
 
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
-    """Hands the weights of now to the policy's engine; versions count from 1."""
+    """Hands the current weights to the policy's engine; versions count from 1."""
     self._sampler.load(training.for_engine(self._session), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:

@@ -248,14 +248,14 @@ class Session:
     return self._state.model_params
 
   def params(self) -> Params:
-    """Returns all parameters as of now, valid for as long as they are held.
+    """Returns all current parameters, valid for as long as they are held.
 
     Trained parts are copied on the devices, since the next update donates them.
     """
     return {**copied(self._state.params), **self._state.frozen}
 
   def scorer(self) -> Scorer:
-    """Returns the model with its parameters of now, for an annotator."""
+    """Returns the model with its current parameters, for an annotator."""
     return Scorer(self._model, self.model_params)
 
   @property
