@@ -112,7 +112,7 @@ def _exit_code(command: Callable[[], int | None]) -> int:
 
 
 def _last_resort(command: Callable[[], int]) -> int:
-  """Reports whatever else ends a command in one line, too."""
+  """Reports any other error that ends a command in one line, too."""
   try:
     return _exit_code(command)
   except KeyboardInterrupt:

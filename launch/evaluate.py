@@ -31,7 +31,7 @@ from sophia_jax.evals import compare, page, tables
 from sophia_jax.evals.benchmarks import BENCHMARKS, find_benchmark
 from sophia_jax.evals.evaluate import EvalConfig
 from sophia_jax.evals.summary import PLAIN
-from sophia_jax.runs import evaluation
+from sophia_jax.runs import evaluation, locks
 from sophia_jax.runs.evaluation import Exam
 from sophia_jax.runs.run import UPDATES
 from sophia_jax.types import SophiaError, quoted
@@ -95,12 +95,14 @@ def main() -> None:
     )
   if not FLAGS.rescore:
     evaluation.check(run, (), model, config)
-  exams = _exams(run, model, config.limit)
-  if against and len(exams) > 1:
+  names = _names(run, model)
+  if against and len(names) > 1:
     raise SophiaError("--against: compares one evaluation; give one benchmark")
+  locks.check_evaluations(run, names)
+  exams = _exams(run, names, config.limit)
   if not FLAGS.rescore:
     evaluation.check(run, exams, model, config)
-  with evaluation.locked(run, exams):
+  with locks.evaluating(run, names):
     _evaluate(run, exams, model, config, against)
 
 
@@ -166,15 +168,28 @@ def _config(run: cli.Run) -> EvalConfig:
   return config
 
 
-def _exams(run: cli.Run, model: Path, limit: int) -> list[Exam]:
-  """Returns the evaluations; files are checked before a model is loaded."""
+def _names(run: cli.Run, model: Path) -> list[str]:
+  """Returns the names of the evaluations."""
   name = FLAGS.name or _name_of(model)
   if FLAGS.benchmarks:
-    return [_exam(run, name, each, limit) for each in FLAGS.benchmarks]
-  data = Path(FLAGS.data or run.path(run.config.data.heldout)).absolute()
+    return [f"{name}-{find_benchmark(b).name}" for b in FLAGS.benchmarks]
+  return [FLAGS.name or f"{name}-{_data(run).stem}"]
+
+
+def _data(run: cli.Run) -> Path:
+  """Returns the file of problems."""
+  return Path(FLAGS.data or run.path(run.config.data.heldout)).absolute()
+
+
+def _exams(run: cli.Run, names: Sequence[str], limit: int) -> list[Exam]:
+  """Returns the evaluations; files are checked before a model is loaded."""
+  if FLAGS.benchmarks:
+    pairs = zip(names, FLAGS.benchmarks)
+    return [_exam(run, name, title, limit) for name, title in pairs]
+  data = _data(run)
   return [
     Exam(
-      name=FLAGS.name or f"{name}-{data.stem}",
+      name=names[0],
       problems=load_problems(data)[: limit or None],
       data=str(data),
       rule=evaluation.rule_of(PLAIN, FLAGS.upstream),
@@ -210,7 +225,7 @@ def _exam(run: cli.Run, name: str, title: str, limit: int) -> Exam:
     folder, into, lambda line: print(line, file=sys.stderr)
   )
   return Exam(
-    name=f"{name}-{benchmark.name}",
+    name=name,
     problems=benchmark.first(problems, limit),
     data=str(folder),
     benchmark=benchmark,

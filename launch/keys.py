@@ -54,7 +54,8 @@ PLAIN = {
   "reward": "The process pool that compares formulas.",
   "reward.workers": "Processes.",
   "reward.timeout_s": "Processor seconds allowed for one comparison.",
-  "reward.memory_mb": "Memory limit of a process, MiB.",
+  "reward.memory_mb": "Memory limit of a process above what its imports need, "
+  "MiB; 32 or more.",
   "packing": "Packing of sequences into rows.",
   "packing.shards": "Parts that are packed independently; a multiple of the "
   "number of hosts.",

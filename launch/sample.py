@@ -14,17 +14,20 @@ from absl import flags
 
 from launch import cli
 from sophia_jax import files
-from sophia_jax.runs import pipeline, preflight, sampling
+from sophia_jax.runs import locks, pipeline, preflight, sampling
+from sophia_jax.runs.shards import Shard
 
 EXAMPLE = "python -m launch.sample --config=configs/quickstart.py --workdir=W"
 
 
 def main() -> None:
-  shard = sampling.Shard.of(flags.FLAGS.shard)
+  shard = Shard.of(flags.FLAGS.shard)
   run = cli.run_of_flags()
   stage = pipeline.first_sampled(run, flags.FLAGS.stage)
+  locks.check(run, share=True)
+  locks.check_shard(run, stage, shard)
   preflight.check(run, sampled=stage.name)
-  with run.locked(share=True):
+  with locks.writing(run, share=True):
     with files.exclusive(run.workdir / ".setup.lock", "earlier stages"):
       pipeline.run_until(run, stage)
     sampling.sample(run, stage, shard)

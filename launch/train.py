@@ -16,7 +16,7 @@ from absl import flags
 
 from launch import cli
 from sophia_jax.hosts import meeting
-from sophia_jax.runs import pipeline, preflight, training, updates
+from sophia_jax.runs import locks, pipeline, preflight, training, updates
 
 EXAMPLE = "python -m launch.train --config=configs/quickstart.py --workdir=W"
 
@@ -25,8 +25,10 @@ def main() -> None:
   run = cli.run_of_flags(flags.FLAGS.name)
   run.agree()
   stage = pipeline.trainable(run, flags.FLAGS.stage)
+  share = stage.name == run.last().name
+  locks.check(run, share, update=True)
   preflight.check(run, stage.name)
-  with run.updating(share=stage.name == run.last().name):
+  with locks.updating(run, share):
     run.begin()
     pipeline.update(run, stage)
     page = pipeline.page(run)

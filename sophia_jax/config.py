@@ -128,7 +128,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def check_choices(config: Any, name: str, **known: Iterable[str]) -> None:
-  """Refuses values that are none of those known.
+  """Refuses unknown values.
 
   Args:
     name: the config's name in the error.

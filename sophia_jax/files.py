@@ -3,7 +3,7 @@
 replacing, write_*    a reader finds the old file or the new one, never a part
 JsonLines             lines that one process appends, whole or not at all
 exclusive, shared,    locks that end with the process that holds them
-claim
+held, claim
 mistaken              what a file is that is no data
 """
 
@@ -420,6 +420,28 @@ def claim(path: Path, what: str, remedy: str, share: bool = False) -> int:
   Raises:
     SophiaError: another process holds it.
   """
+  fd = _taken(path, what, remedy, share)
+  os.ftruncate(fd, 0)
+  os.write(fd, str(os.getpid()).encode())
+  return fd
+
+
+def check_free(path: Path, what: str, remedy: str, share: bool = False) -> None:
+  """Refuses what `claim` would; neither makes the file nor changes it.
+
+  Raises:
+    SophiaError: another process holds it.
+  """
+  if path.exists():
+    os.close(_taken(path, what, remedy, share))
+
+
+def _taken(path: Path, what: str, remedy: str, share: bool) -> int:
+  """Locks a file and returns its descriptor.
+
+  Raises:
+    SophiaError: another process holds it.
+  """
   fd = _open(path)
   # Children of a process that was killed hold its locks until they end, too.
   deadline = time.monotonic() + _LEFT_S
@@ -430,8 +452,6 @@ def claim(path: Path, what: str, remedy: str, share: bool = False) -> int:
     holder = os.read(fd, 32).decode(errors="replace").strip() or "?"
     os.close(fd)
     raise SophiaError(f"{path}: process {holder} is writing {what}; {remedy}")
-  os.ftruncate(fd, 0)
-  os.write(fd, str(os.getpid()).encode())
   return fd
 
 

@@ -353,6 +353,9 @@ class Algorithm:
   reward: Reward = accuracy
   """Mix of the reward parts; `credit.rewarded` adds it as part "reward"."""
   select: Select = everything
+  compares: str = ""
+  """Key of the method's config by which `select` compares the groups of a round
+  with each other; "": it judges each group alone."""
   credit: Credit | None = None
   files: Files | None = None
   """Writes files from the groups, which later stages name as their data; such a

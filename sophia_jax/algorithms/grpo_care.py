@@ -184,12 +184,12 @@ def bonuses(
   likelihood: Float[np.ndarray, "G"],
   c: Config,
 ) -> Float[np.ndarray, "G"]:
-  """Returns what each rollout of a group is paid on top of its reward.
+  """Returns the bonus of each rollout of a group.
 
     S = { i : a_i > least, a_i >= mean a and p_i > 0 }
     b_i = bonus a_i  if i in S and p_i >= mean_{j in S} p_j - margin, else 0
 
-  Where nobody is in S, nobody is paid. A likelihood of 0 is that of a rollout
+  Where S is empty, there is no bonus. A likelihood of 0 is that of a rollout
   whose answer was not located: it cannot be compared.
   """
   compared: Bool[np.ndarray, "G"] = (accuracy > c.least) & (likelihood > 0)

@@ -3,7 +3,8 @@
 A rule is pure and maps (groups, moment) to groups. Rules see raw reward parts,
 compose from left to right with `then`, and never depend on the order in which
 samples came back. A rule on rollouts concerns one depth of the tree; the others
-stay, so that trajectories keep the caption they were built on.
+stay, so that trajectories keep the caption they were built on. A method whose
+rule compares groups says so in `Algorithm.compares`.
 """
 
 from __future__ import annotations

@@ -152,6 +152,7 @@ def starpo(c: Config) -> Algorithm:
     trial=trial if c.trials else None,
     reward=episodes.returned,
     select=_filter(c),
+    compares="" if c.filter == "none" else "filter",
   )
 
 

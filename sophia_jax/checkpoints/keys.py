@@ -1,6 +1,6 @@
 """One table of tensor names, read in both directions.
 
-A row pairs a parameter of ours with its name in the two InternVL formats, or in
+A row pairs one of our parameters with its name in the two InternVL formats, or in
 Qwen2.5-VL's; the other namings are those names under other prefixes. Rows whose
 parameter a model lacks (say, the bias of an RMSNorm) do not apply to it.
 """

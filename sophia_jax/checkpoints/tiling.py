@@ -73,8 +73,8 @@ def read_tiling(directory: pathlib.Path | None) -> Tiling:
   """Reads the limits of the checkpoint that a model came from.
 
   Raises:
-    SophiaError: limits that are none, or pixels normalised as this model
-      does not.
+    SophiaError: invalid limits, or pixels normalised as this model does
+      not.
   """
   if directory is None:
     return Tiling()
@@ -99,7 +99,7 @@ def read_native_limits(directory: pathlib.Path, side: int) -> tuple[int, int]:
     side: side of a tile, pixels.
 
   Raises:
-    SophiaError: limits that are none.
+    SophiaError: invalid limits.
   """
   least, most = 4, 16384
   for path in (directory / PROCESSOR, directory / PREPROCESSOR):

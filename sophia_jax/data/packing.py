@@ -102,7 +102,7 @@ class Size:
 
 
 def size_of(sequence: TokenSequence) -> Size:
-  """Returns the size of a sequence at hand."""
+  """Returns the size of a sequence."""
   images = tuple(zip(sequence.images, sequence.tiles))
   return Size(sequence.id, len(sequence), images, sequence.bundle)
 

@@ -92,7 +92,7 @@ def _add_import(added: Any) -> None:
     dest="name",
     required=True,
     metavar="NAME",
-    help="the data set; a name that is none lists them all",
+    help="the data set; an unknown name lists them all",
   )
   importing.add_argument(
     "--as",

@@ -1,7 +1,7 @@
-"""Which sets may be trained on and which are for evaluation only.
+"""Names the sets that may be trained on, and those for evaluation only.
 
 Every imported problem names its `source`, and its id starts with it, so one
-table decides. `refuse_evaluation` stands at the door of training.
+table decides. Training calls `refuse_evaluation` first.
 """
 
 from __future__ import annotations

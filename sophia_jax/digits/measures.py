@@ -136,7 +136,7 @@ def of_views(
 ) -> dict[str, Any]:
   """Measures responses to problems about videos (`digits.views`).
 
-  Args: as of `measure`.
+  Args: as for `measure`.
 
   Returns:
     Shares of the responses: "stated" what they reason from, "follows" from what

@@ -64,7 +64,7 @@ def write(
   """
   training, held_out = scenes.load_scans(seed, config.held_out_scans)
   make = lambda part: np.random.default_rng([seed, 31, part])
-  told: list[dict[str, Any]] = []
+  described: list[dict[str, Any]] = []
   for part, name, scans, photograph, count in (
     (0, "pans", training, pans.PHOTOGRAPHS[0], config.videos),
     (1, "pans_heldout", held_out, pans.PHOTOGRAPHS[1], config.heldout),
@@ -75,9 +75,9 @@ def write(
       seen, images = _video(directory, video, rng, scans, photograph, config)
       for problem in _problems(rng, video, seen, images):
         rows.append(_row(problem))
-        told += _told(rng, problem, seen, config.noise)
+        described += _described(rng, problem, seen, config.noise)
     write_jsonl(directory / f"{name}.jsonl", rows)
-  write_jsonl(directory / "pans_views.jsonl", told)
+  write_jsonl(directory / "pans_views.jsonl", described)
   write_jsonl(
     directory / "pans_worked.jsonl", _examples(make(2), config, prompts)
   )
@@ -145,7 +145,7 @@ def _row(problem: Problem) -> dict[str, Any]:
   }
 
 
-def _told(
+def _described(
   rng: np.random.Generator, problem: Problem, seen: views.Seen, noise: float
 ) -> Iterator[dict[str, Any]]:
   """Yields the descriptions of a problem's key frames, by their places."""

@@ -75,7 +75,7 @@ def pretrain_vision(
 
   Args:
     checkpoints: directory of its checkpoints, one for this seed and config.
-    unclear: share of the digits that are unclear, and are to be called so.
+    unclear: share of the digits that are unclear, and should be called so.
 
   Raises:
     Preempted: SIGTERM arrived; the state is saved.

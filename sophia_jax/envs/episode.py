@@ -79,7 +79,7 @@ class Parsed:
   """An answer as actions."""
 
   actions: tuple[int, ...]
-  """Numbers of the actions before the first that is none."""
+  """Numbers of the actions before the first invalid one."""
   valid: bool
   """Whether it has the form, and every action is one of the environment's."""
 

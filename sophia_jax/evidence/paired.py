@@ -73,7 +73,7 @@ def ordered(table: Sequence[Sequence[float]]) -> float:
   """Returns p of Page's test that measures fall from one arm to the next.
 
   Args:
-    table: a row for each seed, with the arm that is to be the highest first.
+    table: a row for each seed, with the arm that should be the highest first.
   """
   rising = np.asarray(table, float)[:, ::-1]
   if len(rising) < 2:

@@ -15,7 +15,7 @@ WARNING_S = 300
 
 _SUBMIT = """\
 #!/usr/bin/env bash
-# Submits the job; it goes on by itself until the run is finished.
+# Submits the job, which continues by itself until the run is finished.
 set -euo pipefail
 mkdir -p {jobs}
 sbatch "$(dirname "$0")/job.sbatch"

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from sophia_jax.models import device_kernels as device
+
 TOKENS_PER_SEGMENT = 512
 """Average length of a row's segments from which on the packed kernel serves."""
 SEGMENTS = (8, 64)
@@ -92,7 +94,10 @@ def obstacle(dtype: Any, width: int, packed: bool) -> str:
 
 
 def version() -> int:
-  """Returns the version of cuDNN, 9.6 as 90600; 0 if there is none."""
+  """Returns the version of cuDNN, 9.6 as 90600; 0 if there is none, or the program
+  is traced for something else than a GPU."""
+  if device.platform() != "gpu":
+    return 0
   try:
     return int(_jax().check_cudnn_version())
   except RuntimeError:

@@ -93,7 +93,7 @@ def plan(
   assumptions: Assumptions,
   rounds: Rounds | None = None,
 ) -> Plan:
-  """Plans an update; compiles it where the devices' compiler is at hand.
+  """Plans an update; compiles it where the devices' compiler is installed.
 
   Args:
     rounds: rounds that the update is part of, and that are planned with it.

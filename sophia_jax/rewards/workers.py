@@ -32,6 +32,9 @@ START_S = 120.0
 MAX_WAIT = 4.0
 """Longest time for a worker that gets no processor, in units of `timeout_s`."""
 MAX_FAILED_STARTS = 3
+LEAST_MB = 32
+"""Smallest memory limit of a worker, MiB: twice what known answers need, 8 of
+which is the stack of the thread that ends it."""
 _CLOSED = (
   "rewards: the verifier was closed before this was compared; open another"
 )

@@ -61,7 +61,7 @@ class Client(abc.ABC):
     """Sends no request yet.
 
     Raises:
-      SophiaError: a URL that is none, or the API key is not set.
+      SophiaError: an invalid URL, or the API key is not set.
     """
     for url in urls or ("",):
       if not url.startswith(("http://", "https://")):

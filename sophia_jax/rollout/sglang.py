@@ -47,7 +47,7 @@ class SGLangEngine(Client):
     """Sends no request yet; see `check`.
 
     Raises:
-      SophiaError: a URL that is none, or the API key is not set.
+      SophiaError: an invalid URL, or the API key is not set.
     """
     super().__init__(urls, config)
     self.renderer = renderer
@@ -116,7 +116,7 @@ class SGLangScorer(Client):
     """Sends no request yet; see `check`.
 
     Raises:
-      SophiaError: a URL that is none, or the API key is not set.
+      SophiaError: an invalid URL, or the API key is not set.
     """
     super().__init__(urls, config)
     self.renderer = renderer

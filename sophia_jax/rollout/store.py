@@ -120,11 +120,7 @@ class Store:
   def _start_writing(self, shard: str) -> None:
     """Becomes the writer of a segment."""
     self._segment = self.path / f"{shard}.jsonl"
-    self._lock_fd = files.claim(
-      self.path / f"{shard}.lock",
-      f"shard {shard!r}",
-      "stop it or use another shard",
-    )
+    self._lock_fd = files.claim(*_lock(self.path, shard))
     self._fd = os.open(
       self._segment, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
     )
@@ -332,6 +328,21 @@ def check_header(path: Path, meta: Mapping[str, Any]) -> None:
   """
   if (path / HEADER).exists():
     _read_header(path, meta)
+
+
+def check_free(path: Path, shard: str) -> None:
+  """Refuses a segment that another process writes, before anything is written.
+
+  Raises:
+    SophiaError: names that process.
+  """
+  files.check_free(*_lock(path, shard))
+
+
+def _lock(path: Path, shard: str) -> tuple[Path, str, str]:
+  """Returns the lock of a segment: its path, subject and remedy."""
+  lock = path / f"{shard}.lock"
+  return lock, f"shard {shard!r}", "stop it or use another shard"
 
 
 def _write_header(path: Path, meta: Mapping[str, Any] | None) -> None:

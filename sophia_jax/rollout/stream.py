@@ -1,7 +1,7 @@
 """From an iterator of requests to an iterator of results, through an event loop.
 
 Three threads: one draws requests, one runs the event loop, and the caller's
-takes results. A source that blocks for long thus holds no result back.
+takes results, so a source that blocks for long holds no result back.
 """
 
 from __future__ import annotations

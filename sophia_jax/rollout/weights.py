@@ -4,7 +4,7 @@ Weights travel by files: the trainer writes a checkpoint into a directory that i
 shares with the servers (tmpfs on one machine, a shared file system on several).
 Two directories take turns, so that none is written that a server may read. Each
 server retracts its requests, loads, and resumes them with the new weights; a
-request that is in flight thus has tokens of both, and says which.
+request that is in flight has tokens of both, and says which.
 
       save          pause(retract)     update        continue     probe
   params ──► root/1 ──────────────► every server ──────────────► version 7?

@@ -124,7 +124,7 @@ class Workdir:
 
   # ---------------------------------------------------------------- beside them
   def tokenizers(self) -> dict[str, Path]:
-    """Returns the tokenizer of each role whose model is at hand."""
+    """Returns the tokenizer of each role whose model is there."""
     if self._run is None:
       return {}
     config = self._run.config

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sophia_jax import files, stopping
+from sophia_jax import stopping
 from sophia_jax.checkpoints.fingerprint import fingerprint
 from sophia_jax.config import nearest
 from sophia_jax.data.images import ImageConfig
@@ -36,7 +36,7 @@ from sophia_jax.evals.responses import Responses
 from sophia_jax.progress import Progress
 from sophia_jax.rewards.pool import Verifier
 from sophia_jax.rollout.prompts import Prompts
-from sophia_jax.runs import engines, lengths, policies, preflight
+from sophia_jax.runs import engines, lengths, locks, policies, preflight
 from sophia_jax.runs.engines import PolicyEngine
 from sophia_jax.runs.run import Run
 from sophia_jax.types import Problem, SophiaError
@@ -89,10 +89,11 @@ def evaluate_once(run: Run, name: str, directory: Path, step: str = "") -> None:
     return
   config = run.section(EvalConfig, "eval")
   exam = _held_out(run, name, config)
-  check(run, [exam], directory, config)
-  with locked(run, [exam]), run.step(step):
-    ask(run, [exam], directory, config)
-    finish(run, exam, config)
+  with locks.evaluating(run, [name]):
+    check(run, [exam], directory, config)
+    with run.step(step):
+      ask(run, [exam], directory, config)
+      finish(run, exam, config)
 
 
 def evaluate_round(
@@ -119,21 +120,6 @@ def _held_out(run: Run, name: str, config: EvalConfig) -> Exam:
   )
 
 
-@contextlib.contextmanager
-def locked(run: Run, exams: Sequence[Exam]) -> Iterator[None]:
-  """Lets no other command write the same evaluations in the block.
-
-  Raises:
-    SophiaError: another command writes one of them.
-  """
-  remedy = "wait for it, or give another --name"
-  with contextlib.ExitStack() as stack:
-    for exam in exams:
-      path = run.evals(exam.name) / f".{exam.name}.lock"
-      stack.enter_context(files.held(path, f"evaluation {exam.name}", remedy))
-    yield
-
-
 # ------------------------------------------------------------------------ asking
 def ask(
   run: Run, exams: Sequence[Exam], directory: Path, config: EvalConfig
@@ -157,9 +143,10 @@ def check(
   """Finds what cannot be evaluated, before anything is written.
 
   Raises:
-    SophiaError: the checkpoint does not fit the config, it cannot see the images,
-      or the engine has no room for a problem.
+    SophiaError: the verifier cannot work, the checkpoint does not fit the config,
+      it cannot see the images, or the engine has no room for a problem.
   """
+  preflight.check_reward(run)
   cfg, words = policies.load_words(
     directory, run.section(ImageConfig, "images"), run.config.prompts.system
   )

@@ -164,6 +164,14 @@ def too_long(
   return found
 
 
+def left_out(
+  run: Run, stage: Stage, problems: Sequence[Problem], words: Renderer
+) -> dict[str, Long]:
+  """Returns the problems that a stage's engines have no room for, by their ids."""
+  room = run.section(EngineConfig, "engine").length
+  return too_long(problems, of_stage(run, stage, words), room)
+
+
 def fitting(
   run: Run, stage: Stage, problems: Sequence[Problem], words: Renderer
 ) -> Sequence[Problem]:
@@ -173,7 +181,7 @@ def fitting(
     SophiaError: one has no room and engine.drop_oversize is off, or none has.
   """
   engine = run.section(EngineConfig, "engine")
-  long = too_long(problems, of_stage(run, stage, words), engine.length)
+  long = left_out(run, stage, problems, words)
   if not long:
     return problems
   said = _said(long, len(problems), engine.length)

@@ -96,7 +96,7 @@ class Model:
 
   @property
   def scores(self) -> bool:
-    """Whether log-likelihoods are to be had: the vocabulary is ours."""
+    """Whether log-likelihoods are available: the vocabulary is ours."""
     return self._config.model == "policy" or not self.served
 
   def proposals(self) -> Proposals:

@@ -9,6 +9,7 @@ from sophia_jax.hosts import meeting
 from sophia_jax.runs import (
   digits,
   evaluation,
+  locks,
   made,
   planning,
   preflight,
@@ -40,8 +41,10 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
   """
   if run.config.get("planning"):
     return _planned(run, only)
+  run.check_order(only)
+  locks.check(run, share=_is_sampled(run, only), update=True)
   preflight.check(run, only)
-  with run.updating(share=_is_sampled(run, only)):
+  with locks.updating(run, share=_is_sampled(run, only)):
     begin(run)
     last = run.last()
     for stage in run.stages():
@@ -68,10 +71,11 @@ def _is_sampled(run: Run, only: str) -> bool:
 
 def _planned(run: Run, only: str) -> dict[str, Any]:
   """Runs a config that plans, once the stages that make its model are done."""
+  locks.check(run)
   planning.check(run)
   if run.config.order:
     preflight.check(run, only)
-  with run.locked():
+  with locks.writing(run):
     if run.config.order:
       begin(run)
       for stage in run.stages():
@@ -83,7 +87,7 @@ def _planned(run: Run, only: str) -> dict[str, Any]:
 def start(run: Run, only: str = "", sampled: str = "") -> None:
   """Checks everything, then makes the workdir and what the config makes.
 
-  Args: as of `preflight.check`.
+  Args: as for `preflight.check`.
 
   Raises:
     SophiaError: a mistake in config or data; nothing is written then.

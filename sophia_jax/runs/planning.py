@@ -233,7 +233,7 @@ def _report(
   played: Sequence[dict[str, Any]],
   seconds: float,
 ) -> dict[str, Any]:
-  """Writes W/report.json and W/report.html, and returns the former."""
+  """Writes W/report.json and W/report.html; returns the content of report.json."""
   run.mark("planning", seconds)
   by = collections.defaultdict(list)
   for row in played:

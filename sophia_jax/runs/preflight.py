@@ -20,6 +20,7 @@ from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.mixture import MixtureConfig
 from sophia_jax.datasets.sources import refuse_evaluation
 from sophia_jax.evals.evaluate import EvalConfig
+from sophia_jax.rewards.workers import LEAST_MB
 from sophia_jax.rollout import roles, store
 from sophia_jax.rollout.embedded import EngineConfig
 from sophia_jax.rollout.prompts import Prompts
@@ -70,7 +71,7 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
   run.check_order(only)
   for cls, name in SECTIONS:
     run.section(cls, name)
-  _check_reward(run)
+  check_reward(run)
   trackers.check(run.section(trackers.LogConfig, "log"))
   last = run.last()
   if not (last.learns and last.algorithm.answers):
@@ -102,16 +103,22 @@ def check(run: Run, only: str = "", sampled: str = "") -> None:
       trainable.check(run, stage)
 
 
-def _check_reward(run: Run) -> None:
+def check_reward(run: Run) -> None:
   """Refuses a verifier that could compare nothing.
 
   Raises:
     SophiaError: names the setting.
   """
+  reward = run.config.reward
   for name in ("workers", "timeout_s", "memory_mb"):
-    value = run.config.reward.get(name, 1)
+    value = reward.get(name, 1)
     if not value > 0:
       raise SophiaError(f"config.reward.{name}={value}: must be more than 0")
+  if reward.get("memory_mb", LEAST_MB) < LEAST_MB:
+    raise SophiaError(
+      f"config.reward.memory_mb={reward.memory_mb}: a process that compares "
+      f"formulas needs {LEAST_MB} or more; leave it at 1024"
+    )
 
 
 def _check_given(run: Run, *, whole: bool) -> None:

@@ -43,7 +43,7 @@ CURVES = {
 
 
 def report(run: Run) -> dict[str, Any]:
-  """Writes W/report.json and W/report.html, and returns the former.
+  """Writes W/report.json and W/report.html; returns the content of report.json.
 
   What is not measured is null there: pass@1, where only `launch.train` has run.
   """
@@ -165,13 +165,16 @@ def _selected(
 ) -> Iterator[tuple[Group, set[str]]]:
   """Yields groups with the ids of those of their rollouts that are learnt.
 
-  A rule over several groups of a round sees all of them.
+  A rule over several groups of a round sees all of them, and the round learns
+  the first `groups` that it selects.
   """
   algorithm = stage.algorithm
+  most = stage.config.groups if stage.config.rounds > 1 else None
   for chunk in [groups] if stage.config.rounds > 1 else ([g] for g in groups):
     every = list(chunk)
     scored = credit.rewarded(every, algorithm.reward, moment)
-    kept = {g.problem.id: g for g in algorithm.select(scored, moment)}
+    selected = list(algorithm.select(scored, moment))[:most]
+    kept = {g.problem.id: g for g in selected}
     for group in every:
       stopping.check("everything except the report is done")
       chosen = kept.get(group.problem.id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from sophia_jax.hosts import meeting
 from sophia_jax.rollout import tokens
 from sophia_jax.rollout.store import round_directory
 from sophia_jax.runs import (
+  draws,
   evaluation,
   kept,
   rewarders,
@@ -43,7 +43,7 @@ from sophia_jax.train import sharding
 from sophia_jax.train.annotate import Scorer
 from sophia_jax.train.average import Follower
 from sophia_jax.train.session import Session
-from sophia_jax.types import Group, Problem, TokenSequence
+from sophia_jax.types import Group, TokenSequence
 
 _log = logging.getLogger("sophia_jax")
 
@@ -166,7 +166,11 @@ class Rounds:
 
   def _save(self, cursor: dict[str, Any]) -> None:
     """Saves what is beside the policy, then the policy: after a kill the former
-    may be ahead, never behind."""
+    may be ahead, never behind.
+
+    Each round is saved: the next one's samples are drawn with its weights, and
+    updates that are repeated on other devices would give others.
+    """
     others: list[Session | Follower] = [
       *self._beside.critics,
       *self._beside.averages,
@@ -178,7 +182,7 @@ class Rounds:
 
   # --------------------------------------------------------------------- sampling
   def _load(self, number: int) -> None:
-    """Hands the weights of now to the policy's engine; versions count from 1."""
+    """Hands the current weights to the policy's engine; versions count from 1."""
     self._sampler.load(training.for_engine(self._session), number + 1)
 
   def _sample(self, number: int, drawn: int, moment: Moment) -> Sampled:
@@ -189,7 +193,9 @@ class Rounds:
     learnt: list[Group] = []
     seen: set[str] = set()
     for _ in range(config.draws):
-      wave, drawn = self._wave(drawn, seen)
+      wave, drawn = draws.wave(
+        self._sampler.problems, config.groups, self._run.seed, drawn, seen
+      )
       sampled = self._sampler.groups(number, wave)
       groups += credit.rewarded(sampled, algorithm.reward, moment)
       learnt = list(algorithm.select(groups, moment))[: config.groups]
@@ -203,30 +209,6 @@ class Rounds:
       drawn=drawn,
       seconds=time.monotonic() - start,
     )
-
-  def _wave(self, drawn: int, seen: set[str]) -> tuple[list[Problem], int]:
-    """Draws problems that the round has not seen, as many as it learns.
-
-    They come from an endless order; each pass over the data has another
-    order, by the run's seed alone.
-
-    Args:
-      drawn: problems drawn so far.
-      seen: ids of the round's problems; those of the wave are added.
-
-    Returns:
-      The wave, and the number of problems drawn by then.
-    """
-    problems = self._sampler.problems
-    wave: list[Problem] = []
-    while len(wave) < self._stage.config.groups and len(seen) < len(problems):
-      lap, place = divmod(drawn, len(problems))
-      problem = problems[_order(self._run.seed, lap, len(problems))[place]]
-      drawn += 1
-      if problem.id not in seen:
-        seen.add(problem.id)
-        wave.append(problem)
-    return wave, drawn
 
   # --------------------------------------------------------------------- learning
   def _update(self, sampled: Sampled, moment: Moment) -> dict[str, float]:
@@ -332,11 +314,6 @@ class Rounds:
         )
       self._session.metrics({"val/pass_at_1": value})
     meeting.barrier(f"evaluated {name}")
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, lap: int, count: int) -> Sequence[int]:
-  return np.random.default_rng([seed, 7, lap]).permutation(count).tolist()
 
 
 def _round_metrics(

@@ -20,7 +20,7 @@ from sophia_jax import stopping
 from sophia_jax.checkpoints import hub
 from sophia_jax.config import nearest, section
 from sophia_jax.data.problems import load_problems
-from sophia_jax.files import held, read_json, write_json
+from sophia_jax.files import read_json, write_json
 from sophia_jax.hosts import meeting
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.stage import Stage
@@ -28,7 +28,6 @@ from sophia_jax.types import Problem, SophiaError, quoted
 
 T = TypeVar("T")
 CONFIG, SECONDS, UPDATES = "config.json", "stages.json", "updates"
-LOCK, UPDATE_LOCK = ".lock", ".update.lock"
 SECTIONS = (
   *("seed", "policy", "data", "images", "prompts", "captioning", "reasoning"),
   *("answering", "engine", "reward", "mixture", "filters", "packing", "eval"),
@@ -119,54 +118,6 @@ class Run:
           write_json(path, self.config.to_dict())
     meeting.barrier("workdir")
     meeting.wait_for_file(own)
-
-  @contextlib.contextmanager
-  def locked(self, share: bool = False) -> Iterator[None]:
-    """Lets no other command write the workdir in the block.
-
-    Args:
-      share: lets others in that share it too, and write other files: shards of
-        the sampling, updates beside each other.
-
-    Raises:
-      SophiaError: another command writes this workdir; raised in every process.
-    """
-    remedy = "wait for it, stop it, or use another --workdir"
-    with self._held(self.workdir / LOCK, "this workdir", remedy, share):
-      yield
-
-  @contextlib.contextmanager
-  def updating(self, share: bool = False) -> Iterator[None]:
-    """Lets no other command make the same update in the block.
-
-    Args:
-      share: lets further updates (--name) be made at the same time: everything
-        before the last stage's update is there, and only read.
-
-    Raises:
-      SophiaError: another command makes this update, or writes this workdir.
-    """
-    remedy = "wait for it, or give another --name"
-    with (
-      self.locked(share),
-      self._held(self.place / UPDATE_LOCK, "this update", remedy),
-    ):
-      yield
-
-  @contextlib.contextmanager
-  def _held(
-    self, path: Path, what: str, remedy: str, share: bool = False
-  ) -> Iterator[None]:
-    """Holds a lock for the block; with several processes the leader holds it."""
-    with contextlib.ExitStack() as stack:
-      why = ""
-      if meeting.is_leader():
-        try:
-          stack.enter_context(held(path, what, remedy, share))
-        except SophiaError as e:
-          why = str(e)
-      meeting.refuse_together(why)
-      yield
 
   @property
   def seed(self) -> int:

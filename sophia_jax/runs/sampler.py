@@ -23,10 +23,10 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.rollout.weights import ServedWeights
 from sophia_jax.rollout.world import World
-from sophia_jax.runs import engines, sampling
+from sophia_jax.runs import draws, engines, lengths, sampling
 from sophia_jax.runs.policies import Model
 from sophia_jax.runs.run import Run
-from sophia_jax.runs.sampling import Shard
+from sophia_jax.runs.shards import Shard
 from sophia_jax.runs.stage import Stage
 from sophia_jax.servers import supervise
 from sophia_jax.stopping import explained
@@ -245,11 +245,15 @@ def _saved(run: Run, model: Model, params: Params, directory: Path) -> None:
 
 
 def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
-  """Yields the groups of every round of a stage that is done, from the stores."""
+  """Yields the groups of every round of a stage that is done, from the stores,
+  in the order in which the rounds drew them."""
   prompts = run.section(Prompts, "prompts")
   words = sampling.words_of(run, stage)
   problems = sampling.problems(run, stage)
+  long = lengths.left_out(run, stage, problems, words)
+  drawable = [p for p in problems if p.id not in long]
   assert stage.algorithm.sample is not None
+  drawn = 0
   for number in range(stage.config.rounds):
     path = round_directory(run.directory(stage.name), number)
     with Store(path, read_only=True) as store:
@@ -260,5 +264,28 @@ def rounds(run: Run, stage: Stage) -> Iterator[Iterator[Group]]:
         seed=run.seed,
         round=number,
       )
-      whole = [p for p in problems if world.complete(p)]
+      found, drawn = _drawn(run, stage, drawable, drawn, world)
+      names = {p.id for p in found}
+      others = (p for p in problems if p.id not in names)
+      whole = [*found, *(p for p in others if world.complete(p))]
       yield collect(whole, stage.algorithm.sample, world, ahead=1)
+
+
+def _drawn(
+  run: Run, stage: Stage, problems: Sequence[Problem], drawn: int, world: World
+) -> tuple[list[Problem], int]:
+  """Draws the problems of a round that is done again.
+
+  Returns:
+    The problems, and the number of problems drawn by then, as `draws.wave`.
+  """
+  found: list[Problem] = []
+  seen: set[str] = set()
+  for _ in range(stage.config.draws):
+    wave, after = draws.wave(
+      problems, stage.config.groups, run.seed, drawn, seen
+    )
+    if not all(map(world.complete, wave)):
+      break  # the round had enough groups before
+    found, drawn = [*found, *wave], after
+  return found, drawn

@@ -8,8 +8,6 @@ marks the step as done.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import logging
 import time
@@ -40,6 +38,7 @@ from sophia_jax.runs import (
 )
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
+from sophia_jax.runs.shards import WHOLE, Shard, ShardProblems
 from sophia_jax.runs.stage import Stage
 from sophia_jax.stopping import explained
 from sophia_jax.train.trackers import LogConfig
@@ -65,56 +64,8 @@ PROMPTS = {
 """Prompts that each role's answers depend on; of another teacher's, slow
 thinking."""
 SCORER = routing.SCORER
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-  """One of `count` shards of the problems, decided by their ids alone.
-
-  Example: Shard.of("0/4")
-  """
-
-  index: int = 0
-  count: int = 1
-
-  @classmethod
-  def of(cls, text: str) -> Shard:
-    """Reads "i/n".
-
-    Raises:
-      SophiaError: it has another form.
-    """
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal()):
-      raise SophiaError(f"--shard={text}: write i/n, for example 0/4")
-    if int(index) >= int(count):
-      raise SophiaError(f"--shard={text}: shards are 0/n to n-1/n")
-    return cls(int(index), int(count))
-
-  @property
-  def name(self) -> str:
-    """Name of its segment of the store."""
-    return "0" if self.count == 1 else f"{self.index}-of-{self.count}"
-
-  @property
-  def terms(self) -> str:
-    """Terms that processes must share to sample at the same time."""
-    return f"{self.count} shard{'s' if self.count > 1 else ''}"
-
-  def __contains__(self, problem: Problem) -> bool:
-    digest = hashlib.blake2b(problem.id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % self.count == self.index
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardProblems:
-  """The problems of a shard."""
-
-  problems: Sequence[Problem]
-  shard: Shard
-
-  def __iter__(self) -> Iterator[Problem]:
-    return (p for p in self.problems if p in self.shard)
+LOCK = "sampling.lock"
+"""Lock in a store that the processes which sample into it share."""
 
 
 # ------------------------------------------------------------- what is sampled
@@ -181,8 +132,8 @@ def check(run: Run, stage: Stage) -> None:
   """Finds settings that no stage can sample with, before anything is written.
 
   Raises:
-    SophiaError: a sampler that is biased or draws nothing, or a role that nothing
-      plays.
+    SophiaError: a sampler that is biased or draws nothing, a selection without
+      groups to compare, or a role that nothing plays.
   """
   if not stage.samples:
     return
@@ -197,6 +148,7 @@ def check(run: Run, stage: Stage) -> None:
     stage.algorithm, run.section(Sampling, SAMPLING["policy"])
   )
   _check_context(run, stage)
+  _check_compared(stage)
   teachers.check(run, stage)
 
 
@@ -216,6 +168,18 @@ def _check_context(run: Run, stage: Stage) -> None:
         f"(stages.{stage.name}.context, answering.max_new_tokens); raise it to "
         f"{context + answer}, or lower these"
       )
+
+
+def _check_compared(stage: Stage) -> None:
+  """Raises SophiaError if a selection compares groups and each is alone."""
+  key, config = stage.algorithm.compares, stage.config
+  alone = "rounds" if config.rounds == 1 else "groups"
+  if key and getattr(config, alone) == 1:
+    where = f"config.stages.{stage.name}"
+    raise SophiaError(
+      f"{where}.{key}={getattr(stage.method, key)}: compares the groups of a "
+      f"round, and {where}.{alone}=1 leaves each alone; raise {alone}"
+    )
 
 
 def store_directory(run: Run, stage: Stage) -> Path:
@@ -255,7 +219,7 @@ def store_meta(run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def open_store(
-  run: Run, stage: Stage, read_only: bool = False, shard: Shard = Shard()
+  run: Run, stage: Stage, read_only: bool = False, shard: Shard = WHOLE
 ) -> Store:
   """Opens the store of a stage that samples once."""
   return Store(
@@ -294,7 +258,7 @@ def step_name(stage: Stage) -> str:
   return f"{stage.name}/sample"
 
 
-def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
+def sample(run: Run, stage: Stage, shard: Shard = WHOLE) -> None:
   """Samples what is missing of a shard; resumes where it stopped.
 
   Raises:
@@ -306,7 +270,7 @@ def sample(run: Run, stage: Stage, shard: Shard = Shard()) -> None:
     return
   start = time.monotonic()
   with (
-    files.shared(directory / "sampling.lock", shard.terms),
+    files.shared(directory / LOCK, shard.terms),
     explained(f"what was finished is in {directory}"),
     open_store(run, stage, shard=shard) as store,
   ):

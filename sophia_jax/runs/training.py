@@ -142,7 +142,7 @@ def export(run: Run, stage: Stage, model: Model, params: Params) -> None:
 
 
 def for_engine(trainer: Session) -> Params:
-  """Returns the model's parameters of now, valid for as long as they are held.
+  """Returns the model's current parameters, valid for as long as they are held.
 
   In the dtype of the computation, to which a model rounds a weight wherever it
   uses one: an engine reads all of them for every token.

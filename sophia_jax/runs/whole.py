@@ -1,4 +1,4 @@
-"""Which problems a store holds whole, under the method's settings of now.
+"""Records which problems a store holds whole, under the method's settings.
 
 A store marks a problem once its group is there, under the settings of that time.
 `RECORD` names the settings that all marks are under. With others, such as more
@@ -56,7 +56,7 @@ def forget(directory: Path) -> None:
 
 
 def record(stage: Stage, directory: Path) -> None:
-  """Records that every problem is whole under the settings of now."""
+  """Records that every problem is whole under the current settings."""
   settings = decisive(stage.method)
   if _recorded(directory) != settings:
     files.write_json(directory / RECORD, settings)

@@ -77,7 +77,8 @@ class TrainConfig(OptimizerConfig):
   block: int = free(1024)
   """Tokens of a row whose logits exist at the same time."""
   checkpoint_every: int = free(500)
-  """Updates between checkpoints."""
+  """Updates between checkpoints of a stage that learns once; a stage of rounds
+  writes one after each round."""
   keep: int = free(2)
   """Checkpoints kept."""
   log_every: int = free(20)
@@ -247,14 +248,14 @@ class Session:
     return self._state.model_params
 
   def params(self) -> Params:
-    """Returns all parameters as of now, valid for as long as they are held.
+    """Returns all current parameters, valid for as long as they are held.
 
     Trained parts are copied on the devices, since the next update donates them.
     """
     return {**copied(self._state.params), **self._state.frozen}
 
   def scorer(self) -> Scorer:
-    """Returns the model with its parameters of now, for an annotator."""
+    """Returns the model with its current parameters, for an annotator."""
     return Scorer(self._model, self.model_params)
 
   @property

@@ -88,6 +88,7 @@ def with_problems(mine, path, **changes):
     ),
     ({"engine.slots": 0}, r"config.engine: slots is 0; use 1 or more"),
     ({"reward.workers": 0}, r"config.reward.workers=0: must be more than 0"),
+    ({"reward.memory_mb": 31}, r"config.reward.memory_mb=31: .* needs 32 or"),
     ({"stages.sophia.captions": 0}, r"stages.sophia: captions is 0; use 1 or"),
     ({"packing.shards": 3}, r"config.packing: rows 2 does not divide among 3"),
     ({"mesh.fsdp": 7}, r"config.mesh: data=1 x fsdp=7 .* is not \d+ devices"),

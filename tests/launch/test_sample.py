@@ -14,7 +14,7 @@ from sophia_jax.data.problems import load_problems
 from sophia_jax.files import exclusive, shared
 from sophia_jax.rollout.records import Answer, Graded, decode
 from sophia_jax.rollout.store import Store
-from sophia_jax.runs.sampling import Shard
+from sophia_jax.runs.shards import Shard
 from sophia_jax.types import Problem, SophiaError
 from tests.launch.commands import CONFIG, TINY, overrides, until
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_jax.models import cudnn, gpu_kernels, kernels
+from sophia_jax.models import cudnn, device_kernels, gpu_kernels, kernels
 from tests.models import test_kernels as common
 
 
@@ -244,6 +244,13 @@ def test_packed_rows_need_hopper_and_tiles_do_not(monkeypatch):
 def test_an_old_cudnn_is_named(monkeypatch):
   monkeypatch.setattr(cudnn, "version", lambda: 9_05_00)
   assert "90500 is older than 90600" in cudnn.obstacle(jnp.bfloat16, 64, True)
+
+
+def test_a_cpu_has_none_even_where_it_is_installed(monkeypatch):
+  monkeypatch.setattr(cudnn._jax(), "check_cudnn_version", lambda: 9_10_00)
+  assert cudnn.version() == 0
+  monkeypatch.setattr(device_kernels, "platform", lambda: "gpu")
+  assert cudnn.version() == 9_10_00
 
 
 def test_where_there_is_none_a_cpu_uses_the_reference(caplog):

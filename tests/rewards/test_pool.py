@@ -245,7 +245,7 @@ def test_the_report_counts_and_names_the_slowest():
   assert "1 timed_out" in report.lines()[0] and "p: " in report.lines()[1]
 
 
-def test_what_is_under_way_when_it_is_closed_is_told():
+def test_what_is_in_flight_when_it_is_closed_is_an_error():
   with Verifier(workers=1, timeout_s=60, comparer=NAUGHTY) as v:
     futures = [v.submit(*item("x", r"\hang")), v.submit(*item("x", "y"))]
   for future in (*futures, v.submit(*item("x", "z"))):

@@ -10,7 +10,7 @@ from sophia_jax.envs import registry
 from sophia_jax.envs.bandit import Bandit
 from sophia_jax.files import write_jsonl
 from sophia_jax.rollout.store import round_directory
-from sophia_jax.runs import preflight, trials
+from sophia_jax.runs import preflight, report, trials
 from sophia_jax.runs import rounds as driver
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
@@ -86,8 +86,16 @@ def turns(workdir, number=0):
   return found
 
 
-def test_two_rounds_learn_from_all_turns(workdir):
-  rows = learnt(prepared(workdir))
+def test_two_rounds_learn_from_all_turns(workdir, monkeypatch):
+  run = prepared(workdir, filter="share", kept=0.75, draws=2)
+  rounds, update = [], driver.Rounds._update
+
+  def noted(self, sampled, moment):
+    rounds.append(sampled)
+    return update(self, sampled, moment)
+
+  monkeypatch.setattr(driver.Rounds, "_update", noted)
+  rows = learnt(run)
   assert {row["round"] for row in rows if "round" in row} == {0, 1}
   first = rows[0]
   assert first["actor/ppo_kl"] == pytest.approx(0, abs=1e-5)
@@ -100,6 +108,17 @@ def test_two_rounds_learn_from_all_turns(workdir):
   assert 0 <= first["collapse/retrieval_accuracy"] <= 1
   answers = turns(workdir)
   assert {turn for _, _, turn in answers} == {0, 1, 2}
+  # The page counts what the rounds learn: the first `groups` of what two draws
+  # have left.
+  found = list(report._groups(run, [stages.read(run.config, "play")]))
+  every = [g.problem.id for r in rounds for g in r.groups]
+  assert [group.problem.id for group, _ in found] == every
+  assert len(every) == 16
+  kept = [{g.problem.id for g in r.kept} for r in rounds]
+  chosen = [
+    {g.problem.id for g, ids in found[i : i + 8] if ids} for i in (0, 8)
+  ]
+  assert chosen == kept and [len(names) for names in kept] == [4, 4]
 
 
 @pytest.mark.slow
@@ -132,6 +151,8 @@ def test_starts_are_played_once_and_measured(workdir, monkeypatch):
     ({"trials": "data/none.jsonl"}, r"none\.jsonl"),
     ({"trials": "data/heldout.jsonl"}, "problem h0: its answer.*environment"),
     ({"turns": 0}, "turns: 0"),
+    ({"rounds": 1}, r"play\.filter=mass: .*stages\.play\.rounds=1 .*raise rou"),
+    ({"groups": 1}, r"play\.filter=mass: .*stages\.play\.groups=1 .*raise gro"),
   ],
 )
 def test_mistakes_are_found_before_anything_is_sampled(workdir, settings, want):

@@ -19,7 +19,8 @@ from PIL import Image
 from sophia_jax.data.images import open_image, tile
 from sophia_jax.data.native import pictures
 from sophia_jax.evals.browser import tokens, views
-from sophia_jax.evals.browser.query import PER_PAGE, SOLVED, SORTS, Found, Query
+from sophia_jax.evals.browser.filters import SOLVED
+from sophia_jax.evals.browser.query import PER_PAGE, SORTS, Found, Query
 from sophia_jax.evals.browser.session import Session
 from sophia_jax.evals.browser.table import FINISHES, STATUSES, Table
 from sophia_jax.evals.browser.views import GroupView

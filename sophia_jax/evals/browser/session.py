@@ -14,17 +14,12 @@ import numpy as np
 
 from sophia_jax.data.images import ImageConfig
 from sophia_jax.data.problems import well_formed
+from sophia_jax.evals.browser import filters, search
 from sophia_jax.evals.browser import query as queries
-from sophia_jax.evals.browser import search
+from sophia_jax.evals.browser.filters import SELECTED, TOKENS, Filter
 from sophia_jax.evals.browser.groups import Credits
 from sophia_jax.evals.browser.index import Catalogue
-from sophia_jax.evals.browser.query import (
-  SELECTED,
-  TOKENS,
-  Filter,
-  Found,
-  Query,
-)
+from sophia_jax.evals.browser.query import Found, Query
 from sophia_jax.evals.browser.table import Place, Table, with_grades
 from sophia_jax.rollout import tokens
 from sophia_jax.types import Problem, SophiaError
@@ -197,7 +192,7 @@ class Session:
         methods = any(p.algorithm for p in table.places)
         chosen = self.credits.selected(table) if methods else None
         known = functools.partial(self.known, table)
-        made = queries.filters(table, known, chosen, self.kept)
+        made = filters.of_table(table, known, chosen, self.kept)
         self._filters = key, made
       return self._filters[1]
 
@@ -211,7 +206,7 @@ class Session:
       "round", "version", "age", "length", "reward", SELECTED, TOKENS, "source", "difficulty",
     )  # fmt: skip
     tags = [name for name in values if name.startswith("tag.")]
-    return queries.parse(values, [*names, *tags[: queries.MAX_TAGS]])
+    return queries.parse(values, [*names, *tags[: filters.MAX_TAGS]])
 
   def find(self, table: Table, query: Query) -> tuple[Found, int]:
     """Returns what a query finds, and the number of answers that were searched
@@ -228,8 +223,8 @@ class Session:
       questions = self._questions(table, query.question, query.regex)
     if SELECTED in query.chosen:
       self.decide(table)
-    filters = self.filters(table)
-    return queries.find(table, query, filters, texts, questions), searched
+    known = self.filters(table)
+    return queries.find(table, query, known, texts, questions), searched
 
   def _search(self, table: Table, text: str, regex: bool) -> search.Hits:
     key = table.generation, text, regex

@@ -22,8 +22,10 @@ BACKENDS: dict[str, Backend] = {
 
 
 def by_name(name: str) -> Backend:
-  """Raises:
-  SophiaError: there is no such backend.
+  """Returns a backend by its name.
+
+  Raises:
+    SophiaError: there is no such backend.
   """
   if name not in BACKENDS:
     near = difflib.get_close_matches(name, BACKENDS, n=1) or sorted(BACKENDS)

@@ -32,7 +32,7 @@ def served_config(directory: str) -> Qwen2Config:
   """Returns the config that SGLang-JAX sizes its layers and its cache by.
 
   Raises:
-    SophiaError: not a checkpoint of ours.
+    SophiaError: not one of our checkpoints.
   """
   cfg = read_config(directory)
   d = cfg.decoder

@@ -101,7 +101,7 @@ class Reasoner(Qwen2ForCausalLM):
     self.take(checkpoint.read(model_config.model_path, self.cfg))
 
   def take(self, params: Params) -> None:
-    """Puts parameters of ours in the place of those it has."""
+    """Replaces its parameters by ours."""
     language = params["language"]
     self._rows(self.model.embed_tokens.embedding, language["embedding"])
     self._put(self.model.norm.scale, language["norm"]["scale"])

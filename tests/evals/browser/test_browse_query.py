@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sophia_jax.evals.browser import filters
 from sophia_jax.evals.browser import query as queries
 from sophia_jax.evals.browser.query import Query
 from sophia_jax.types import SophiaError
@@ -77,26 +78,26 @@ def test_numbers_have_ranges_with_counts(session):
 )
 def test_a_number_is_inside_its_range(values):
   whole = isinstance(values[0], int)
-  found = queries.steps("x", "x", np.array(values))
-  assert len(found.labels) <= queries.MAX_STEPS + 2
+  found = filters.steps("x", "x", np.array(values))
+  assert len(found.labels) <= filters.MAX_STEPS + 2
   assert len(set(found.labels)) == len(found.labels)
   for value, code in zip(values, found.codes.tolist()):
     label = found.labels[code]
     if value < 0:
-      assert label == queries.UNKNOWN
+      assert label == filters.UNKNOWN
       continue
     low, _, high = label.partition(" to ")
     slack = 0 if whole else 1e-6
     assert float(low) - slack <= value <= float(high or low) + slack
   lengths = np.maximum(values, 0).astype(int)
-  doubled = queries.doublings("x", "x", lengths)
+  doubled = filters.doublings("x", "x", lengths)
   for value, code in zip(lengths.tolist(), doubled.codes.tolist()):
     low, _, high = doubled.labels[code].partition(" to ")
     assert int(low) <= value <= int(high or low)
 
 
 def test_a_share_is_named_by_three_decimals():
-  found = queries.steps("x", "x", np.float32([0.5, 1 / 3, -1, 1 / 3]))
+  found = filters.steps("x", "x", np.float32([0.5, 1 / 3, -1, 1 / 3]))
   assert found.labels == ("0.333", "0.5", "not known")
   assert found.codes.tolist() == [1, 0, 2, 0]
 
