@@ -7,6 +7,8 @@ Hardware:  two CPU cores, 4 GiB
 Expect:    docs/results/evidence.md
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.digits import world
@@ -34,9 +36,8 @@ def get_config() -> ConfigDict:
   c.stages.answered = stage(
     "sft", start="sophia", data="data/answers.jsonl", train=short
   )
-  c.stages.grpo = stage(
-    "grpo", n=8, kl=0.0, **{**world.ROUNDS, "data": "", "rounds": 24}
-  )
+  rounds: dict[str, Any] = {**world.ROUNDS, "data": "", "rounds": 24}
+  c.stages.grpo = stage("grpo", n=8, kl=0.0, **rounds)
   # A warm-up of another length, from the policy that only sees.
   c.stages.dose = stage(
     "sft",
