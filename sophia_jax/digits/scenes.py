@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sophia_jax.types import SophiaError
 
@@ -98,7 +98,10 @@ def _small(
 ) -> Float[np.ndarray, "8 8"]:
   image = Image.fromarray(pixels)
   cut = image.crop(image.getbbox())
-  return np.asarray(ImageOps.pad(cut, (8, 8), Image.Resampling.BOX)) / 255.0
+  side = max(cut.size)
+  square = Image.new("L", (side, side))
+  square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+  return np.asarray(square.resize((8, 8), Image.Resampling.BOX)) / 255.0
 
 
 @dataclasses.dataclass(frozen=True)

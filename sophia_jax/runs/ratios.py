@@ -8,7 +8,7 @@ log-probabilities are stored with the samples, pi's are those of the trainer.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from sophia_jax.runs import policies, sampling, scoring, sources, training
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
 from sophia_jax.train import sharding
-from sophia_jax.types import TokenSequence
+from sophia_jax.types import FinishReason, TokenSequence
 
 NEAR = 0.1
 """Largest |pi/mu - 1| of what counts as near."""
 
-Learnt = tuple[TokenSequence, np.ndarray]
-"""A sequence that is learnt, and its sampler's log-probabilities."""
+Learnt = tuple[TokenSequence, np.ndarray, bool]
+"""A sequence that is learnt, its sampler's log-probabilities, whether it ended."""
 
 
 def measure(run: Run, stage: Stage) -> None:
@@ -64,9 +64,10 @@ def _of(run: Run, stage: Stage, directory: Path) -> dict[str, float]:
   model = policies.load_policy(run, directory)
   params = policies.weights(model, sharding.make_mesh(sharding.MeshConfig()))
   gaps = []
-  for sequence, mu in _learnt(run, stage, sources.words(run, model)):
+  for sequence, mu, ended in _learnt(run, stage, sources.words(run, model)):
     pi = scoring.scored(model, params, sequence)["logprobs"]
-    gaps.append((np.asarray(pi), mu))
+    # A text that was cut has an end for the policy alone.
+    gaps.append((np.asarray(pi if ended else pi[:-1]), mu))
   return summary(gaps)
 
 
@@ -75,13 +76,15 @@ def _learnt(
 ) -> Sequence[Learnt]:
   """Returns the first trajectories that are learnt, as the update has them."""
 
-  def every():
+  def every() -> Iterator[Learnt]:
     for group in sampling.groups(run, stage):
-      logps = {r.id: r.completion.logps for r in group.rollouts}
+      answers = {r.id: r.completion for r in group.rollouts}
       made = credit.learn(stage.algorithm, [group], words, Moment())[1]
       for sequence in made:
-        if known := logps.get(credit.rollout_of(sequence)):
-          yield sequence, np.asarray(known)
+        answer = answers[credit.rollout_of(sequence)]
+        if answer.logps:
+          ended = answer.finish_reason is FinishReason.STOP
+          yield sequence, np.asarray(answer.logps), ended
 
   return list(itertools.islice(every(), stage.config.ratios))
 

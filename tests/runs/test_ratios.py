@@ -16,7 +16,8 @@ def test_ratios_by_hand():
   """pi/mu of the sequences are 1.05, 3 and 1, of the tokens 1.05, 3, 2 and 0.5."""
   logs = [np.log([1.05]), np.log([3.0]), np.log([2.0, 0.5])]
   found = ratios.summary([(x - 4.0, np.full(len(x), -4.0)) for x in logs])
-  assert found["n"] == 3 and found["median"] == np.float64(np.log(1.05))
+  assert found["n"] == 3
+  np.testing.assert_allclose(found["median"], np.log(1.05))
   np.testing.assert_allclose(found["nats"], np.log(3.15) / 3)
   np.testing.assert_allclose(found["near"], 2 / 3)
   np.testing.assert_allclose(found["tokens_near"], 1 / 4)
