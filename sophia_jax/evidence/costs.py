@@ -29,12 +29,12 @@ def said(
   every = list(units(experiment, tuple(seeds)))
   left = [unit for unit in every if unit.key not in done]
   line = (
-    f"{len(every) - len(left)} of {len(every)} units of {experiment.name} are "
-    f"done, {len(left)} are left"
+    f"{experiment.name}: {len(every) - len(left)} of {len(every)} units done, "
+    f"{len(left)} left"
   )
   if not (left and took):
     return line + "; no unit is timed yet" * bool(left)
   means = {arm: statistics.fmean(seconds) for arm, seconds in took.items()}
   usual = statistics.fmean(means.values())
   seconds = sum(means.get(unit.arm.name, usual) for unit in left)
-  return f"{line}: about {seconds / 60:.0f} min, as long as those took"
+  return f"{line}, about {seconds / 60:.0f} min by those that are done"

@@ -195,6 +195,24 @@ def test_held_out_problems_may_show_other_writers(tmp_path, prompts, stamped):
   assert len(stamped["train"]) > 50 and not stamped["heldout"]
 
 
+def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
+  """The problems to learn from stay the base's."""
+  config = quickstart.get_config()
+  for key in ("problems", "heldout"):
+    config.prepare.corpus[key] = 40
+  base = finished(config, tmp_path / "base", prompts)
+  other = config.copy_and_resolve_references()
+  other.base = str(base.workdir)
+  other.prepare.corpus.writers = str(package(tmp_path / "mnist"))
+  run = Run(other, tmp_path / "other")
+  run.begin()
+  preparation.prepare(run)
+  for name, same in (("problems", True), ("heldout", False)):
+    path = run.path(f"data/{name}.jsonl")
+    assert path.is_relative_to(run.workdir)
+    assert (rows(path) == rows(base.path(f"data/{name}.jsonl"))) == same
+
+
 def test_a_writer_s_digit_is_as_large_as_a_scan(tmp_path):
   scans = scenes.load_writers(package(tmp_path / "mnist"))
   assert scans.labels.tolist() == [d for d in range(10) for _ in range(2)]

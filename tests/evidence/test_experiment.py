@@ -312,17 +312,17 @@ def test_the_cost_is_of_what_is_left(toy):
     {"seed": 0, "arm": "full", "repeat": 0, "seconds": 100.0},
     {"seed": 0, "arm": "random", "repeat": 0, "seconds": 40.0},
   ]
-  none = "0 of 6 units of toy are done, 6 are left; no unit is timed yet"
+  none = "toy: 0 of 6 units done, 6 left; no unit is timed yet"
   assert costs.said(toy, (0,), []) == none
   # full, random and twice grpo, which takes as long as the others do.
-  some = "2 of 6 units of toy are done, 4 are left: about 5 min, as long as"
-  assert costs.said(toy, (0,), rows).startswith(some)
+  some = "toy: 2 of 6 units done, 4 left, about 5 min by those that are done"
+  assert costs.said(toy, (0,), rows) == some
   every = [
     {"seed": 0, "arm": arm, "repeat": n, "seconds": 1.0}
     for arm in ("full", "random", "grpo")
     for n in (0, 1)
   ]
-  assert costs.said(toy, (0,), every).endswith("are done, 0 are left")
+  assert costs.said(toy, (0,), every).endswith("6 of 6 units done, 0 left")
 
 
 def test_numbers_of_a_report():

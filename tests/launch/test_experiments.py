@@ -45,7 +45,7 @@ def test_a_killed_experiment_resumes(start, command, tmp_path):
   whole = results.read_bytes()
   assert whole.startswith(first) and whole.count(b"\n") == 2
   cost, unit = done.stderr.splitlines()
-  assert cost.startswith("1 of 2 units of toy are done, 1 are left: about")
+  assert cost.startswith("toy: 1 of 2 units done, 1 left, about")
   assert unit == "2/2 seed 0 one-0"
   assert "| full > one |" in done.stdout
 
