@@ -279,6 +279,8 @@ COMMANDS = (
   "sophia_jax.evidence",
   "sophia_jax.evidence run",
   "sophia_jax.evidence table",
+  "sophia_jax.evidence list",
+  "sophia_jax.evidence planned",
   "sophia_jax.envs",
 )
 

@@ -27,6 +27,10 @@ Parts = Callable[[Problem, Rollout], Mapping[str, float]]
 """(problem, graded rollout) -> further reward parts."""
 
 
+CAPTIONER = "captioner"
+"""Role of a teacher that writes captions."""
+
+
 def attempts(n: int) -> Sample:
   """Returns the recipe of n independent answers of the policy."""
 
@@ -88,17 +92,24 @@ def with_parts(sample: Sample, parts: Parts) -> Sample:
   return sampled
 
 
-def described(k: int, n: int) -> Sample:
+def described(k: int, n: int, captioner: str = "caption") -> Sample:
   """Returns SOPHIA's recipe (arXiv 2507.16814, Algorithm 1).
 
   k captions of the policy, which does not see the question; n trajectories on
   each of the reasoner, which does not see the image. A caption's accuracy is
   the mean of its trajectories' (Eq. 5).
+
+  Args:
+    captioner: the role that writes the captions: the policy's, or CAPTIONER. A
+      caption that a teacher lacks has no trajectories.
   """
+  author = "policy" if captioner == "caption" else captioner
 
   async def branch(world: World, problem: Problem, i: int) -> list[Rollout]:
-    prompt = world.prompt("caption", problem)
-    caption = await world.ask("caption", problem, (i,), prompt)
+    prompt = world.prompt(captioner, problem)
+    caption = await world.ask(captioner, problem, (i,), prompt)
+    if caption.finish_reason is FinishReason.ABSENT:
+      return []
     blind = world.prompt("reasoner", problem, caption=caption.text)
     thoughts = await asyncio.gather(
       *(attempt(world, problem, (i, j), blind, "reasoner") for j in range(n))
@@ -107,6 +118,7 @@ def described(k: int, n: int) -> Sample:
       problem_id=problem.id,
       path=(i,),
       turns=(Turn(prompt=prompt, completion=caption),),
+      author=author,
       length=len(caption.token_ids) or world.length(caption),
     )
     return [described, *thoughts]

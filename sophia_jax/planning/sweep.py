@@ -181,6 +181,10 @@ def run_arm(
   own = float(evaluate(world, arm.prior)[0, world.start])
   samples = samples_to(values, best - config.epsilon)
   return {
+    "world": config.world,
+    "horizon": config.horizon,
+    "episodes": config.episodes,
+    "epsilon": config.epsilon,
     "arm": arm.name,
     "rho": arm.rho,
     "kl": arm.divergence,

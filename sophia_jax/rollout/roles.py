@@ -68,6 +68,16 @@ def teacher(words: Renderer, prompts: Prompts) -> Ask:
   return ask
 
 
+def captioner(words: Renderer, prompts: Prompts) -> Ask:
+  """Asks another model for a description, as the policy is asked."""
+  del words
+
+  def ask(problem: Problem) -> Chat:
+    return Chat(text=prompts.caption, images=problem.images)
+
+  return ask
+
+
 def describer(words: Renderer, prompts: Prompts) -> Ask:
   """Asks for a description of a frame, and of what is new since the one before."""
   del words
@@ -122,6 +132,7 @@ ROLES: dict[str, Callable[[Renderer, Prompts], Ask]] = {
 """Prompt of each role; `caption` is the policy in another role. Every other
 name is one of a teacher."""
 TEACHERS: dict[str, Callable[[Renderer, Prompts], Ask]] = {
+  "captioner": captioner,
   "describer": describer,
   "reader": reader,
   "extractor": extractor,

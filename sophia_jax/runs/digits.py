@@ -53,11 +53,13 @@ def check(run: Run) -> None:
   """Finds values that cannot be in what the config makes.
 
   Raises:
-    SophiaError: names the first such key.
+    SophiaError: names the first such key, or the package that is not there.
   """
   for name, config in SECTIONS.items():
     if run.config.prepare.get(name):
       run.section(config, f"prepare.{name}")
+  if run.config.prepare.get("corpus", {}).get("writers"):
+    scenes.load_writers(run.path(run.config.prepare.corpus.writers))
   if (
     run.base
     and run.config.prepare.get("corpus")
@@ -126,6 +128,9 @@ def _corpus(run: Run, config: corpus.CorpusConfig) -> None:
         data = run.workdir / "data"
         data.mkdir(exist_ok=True)
         sizes, seed = _split(run, config)
+        if sizes.writers:
+          package = str(run.path(sizes.writers))
+          sizes = dataclasses.replace(sizes, writers=package)
         make(data, sizes, run.section(Prompts, "prompts"), seed)
 
 
@@ -133,7 +138,9 @@ def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:
   """Returns whether the base has other problems than the config asks for."""
   if run.base is None:
     return False
-  return config.draw != _corpus_of(run.base).get("draw", 0)
+  base = _corpus_of(run.base)
+  known = base.get("draw", 0), base.get("writers", "")
+  return (config.draw, config.writers) != known
 
 
 def _split(

@@ -13,6 +13,7 @@ from sophia_jax.runs import (
   made,
   planning,
   preflight,
+  ratios,
   rounds,
   sampling,
   training,
@@ -57,6 +58,8 @@ def run_all(run: Run, only: str = "") -> dict[str, Any]:
       answers = stage.learns and stage.algorithm.answers
       if stage.config.model == training.POLICY and answers:
         _evaluate_after(run, stage, last)
+    if last.samples and last.learns and only in ("", last.name):
+      ratios.measure(run, last)
     return {} if only else report(run)
 
 

@@ -13,7 +13,7 @@ from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals import report as page
 from sophia_jax.files import read_json
-from sophia_jax.runs import digits, pans, sampler, sampling, trials
+from sophia_jax.runs import digits, pans, ratios, sampler, sampling, trials
 from sophia_jax.runs import stage as stages
 from sophia_jax.runs.run import Run
 from sophia_jax.runs.stage import Stage
@@ -69,6 +69,7 @@ def report(run: Run) -> dict[str, Any]:
     "reading": _readings(run, said, sampled[-1:], learnt),
     "counts": tally.counts,
     "caption_reward_mean": tally.caption_reward_mean,
+    "ratio": ratios.read(run),
     "training_data": {
       "filters": _read(run.place / "filters.json"),
       "batches": _read(run.place / "input.json"),

@@ -58,6 +58,7 @@ PROMPTS = {
   "policy": ("system", "slow_thinking"),
   "caption": ("system", "caption"),
   "reasoner": ("reasoning",),
+  "captioner": ("caption",),
   "describer": ("first_view", "next_view"),
   "reader": ("reading",),
 }

@@ -64,7 +64,7 @@ def score(
         prompt = model.renderer.prompt(
           example.question, example.images, example.system
         )
-        yield _scored(
+        yield scored(
           model,
           params,
           model.renderer.sequence(
@@ -103,9 +103,10 @@ def default_system(directory: Path) -> str | None:
   return found
 
 
-def _scored(
+def scored(
   model: policies.Model, params: Params, sequence: TokenSequence
 ) -> dict[str, Any]:
+  """Returns a sequence's id, and its response's tokens and log-probabilities."""
   cfg = model.module.cfg
   length = 1 << (len(sequence) - 1).bit_length()
   tiles = 1 << max(sum(sequence.tiles) - 1, 0).bit_length() if cfg.vision else 0

@@ -69,12 +69,15 @@ class StageConfig:
   keep_tokens: int = free(8)
   """Rollouts of a round, drawn at random, of which each token is kept as its
   update saw it, for `launch.browse`; 0: none."""
+  ratios: int = free(0)
+  """Learnt trajectories of a last stage that samples once, whose ratio of policy
+  to sampler is measured before and after the update; 0: none."""
 
   def __post_init__(self) -> None:
     for name in ("rounds", "draws", "minibatches"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}; use 1 or more")
-    for name in ("groups", "evaluate_every", "keep_tokens"):
+    for name in ("groups", "evaluate_every", "keep_tokens", "ratios"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} is negative: {getattr(self, name)}")
     if self.correction not in CORRECTIONS:
@@ -84,6 +87,8 @@ class StageConfig:
       )
     if self.ahead not in (0, 1):
       raise ValueError(f"ahead is {self.ahead}; use 0 or 1")
+    if self.ratios and self.rounds > 1:
+      raise ValueError(f"ratios is {self.ratios} and rounds above 1; use 0")
     if self.rounds > 1 and not self.groups:
       raise ValueError("rounds is above 1 and groups is 0; say how many")
 

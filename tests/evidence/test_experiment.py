@@ -1,12 +1,17 @@
 """Experiments' files, the units they ask for, and tables of stored results."""
 
+import dataclasses
+import functools
+import operator
+import runpy
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from sophia_jax.evidence import experiment, pages, runner, tables
+from sophia_jax.evidence import costs, experiment, pages, runner, tables
 from sophia_jax.files import JsonLines
+from sophia_jax.runs.run import Run
 from sophia_jax.types import SophiaError
 
 TOY = Path(__file__).with_name("toy.toml")
@@ -32,12 +37,35 @@ def test_the_projects_experiments_are_read(path):
     assert (ROOT / (arm.config or found.config)).is_file()
 
 
+@pytest.mark.parametrize("path", KNOWN, ids=lambda path: path.stem)
+def test_the_projects_arms_can_be_run(path, tmp_path):
+  """Their keys are the config's, and every stage has something to start from."""
+  what = experiment.read(path)
+  shared = what.given and {**what.given.settings, "order": what.given.stages}
+  for arm in [*what.arms, *([None] if shared else [])]:
+    seeded = dict.fromkeys(what.seeded, 9)
+    own = {**arm.settings, **seeded} if arm else shared
+    config = arm.config if arm else ""
+    get = runpy.run_path(str(ROOT / (config or what.config)))["get_config"]
+    changed = get()
+    for key, value in {**what.settings, **own}.items():
+      *place, last = key.split(".")
+      row = functools.reduce(operator.getitem, place, changed)
+      assert last in row, key
+      row[last] = tuple(value) if isinstance(value, list) else value
+    run = Run(changed, str(tmp_path / "W"))
+    run.check_order()
+    for stage in run.stages():
+      assert run.start(stage) and run.sampler(stage)
+
+
 def test_units_share_the_base_of_their_seed(toy, tmp_path):
   units = list(experiment.units(toy, (0, 1)))
   assert len({u.key for u in units}) == len(units) == 2 * 2 * 3
   assert units[0].key == (0, "full", 0)
   commands = {
-    u.key: runner._flags(toy, u, tmp_path / str(u.seed)) for u in units
+    u.key: runner._flags(toy, u, tmp_path / str(u.seed), tmp_path / "given")
+    for u in units
   }
   place, command = commands[0, "full", 0]
   assert place == tmp_path / "0/base"
@@ -85,10 +113,18 @@ def test_seeds_may_share_models_and_arms_have_fewer_updates(sharing, tmp_path):
     (1, "grpo", 0),
     (1, "full", 1),
   ]
-  _, command = runner._flags(sharing, units[-1], tmp_path / "1")
+  given = tmp_path / "given"
+  _, command = runner._flags(sharing, units[-1], tmp_path / "1", given)
   assert f"--config.base={tmp_path / 'given'}" in command
   assert {"--config.seed=1", "--config.prepare.corpus.draw=1"} <= {*command}
   assert "--config.eval.limit=2" not in command
+  apart = dataclasses.replace(
+    units[2], arm=experiment.Arm(name="other", apart=True)
+  )
+  place, command = runner._flags(sharing, apart, tmp_path / "1", given)
+  assert place == tmp_path / "1/other-0"
+  assert {f"--workdir={place}", f"--config.base={given}"} <= {*command}
+  assert "--config=configs/quickstart.py" in command
 
 
 # --------------------------------------------------------------------- mistakes
@@ -114,6 +150,12 @@ def test_seeds_may_share_models_and_arms_have_fewer_updates(sharing, tmp_path):
     ("[arms.full]", "[given]\n[arms.full]", "given: stages is missing"),
     ("seeds = 3", "seeds = 3\nseeded = 'a'", "seeded='a': needs a list"),
     ("seeds = 3", "seeds = '3'", "seeds='3': needs a whole number"),
+    (
+      "[arms.grpo]",
+      "[arms.grpo]\napart = true",
+      "grpo.apart: needs a table [g",
+    ),
+    ("[arms.grpo]", "[arms.grpo]\napart = 1", "needs true or false"),
   ],
 )
 def test_a_mistake_in_a_file_is_one_line(tmp_path, old, new, said):
@@ -248,6 +290,39 @@ def test_published_pages_are_computed_from_the_results(path):
   rows = runner.read(what, RESULTS / f"{path.stem}.jsonl")
   for suffix, text in pages.files(what, rows).items():
     assert (RESULTS / path.stem).with_suffix(suffix).read_text() == text
+
+
+def test_the_start_is_that_of_the_first_arm(toy):
+  """Another arm may start from something else."""
+  rows = [
+    {
+      "seed": 0,
+      "arm": arm,
+      "repeat": 0,
+      "measures": {"pass_at_1.before.value": before},
+    }
+    for arm, before in (("full", 0.1), ("grpo", 0.5))
+  ]
+  found = tables.values(toy, rows, "pass_at_1.after.value")
+  assert found == {experiment.START: {0: 0.1}}
+
+
+def test_the_cost_is_of_what_is_left(toy):
+  rows = [
+    {"seed": 0, "arm": "full", "repeat": 0, "seconds": 100.0},
+    {"seed": 0, "arm": "random", "repeat": 0, "seconds": 40.0},
+  ]
+  none = "toy: 0 of 6 units done, 6 left; no unit is timed yet"
+  assert costs.said(toy, (0,), []) == none
+  # full, random and twice grpo, which takes as long as the others do.
+  some = "toy: 2 of 6 units done, 4 left, about 5 min by those that are done"
+  assert costs.said(toy, (0,), rows) == some
+  every = [
+    {"seed": 0, "arm": arm, "repeat": n, "seconds": 1.0}
+    for arm in ("full", "random", "grpo")
+    for n in (0, 1)
+  ]
+  assert costs.said(toy, (0,), every).endswith("6 of 6 units done, 0 left")
 
 
 def test_numbers_of_a_report():

@@ -56,11 +56,12 @@ def place(tmp_path):
   return tmp_path
 
 
-def run(place, seeds=(0, 1), say=lambda line: None):
+def run(place, seeds=(0, 1), say=lambda line: None, given=None):
   what = experiment.read(place / "toy.toml")
   program = (sys.executable, str(place / "run.py"))
   results = place / "results.jsonl"
-  runner.run(what, seeds, place / "work", results, say, program)
+  work = place / "work"
+  runner.run(what, seeds, work, results, say, program, given)
   return runner.read(what, results)
 
 
@@ -81,6 +82,15 @@ def test_every_unit_is_run_once_what_seeds_share_first(place):
     0.51,
   }
   assert run(place) == rows and began(place)[13:] == []
+
+
+def test_what_seeds_share_may_be_there_already(place):
+  with pytest.raises(SophiaError, match="no finished run; leave it out"):
+    run(place, (0,), given=place / "finished")
+  (place / "finished").mkdir()
+  (place / "finished" / "report.json").write_text("{}")
+  assert len(run(place, (0,), given=place / "finished")) == 6
+  assert began(place) == [f"0/{name}" for name in SEED]
 
 
 def test_a_unit_that_fails_is_one_line_and_is_run_again(place):

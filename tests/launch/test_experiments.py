@@ -21,6 +21,7 @@ kind = "above"
 arms = ["full", "one"]
 
 [settings]
+"stages.sophia.ratios" = 3
 """
 
 
@@ -35,12 +36,17 @@ def test_a_killed_experiment_resumes(start, command, tmp_path):
   running.communicate()
   first = results.read_bytes()
   assert first.count(b"\n") == 1
+  measured = json.loads(first)["measures"]
+  assert measured["ratio.before.n"] == measured["ratio.after.n"] == 3
+  assert 0 <= measured["ratio.after.near"] <= 1
 
   done = command("sophia_jax.evidence", *call)
   assert done.returncode == 0, done.stderr
   whole = results.read_bytes()
   assert whole.startswith(first) and whole.count(b"\n") == 2
-  assert done.stderr.splitlines() == ["2/2 seed 0 one-0"]
+  cost, unit = done.stderr.splitlines()
+  assert cost.startswith("toy: 1 of 2 units done, 1 left, about")
+  assert unit == "2/2 seed 0 one-0"
   assert "| full > one |" in done.stdout
 
   told = command("sophia_jax.evidence", "table", path, f"--results={results}")

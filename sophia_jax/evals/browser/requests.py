@@ -47,8 +47,8 @@ def request(place: Place, group: Group, rollout: Rollout) -> str:
 
 
 def _role(group: Group, rollout: Rollout) -> str:
-  branches = group.children(rollout.path)
-  return "caption" if branches else rollout.author
+  own = group.children(rollout.path) and rollout.author == "policy"
+  return "caption" if own else rollout.author
 
 
 def _messages(
@@ -61,7 +61,8 @@ def _messages(
     text = Prompts(reasoning=prompts.get("reasoning", ""))
     return [{"role": "user", "content": text.reason(problem.text, seen)}]
   system = prompts.get("system" if role == "caption" else "slow_thinking", "")
-  asked = prompts.get("caption", "") if role == "caption" else problem.text
+  describes = role in ("caption", "captioner")
+  asked = prompts.get("caption", "") if describes else problem.text
   turns = [{"role": "user", "content": _content(problem, asked)}]
   return [{"role": "system", "content": system}, *turns] if system else turns
 

@@ -214,7 +214,8 @@ def of_card(
   update cannot be read; "" where they can, or are not kept."""
   rollout = card.rollout
   captions = [b.caption for b in view.branches if b.caption]
-  role = "caption" if card in captions else rollout.author
+  own = card in captions and rollout.author == "policy"
+  role = "caption" if own else rollout.author
   words = Words(session.source(view.place))
   seen, why = _seen(view, card)
   start = 0
