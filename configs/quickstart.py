@@ -8,7 +8,7 @@ by SOPHIA from a text-only reasoner that never sees an image.
 Run:       make quickstart
            python -m launch.run --config=configs/quickstart.py --workdir=W
 Hardware:  two CPU cores, 4 GiB
-Time:      8 minutes, compilation included
+Time:      5 minutes, compilation included
 Expect:    held-out pass@1 from 2.5 % (the warmed-up policy) to 53 %; other seeds
            and libraries 51 % to 59 % (docs/results)
 """
