@@ -1,5 +1,10 @@
 // The keyboard, and news of a run in flight. Everything else works without it.
+// Runs before the page is parsed, so that a key pressed early is kept until `ready`.
 "use strict";
+
+const ready = new Promise((resolve) => {
+  document.addEventListener("DOMContentLoaded", resolve);
+});
 
 const items = () => [...document.querySelectorAll(".item, .one")];
 
@@ -42,7 +47,7 @@ document.addEventListener("keydown", (event) => {
   const act = KEYS[event.key];
   if (act) {
     event.preventDefault();
-    act();
+    ready.then(act);
   }
 });
 
@@ -59,15 +64,7 @@ async function copy(button) {
   button.textContent = "Copied";
 }
 
-for (const button of document.querySelectorAll(".copy")) {
-  button.hidden = false;
-  button.addEventListener("click", () => copy(button));
-}
-
-const list = document.getElementById("list");
-const news = document.getElementById("news");
-
-async function look() {
+async function look(list, news) {
   try {
     const status = await (await fetch("/status.json")).json();
     const more = status.rollouts - Number(list.dataset.rollouts);
@@ -80,7 +77,15 @@ async function look() {
     // The server has ended; the page stays as it is.
     return;
   }
-  setTimeout(look, 3000);
+  setTimeout(look, 3000, list, news);
 }
 
-if (list && news) setTimeout(look, 3000);
+ready.then(() => {
+  for (const button of document.querySelectorAll(".copy")) {
+    button.hidden = false;
+    button.addEventListener("click", () => copy(button));
+  }
+  const list = document.getElementById("list");
+  const news = document.getElementById("news");
+  if (list && news) setTimeout(look, 3000, list, news);
+});

@@ -5,13 +5,14 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sophia_jax.data.problems import load_problems
-from sophia_jax.evals.browser.server import Server
+from sophia_jax.evals.browser.server import SCRIPT, Server, _Handler
 from tests.evals.browser import browsed
 
 pytestmark = pytest.mark.browser
@@ -171,7 +172,16 @@ def test_tokens_are_marked_by_what_the_update_made_of_them(page, server):
   assert page.locator("details table tr").count() == 4
 
 
-def test_the_keyboard_does_it(page, server):
+@pytest.mark.parametrize("late", [0.0, 0.3])
+def test_the_keyboard_does_it(page, server, monkeypatch, late):
+  """A page that shows takes keys, however late its script comes."""
+  answer = _Handler._answer
+
+  def slow(handler, path, values):
+    time.sleep(late if path == SCRIPT else 0)
+    answer(handler, path, values)
+
+  monkeypatch.setattr(_Handler, "_answer", slow)
   page.goto(f"{server.url}?workdir=a")
   for key, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
     page.keyboard.press(key)
@@ -197,6 +207,22 @@ def test_the_keyboard_does_it(page, server):
   page.wait_for_url("**sort=random**")
   page.keyboard.press("g")
   page.wait_for_selector("svg")
+
+
+def test_a_key_pressed_before_the_page_is_there_counts(page, server):
+  open_first(page, server, "?workdir=a")
+  title = page.title()
+  pressed = 'new KeyboardEvent("keydown", {key: "n", bubbles: true})'
+  early = f"document.documentElement.dispatchEvent({pressed})"
+
+  def answer(route):
+    route.fulfill(
+      body=server.script.decode() + early, content_type="text/javascript"
+    )
+
+  page.route("**/browse.js", answer, times=1)
+  page.reload(wait_until="commit")
+  expect(page).not_to_have_title(title)
 
 
 def test_a_key_finds_what_is_newly_solved(page, server):
