@@ -119,6 +119,7 @@ def _checked(
 
 MEASURED = (
   "pass_at_1",
+  "pass_at_k",
   "measures",
   "reading",
   "by_source",

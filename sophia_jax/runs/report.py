@@ -63,6 +63,7 @@ def report(run: Run) -> dict[str, Any]:
     "algorithm": run.last().config.algorithm,
     "stages": [_stage(run, stage) for stage in _all_stages(run)],
     "pass_at_1": {k: v.get("pass_at_1") for k, v in evaluated.items()},
+    "pass_at_k": {k: v.get("pass_at_k") for k, v in evaluated.items()},
     **_measures(run, said),
     "by_source": {k: v.get("by_source") for k, v in evaluated.items()},
     "by_tag": {k: v.get("splits") for k, v in evaluated.items()},

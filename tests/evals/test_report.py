@@ -107,6 +107,16 @@ def test_what_is_not_measured_is_said():
   assert "Wilson" not in page.text
 
 
+def test_pass_at_k_stands_where_several_answers_were_sampled():
+  rates = {str(k): {"value": k / 8} for k in (1, 2, 4)}
+  report = {**REPORT, "pass_at_k": {"before": rates, "after": rates}}
+  shown = Page(render(report, {}, samples())).text
+  assert "pass@2 25.0 → 25.0 % · pass@4 50.0 → 50.0 %" in shown
+  one = {"1": rates["1"]}
+  report = {**REPORT, "pass_at_k": {"before": one, "after": one}}
+  assert "pass@1 12.5" not in Page(render(report, {}, samples())).text
+
+
 def test_readings_of_answers_and_of_what_is_learnt_stand_side_by_side():
   """Scenes of a kind that one of them does not have are no share."""
   shares = {"stated": 1.0, "scene": 0.5, "follows": 0.25, "digit": 0.75}

@@ -329,11 +329,13 @@ def test_numbers_of_a_report():
   report = {
     "seed": 3,
     "pass_at_1": {"after": {"value": 0.5, "n": 40}},
+    "pass_at_k": {"before": None, "after": {"64": {"value": 0.75}}},
     "reading": {"after": {"scene": None, "right": {"clear": 0.25}}},
     "seconds": {"data": 2},
   }
   assert dict(runner.numbers(report)) == {
     "pass_at_1.after.value": 0.5,
     "pass_at_1.after.n": 40,
+    "pass_at_k.after.64.value": 0.75,
     "reading.after.right.clear": 0.25,
   }

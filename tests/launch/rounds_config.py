@@ -24,7 +24,7 @@ def get_config():
   c.images.update(tile_size=SIDE, max_tiles=1)
   c.prompts.update(slow_thinking="Look.")
   c.answering.max_new_tokens = 4
-  c.eval.update(temperature=1.0, top_p=1.0, max_new_tokens=4)
+  c.eval.update(temperature=1.0, top_p=1.0, max_new_tokens=4, samples=2)
   c.engine.update(slots=8, length=64, prefill_rows=4, chunk=2)
   c.packing.shards = 2
   c.stages = {

@@ -80,6 +80,7 @@ def test_rounds_learn_and_say_what_happened(undisturbed):
   [stage] = report["stages"]
   assert (stage["name"], stage["rounds"], stage["updates"]) == ("grpo", 3, 6)
   assert report["counts"]["captions"] == 0
+  assert report["pass_at_k"]["after"].keys() == {"1", "2"}
   page = (undisturbed / "report.html").read_text()
   assert "grpo: reward" in page and "grpo: entropy" in page
 
