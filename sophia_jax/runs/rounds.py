@@ -253,7 +253,7 @@ class Rounds:
       LoaderConfig(
         epochs=stage.train.epochs,
         updates=stage.config.minibatches,
-        seed=self._run.seed,
+        seed=training.order_seed(self._run, stage),
         round=moment.round,
         prefetch=training.prefetched(stage, self._model),
       ),

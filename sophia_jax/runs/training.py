@@ -374,6 +374,11 @@ def prefetched(stage: Stage, model: Model) -> int:
   return max(2, min(16, (1 << 30) // batch))
 
 
+def order_seed(run: Run, stage: Stage) -> int:
+  """Returns the seed of the order in which a stage learns its sequences."""
+  return run.seed + (stage.train.order << 32)
+
+
 def _loader(
   run: Run,
   stage: Stage,
@@ -390,7 +395,7 @@ def _loader(
     LoaderConfig(
       epochs=stage.train.epochs,
       batches=stage.train.updates,
-      seed=run.seed + (stage.train.order << 32),
+      seed=order_seed(run, stage),
       prefetch=prefetched(stage, model),
     ),
     how,

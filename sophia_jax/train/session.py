@@ -65,7 +65,8 @@ class TrainConfig(OptimizerConfig):
   of different data are compared at equal cost; 0: `epochs` passes."""
   order: int = 0
   """Seed of the order of the sequences, beside the run's own seed: two updates
-  from the same samples that differ in nothing else show the noise."""
+  from the same samples that differ in nothing else show the noise. Rounds sample
+  alike until their first update."""
   rows: int = 8
   """Rows of a microbatch, over all devices."""
   length: int = 4096

@@ -85,6 +85,23 @@ def test_rounds_learn_and_say_what_happened(undisturbed):
   assert "grpo: reward" in page and "grpo: entropy" in page
 
 
+def test_another_order_learns_the_same_samples_otherwise(
+  undisturbed, command, workdir
+):
+  flags = [
+    "--config.stages.grpo.rounds=2",
+    "--config.stages.grpo.train.order=1",
+  ]
+  done = command("launch.run", CONFIG, f"--workdir={workdir}", *flags)
+  assert done.returncode == 0, done.stderr
+  assert answers(workdir, rounds=1) == answers(undisturbed, rounds=1)
+  ours, theirs = (
+    metrics.read(place / "metrics.jsonl")[0] for place in (workdir, undisturbed)
+  )
+  assert ours["critic/score/mean"] == theirs["critic/score/mean"]
+  assert ours["loss"] != theirs["loss"]
+
+
 def test_tokens_of_a_few_rollouts_are_kept_as_the_update_saw_them(undisturbed):
   assert len(kept(undisturbed)) == 3
   for number in range(3):
