@@ -127,12 +127,16 @@ MEASURED = (
   "counts",
   "caption_reward_mean",
   "ratio",
+  "stages",
 )
 """Keys of a report whose numbers are compared."""
 
 
 def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-  """Yields ("pass_at_1.after.value", 0.535), ... of a report's numbers."""
+  """Yields ("pass_at_1.after.value", 0.535), ... of a report's numbers; rows of
+  lists are called by their names."""
+  if isinstance(value, list):
+    value = {row["name"]: row for row in value}
   if isinstance(value, Mapping):
     for key, inner in value.items():
       if path or key in MEASURED:

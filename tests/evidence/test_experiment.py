@@ -30,7 +30,7 @@ def toy():
 def test_the_projects_experiments_are_read(path):
   found = experiment.read(path)
   assert found.seeds >= 6, "five seeds cannot reach 0.05"
-  # Rounds have no order of sequences that a repeat could change.
+  # The echo trap ran before rounds had an order that a repeat could change.
   noisy = found.repeats >= 2 or found.collapse
   assert noisy, "an arm against itself shows the noise"
   for arm in found.arms:
@@ -332,10 +332,12 @@ def test_numbers_of_a_report():
     "pass_at_k": {"before": None, "after": {"64": {"value": 0.75}}},
     "reading": {"after": {"scene": None, "right": {"clear": 0.25}}},
     "seconds": {"data": 2},
+    "stages": [{"name": "sft", "updates": 7}, {"name": "grpo", "base": True}],
   }
   assert dict(runner.numbers(report)) == {
     "pass_at_1.after.value": 0.5,
     "pass_at_1.after.n": 40,
     "pass_at_k.after.64.value": 0.75,
     "reading.after.right.clear": 0.25,
+    "stages.sft.updates": 7,
   }
