@@ -15,7 +15,7 @@ reasoner.jsonl   worked examples, text only      (no images)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ from sophia_jax.rollout.prompts import Prompts
 
 DRILLS = 0.3
 """Share of drills among the reasoner's examples."""
+KINDS = tuple(language.KINDS)
+"""Kinds of question, which problems ask in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,9 @@ class CorpusConfig:
   """Other problems for stages that learn in rounds; 0: none."""
   heldout: int = 400
   """Held-out problems."""
+  heldout_kind: str = ""
+  """Kind of question that held-out problems ask, such as "ordering", whose answer
+  many guesses do not find; "": all kinds."""
   warmup_scenes: int = 4000
   """Scenes of the warm-up, each with a caption and a plain question."""
   reasoner_examples: int = 12000
@@ -57,6 +62,12 @@ class CorpusConfig:
   draw: int = 0
   """Number of the draw of problems. A run whose base has another one makes its
   own problems and held-out problems, of the base's scans."""
+
+  def __post_init__(self) -> None:
+    if self.heldout_kind not in ("", *KINDS):
+      raise ValueError(
+        f"heldout_kind is {self.heldout_kind!r}; use one of {', '.join(KINDS)}"
+      )
 
 
 def write(
@@ -93,7 +104,10 @@ def write_problems(
     _problems(directory, "train", make(2), train, config.problems, config)
   )
   heldout = list(
-    _problems(directory, "heldout", make(3), held_out, config.heldout, config)
+    _problems(
+      *(directory, "heldout", make(3), held_out, config.heldout, config),
+      kinds=[config.heldout_kind] if config.heldout_kind else KINDS,
+    )
   )
   write_jsonl(directory / "problems.jsonl", (posed.row for posed in training))
   write_jsonl(directory / "heldout.jsonl", (posed.row for posed in heldout))
@@ -169,8 +183,8 @@ def _problems(
   scans: scenes.Scans,
   n: int,
   config: CorpusConfig,
+  kinds: Sequence[str] = KINDS,
 ) -> Iterator[Posed]:
-  kinds = list(language.KINDS)
   for i in range(n):
     kind = kinds[i % len(kinds)]
     scene = scenes.sample_scene(rng, scans, config.unclear)

@@ -139,8 +139,10 @@ def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:
   if run.base is None:
     return False
   base = _corpus_of(run.base)
-  known = base.get("draw", 0), base.get("writers", "")
-  return (config.draw, config.writers) != known
+  return any(
+    getattr(config, key) != base.get(key, default)
+    for key, default in (("draw", 0), ("writers", ""), ("heldout_kind", ""))
+  )
 
 
 def _split(

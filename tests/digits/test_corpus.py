@@ -213,6 +213,28 @@ def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
     assert (rows(path) == rows(base.path(f"data/{name}.jsonl"))) == same
 
 
+def test_held_out_problems_may_be_of_one_kind(tmp_path, prompts):
+  """The problems to learn from stay of all kinds, and the base's."""
+  config = quickstart.get_config()
+  for key in ("problems", "heldout"):
+    config.prepare.corpus[key] = 10
+  base = finished(config, tmp_path / "base", prompts)
+  other = config.copy_and_resolve_references()
+  other.base = str(base.workdir)
+  other.prepare.corpus.heldout_kind = "ordering"
+  run = Run(other, tmp_path / "other")
+  run.begin()
+  preparation.prepare(run)
+  of = {
+    name: [row["source"] for row in rows(run.path(f"data/{name}.jsonl"))]
+    for name in ("problems", "heldout")
+  }
+  assert of == {"problems": [*corpus.KINDS] * 2, "heldout": ["ordering"] * 10}
+  other.prepare.corpus.heldout_kind = "order"
+  with pytest.raises(SophiaError, match="is 'order'; use one of sum, diff"):
+    preparation.check(Run(other, tmp_path / "third"))
+
+
 def test_a_writer_s_digit_is_as_large_as_a_scan(tmp_path):
   scans = scenes.load_writers(package(tmp_path / "mnist"))
   assert scans.labels.tolist() == [d for d in range(10) for _ in range(2)]
