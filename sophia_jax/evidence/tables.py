@@ -42,6 +42,8 @@ class Tested(NamedTuple):
   """p of the sign-flip test, where the kind has one."""
   adjusted: float
   """p adjusted for the hypotheses on the same measure."""
+  margin: float = math.inf
+  """Difference up to which two arms count as the same."""
 
   @property
   def title(self) -> str:
@@ -54,6 +56,9 @@ class Tested(NamedTuple):
     if self.difference is None:
       return "not run"
     one_way = self.hypothesis.kind in ("above", "later")
+    low, high = self.difference.low, self.difference.high
+    if low > self.margin or high < -self.margin:
+      return "**contradicted**"
     if self.adjusted >= 0.05:
       return "not shown"
     if one_way and self.difference.mean < 0:
@@ -252,14 +257,15 @@ def _test(
   if not differences:
     return Tested(hypothesis, [], None, 1.0, None, 1.0)
   difference = paired.paired(differences)
-  p, flips = difference.t, None
+  p, flips, margin = difference.t, None, math.inf
   if hypothesis.kind == "same":
-    p = paired.equivalent(differences, experiment.smallest)
+    margin = experiment.smallest
+    p = paired.equivalent(differences, margin)
   elif hypothesis.kind == "order":
     p = paired.ordered([[arm[seed] for arm in arms] for seed in seeds])
   else:
     flips = difference.flips
-  return Tested(hypothesis, differences, difference, p, flips, p)
+  return Tested(hypothesis, differences, difference, p, flips, p, margin)
 
 
 def _hypotheses(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:

@@ -283,6 +283,26 @@ def test_a_claim_may_be_contradicted_or_not_shown(toy, tmp_path):
   assert "not run" in rows["full = grpo"] and "-" in rows["grpo"]
 
 
+@pytest.mark.parametrize(
+  ("shift", "found"),
+  [(0.0, "confirmed"), (0.04, "not shown"), (-0.12, "contradicted")],
+)
+def test_two_arms_are_the_same_within_the_smallest_effect(
+  toy, tmp_path, shift, found
+):
+  """Contradicted where the whole interval is beyond it, to either side."""
+  full = [0.50, 0.52, 0.48, 0.51, 0.49, 0.50]
+  noise = [0.01, -0.02, 0.02, -0.01, 0.02, 0.00]
+  moved = [a + b + shift for a, b in zip(full, noise, strict=True)]
+  for arms in ((full, moved), (moved, full)):
+    path = tmp_path / "r.jsonl"
+    path.unlink(missing_ok=True)
+    stored(path, toy, dict(zip(("full", "grpo"), arms, strict=True)))
+    made = tables.tested(toy, runner.read(toy, path))
+    (same,) = (one for one in made if one.title == "full = grpo")
+    assert same.found.strip("*") == found
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_pages_are_computed_from_the_results(path):
   """`python -m sophia_jax.evidence table NAME --write` makes them."""
