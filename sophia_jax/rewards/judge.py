@@ -36,6 +36,7 @@ from sophia_jax.rewards.reading import (
   interval,
   matrix,
   prepare,
+  prepare_gold,
   readings,
   split,
   statement,
@@ -54,7 +55,7 @@ def judge(gold: str, answer: str, tolerance: Sequence[float] = ()) -> Status:
   Args:
     tolerance: absolute, of numbers: one for all items or one for each.
   """
-  wanted, found = prepare(gold), prepare(answer)
+  wanted, found = prepare_gold(gold), prepare(answer)
   if wanted is None or found is None:
     return Status.UNPARSEABLE if found is None else Status.WRONG
   if squeeze(wanted) == squeeze(found):
@@ -279,7 +280,7 @@ def _same_formula(gold: str, answer: str, slack: float) -> bool:
   An infinity that the gold answer has not is wrong, whatever sympy makes of it.
   """
   one, other = _without_unit(gold), _without_unit(answer)
-  if not same_unit(one.unit, other.unit):
+  if not same_unit(one.unit, other.unit) or _are_other_angles(one, other):
     return False
   if r"\infty" in gold + answer:
     return _sign_of_infinity(gold) == _sign_of_infinity(answer) != ""
@@ -300,6 +301,13 @@ def _same_formula(gold: str, answer: str, slack: float) -> bool:
   except symbolic.FAILURES:
     return False
   return agree(values[0], values[1], ulps, Fraction(str(slack)))
+
+
+def _are_other_angles(one: _Measured, other: _Measured) -> bool:
+  r"""Returns whether degrees stand against radians: a bare \pi/6 is no pi/6 °."""
+  return {one.unit, other.unit} == {"°", ""} and any(
+    not said.unit and r"\pi" in said.text for said in (one, other)
+  )
 
 
 def _sign_of_infinity(text: str) -> str:

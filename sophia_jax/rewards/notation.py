@@ -122,7 +122,8 @@ _COMMANDS = (
   ),
   (
     re.compile(
-      rf"\\(?:displaystyle|textstyle|quad|qquad|hspace\{{[^{{}}]*\}}){_END}"
+      r"\\(?:displaystyle|textstyle|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge"
+      rf"|quad|qquad|hspace\{{[^{{}}]*\}}){_END}"
       r"|(?<!\\)\\[,;:> ]|~"
     ),
     " ",

@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from sophia_jax.rewards.notation import bare_words, spell, squeeze
+from sophia_jax.rewards.number import parse_number
 from sophia_jax.rewards.text import half_width
 
 MAX_CHARS = 1000
@@ -64,6 +65,14 @@ def prepare(text: str) -> str | None:
   # A box in a box leaves braces around everything.
   inside = boxed(f"\\boxed{line}") if line.startswith("{") else None
   return inside[0] if inside and len(inside[0]) == len(line) - 2 else line
+
+
+def prepare_gold(text: str) -> str | None:
+  """Returns a gold answer as `prepare` does, a number without the commas of its
+  thousands: 1,234 is not the list of 1 and 234."""
+  line = prepare(text)
+  is_number = line is not None and parse_number(line) is not None
+  return line.replace(",", "") if line and is_number else line
 
 
 # ------------------------------------------------------------------- qualifiers

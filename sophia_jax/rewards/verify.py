@@ -313,10 +313,11 @@ def _number(asked: Comparison) -> Status | None:
   is_chain = re.search(r"=|≈|\\approx", asked.answer)
   if status is Status.UNPARSEABLE and (asked.answer_type == "auto" or is_chain):
     return _formula(asked)
+  if status is not Status.UNPARSEABLE or parse_number(unwrap(asked.gold)):
+    return status
   texts = [squeeze(spell(unwrap(t))) for t in (asked.gold, asked.answer)]
-  if status is Status.UNPARSEABLE and re.search(r"\d", texts[0]):
-    return Status.RIGHT if texts[0] == texts[1] else status
-  return status
+  same = texts[0] == texts[1] and re.search(r"\d", texts[0])
+  return Status.RIGHT if same else status
 
 
 def _may_be_a_product(asked: Comparison) -> bool:
@@ -367,7 +368,8 @@ def _without_braces(text: str) -> str:
 
 def _formula(asked: Comparison) -> Status | None:
   """Tells what needs no formula to be read: equal texts, too much to compute."""
-  wanted, found = reading.prepare(asked.gold), reading.prepare(asked.answer)
+  wanted = reading.prepare_gold(asked.gold)
+  found = reading.prepare(asked.answer)
   longest = reading.MAX_CHARS if asked.kind == "olympiad" else MAX_CHARS
   if not found:
     return Status.UNPARSEABLE
