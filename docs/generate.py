@@ -280,6 +280,7 @@ COMMANDS = (
   "sophia_jax.evidence run",
   "sophia_jax.evidence table",
   "sophia_jax.evidence list",
+  "sophia_jax.evidence summary",
   "sophia_jax.evidence planned",
   "sophia_jax.envs",
 )

@@ -4,6 +4,7 @@ python -m sophia_jax.evidence run unclear --seeds=0,1,2 --workdir=runs/evidence
 python -m sophia_jax.evidence table unclear
 python -m sophia_jax.evidence table unclear --write
 python -m sophia_jax.evidence list
+python -m sophia_jax.evidence summary --write
 python -m sophia_jax.evidence planned W/planning/results.jsonl
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_jax import commands
-from sophia_jax.evidence import costs, experiment, pages, runner
+from sophia_jax.evidence import costs, experiment, pages, runner, summary
 from sophia_jax.files import write_text
 from sophia_jax.types import SophiaError
 
@@ -35,6 +36,7 @@ def _parser() -> commands.Parser:
   text = "print units done and left of every experiment"
   example = "python -m sophia_jax.evidence list"
   added.add_parser("list", help=text, description=text, example=example)
+  _summary_command(added)
   _planned_command(added)
   for name, text in (
     ("run", "run the units whose results are missing; resumes after a kill"),
@@ -66,6 +68,17 @@ def _parser() -> commands.Parser:
         help="write the page and its picture beside the results",
       )
   return parser
+
+
+def _summary_command(added: Any) -> None:
+  text = "print every hypothesis of the experiments that have been run"
+  example = "python -m sophia_jax.evidence summary"
+  command = added.add_parser(
+    summary.NAME, help=text, description=text, example=example
+  )
+  command.add_argument(
+    "--write", action="store_true", help=f"write it to {RESULTS}"
+  )
 
 
 def _planned_command(added: Any) -> None:
@@ -120,6 +133,8 @@ def _work(options: argparse.Namespace) -> int:
       what = experiment.read(path)
       print(_cost(what, _every(what), RESULTS / f"{what.name}.jsonl"))
     return 0
+  if options.command == summary.NAME:
+    return _print_summary(options.write)
   if options.command == "planned":
     return _print_planned(options.results, options.write)
   what = experiment.read(_find(options.experiment))
@@ -136,6 +151,27 @@ def _work(options: argparse.Namespace) -> int:
     for suffix, text in pages.files(what, rows).items():
       write_text(results.with_suffix(suffix), text)
   return 0
+
+
+def _print_summary(write: bool) -> int:
+  text = summary.text(published())
+  print(text.rstrip())
+  if write:
+    write_text(RESULTS / f"{summary.NAME}.md", text)
+  return 0
+
+
+def published() -> summary.Published:
+  """Returns the project's experiments that have stored results, by name.
+
+  Raises:
+    SophiaError: a file of either is damaged, or they do not belong together.
+  """
+  files = [
+    (experiment.read(path), RESULTS / f"{path.stem}.jsonl")
+    for path in sorted(EXPERIMENTS.glob("*.toml"))
+  ]
+  return [(w, runner.read(w, rows)) for w, rows in files if rows.exists()]
 
 
 def _print_planned(results: Path, write: bool) -> int:

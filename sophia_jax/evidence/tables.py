@@ -236,7 +236,7 @@ def tested(experiment: Experiment, rows: Sequence[Row]) -> list[Tested]:
   made = [_test(experiment, h, rows) for h in experiment.hypotheses]
   families: dict[str, list[int]] = {}
   for i, one in enumerate(made):
-    families.setdefault(_label(experiment, one), []).append(i)
+    families.setdefault(label(experiment, one), []).append(i)
   for family in families.values():
     adjusted = paired.holm([made[i].p for i in family])
     for i, p in zip(family, adjusted, strict=True):
@@ -279,18 +279,18 @@ def _hypotheses(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     ps = ", ".join(
       "-" if p is None else f"{p:.2g}" for p in (one.p, one.flips, one.adjusted)
     )
-    cells = one.title, _label(experiment, one), _shown(experiment, one), ps
+    cells = one.title, label(experiment, one), shown(experiment, one), ps
     yield f"| {' | '.join(cells)} | {one.found} |"
 
 
-def _label(experiment: Experiment, one: Tested) -> str:
+def label(experiment: Experiment, one: Tested) -> str:
   """Returns the name of a hypothesis's measure."""
   if one.hypothesis.kind == "later" and experiment.collapse:
     return f"collapse of `{experiment.collapse.metric}`"
   return experiment.label(experiment.measure(one.hypothesis))
 
 
-def _shown(experiment: Experiment, one: Tested) -> str:
+def shown(experiment: Experiment, one: Tested) -> str:
   if one.difference is None:
     return "-"
   if one.hypothesis.kind == "later":

@@ -9,7 +9,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sophia_jax.evidence import costs, experiment, pages, runner, tables
+from sophia_jax.evidence import (
+  __main__ as evidence,
+)
+from sophia_jax.evidence import (
+  costs,
+  experiment,
+  pages,
+  runner,
+  summary,
+  tables,
+)
 from sophia_jax.files import JsonLines
 from sophia_jax.runs.run import Run
 from sophia_jax.types import SophiaError
@@ -310,6 +320,16 @@ def test_published_pages_are_computed_from_the_results(path):
   rows = runner.read(what, RESULTS / f"{path.stem}.jsonl")
   for suffix, text in pages.files(what, rows).items():
     assert (RESULTS / path.stem).with_suffix(suffix).read_text() == text
+
+
+def test_every_hypothesis_is_in_the_published_summary(monkeypatch):
+  """`python -m sophia_jax.evidence summary --write` makes it."""
+  monkeypatch.chdir(ROOT)
+  made = summary.text(evidence.published())
+  assert (RESULTS / "summary.md").read_text() == made
+  table5 = experiment.read(ROOT / "configs/evidence/table5.toml")
+  assert made.count("(table5.md)") == len(table5.hypotheses)
+  assert "| table5 | full | pass@1 | +0.6 [" in made
 
 
 def test_the_start_is_that_of_the_first_arm(toy):
