@@ -15,7 +15,7 @@ import jax
 
 from benchmarks.rollout_embedded import Both
 from benchmarks.round_task import PARTS, SYSTEM, Task
-from sophia_jax.algorithms import credit, registry
+from sophia_jax.algorithms import credit, registry, routing
 from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.algorithms.on_policy import on_policy
 from sophia_jax.checkpoints import load_params
@@ -80,21 +80,11 @@ class PeakMemory:
 
 
 class Ours:
-  """The parts of runs.rounds: store, engine, annotation, session.
-
-  Raises:
-    SophiaError: the method asks others than the policy.
-  """
+  """The parts of runs.rounds: store, engine, annotation, session."""
 
   def __init__(self, both: Both, task: Task, algorithm: Algorithm, name: str):
-    asked = {*algorithm.roles} - {*roles.teachers(algorithm.roles)}
-    if algorithm.sample is None or asked != {"policy"}:
-      raise SophiaError(
-        f"--algorithm={name.removeprefix('other_')}: it does not learn from the policy's answers alone"
-      )
-    algorithm = on_policy(
-      algorithm
-    )  # as runs.stage does for one update a round
+    # As runs.stage does for one update a round.
+    algorithm = on_policy(algorithm)
     self._task, self._algorithm, self._both = task, algorithm, both
     self._words = _words(both, task)
     self._number = 0
@@ -255,9 +245,16 @@ def method(name: str, task: Task) -> Algorithm:
   """Builds a method with the task's answers and, where it has one, its KL.
 
   Raises:
-    SophiaError: an unknown method.
+    SophiaError: an unknown method, or one that asks others than the policy.
   """
   wanted = {"n": task.n, "kl": task.kl, "low": task.clip, "high": task.clip}
   own = {f.name for f in dataclasses.fields(registry.config_of(name))}
-  wanted = wanted if name == "grpo" else {"n": task.n}
-  return registry.build(name, {k: v for k, v in wanted.items() if k in own})
+  wanted = wanted if name == "grpo" else {"n": task.n, "keep": task.n}
+  made = registry.build(name, {k: v for k, v in wanted.items() if k in own})
+  # A scorer is asked about open answers alone, which the task has not.
+  others = {*roles.teachers(made.roles), routing.SCORER}
+  if made.sample is None or {*made.roles} - others != {"policy"}:
+    raise SophiaError(
+      f"--algorithm={name}: it does not learn from the policy's answers alone"
+    )
+  return made
