@@ -99,16 +99,22 @@ def _planned_command(added: Any) -> None:
   )
 
 
+def _files() -> list[Path]:
+  """Returns the files of all experiments."""
+  found = sorted(EXPERIMENTS.glob("*.toml"))
+  if not found:
+    raise SophiaError(f"{EXPERIMENTS}: no experiments; start in the repository")
+  return found
+
+
 def _find(name: str) -> Path:
   path = Path(name)
   if path.suffix == ".toml":
     return path
   found = EXPERIMENTS / f"{name}.toml"
   if not found.exists():
-    known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.toml")))
-    raise SophiaError(
-      f"{name}: no such experiment; there are {known or 'none'}"
-    )
+    known = ", ".join(path.stem for path in _files())
+    raise SophiaError(f"{name}: no such experiment; there are {known}")
   return found
 
 
@@ -129,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
   if options.command == "list":
-    for path in sorted(EXPERIMENTS.glob("*.toml")):
+    for path in _files():
       what = experiment.read(path)
       print(_cost(what, _every(what), RESULTS / f"{what.name}.jsonl"))
     return 0
@@ -168,8 +174,7 @@ def published() -> summary.Published:
     SophiaError: a file of either is damaged, or they do not belong together.
   """
   files = [
-    (experiment.read(path), RESULTS / f"{path.stem}.jsonl")
-    for path in sorted(EXPERIMENTS.glob("*.toml"))
+    (experiment.read(path), RESULTS / f"{path.stem}.jsonl") for path in _files()
   ]
   return [(w, runner.read(w, rows)) for w, rows in files if rows.exists()]
 

@@ -322,6 +322,17 @@ def test_published_pages_are_computed_from_the_results(path):
     assert (RESULTS / path.stem).with_suffix(suffix).read_text() == text
 
 
+@pytest.mark.parametrize("command", ["list", "summary", "table keep"])
+def test_outside_of_the_repository_is_one_line(
+  command, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  assert evidence.main(command.split()) == 1
+  said = capsys.readouterr()
+  assert said.err.strip().endswith("no experiments; start in the repository")
+  assert not said.out
+
+
 def test_every_hypothesis_is_in_the_published_summary(monkeypatch):
   """`python -m sophia_jax.evidence summary --write` makes it."""
   monkeypatch.chdir(ROOT)
