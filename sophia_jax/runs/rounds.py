@@ -23,7 +23,7 @@ from sophia_jax.algorithms import credit, diagnostics, information
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.data.loader import Loader, LoaderConfig
 from sophia_jax.hosts import meeting
-from sophia_jax.rollout import tokens
+from sophia_jax.rollout import taken, tokens
 from sophia_jax.rollout.store import round_directory
 from sophia_jax.runs import (
   draws,
@@ -202,6 +202,9 @@ class Rounds:
       if len(learnt) >= config.groups:
         break
     assert algorithm.credit is not None
+    if meeting.is_leader():
+      directory = round_directory(self._run.directory(self._stage.name), number)
+      taken.write(directory, [group.problem.id for group in learnt])
     return Sampled(
       groups=groups,
       kept=learnt,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sophia_jax.rollout import tokens
+from sophia_jax.rollout import taken, tokens
 from sophia_jax.rollout.store import Store, round_directory
 from sophia_jax.train import metrics
 from tests.devices import host_devices
@@ -83,6 +83,16 @@ def test_rounds_learn_and_say_what_happened(undisturbed):
   assert report["pass_at_k"]["after"].keys() == {"1", "2"}
   page = (undisturbed / "report.html").read_text()
   assert "grpo: reward" in page and "grpo: entropy" in page
+
+
+def test_a_round_says_which_groups_it_takes(undisturbed):
+  """Two draws of four problems, of which those that differ are learnt."""
+  for number in range(3):
+    directory = round_directory(undisturbed, number)
+    ids = taken.read(directory)
+    lines = (directory / "0.jsonl").read_text().splitlines()
+    sampled = {json.loads(line)["record"]["id"] for line in lines}
+    assert 0 < len(ids) == len({*ids}) <= 4 and {*ids} <= sampled
 
 
 def test_another_order_learns_the_same_samples_otherwise(

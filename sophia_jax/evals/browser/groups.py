@@ -9,7 +9,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Container,
+  Coroutine,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +25,7 @@ from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Algorithm, Moment
 from sophia_jax.evals.browser.index import Catalogue
 from sophia_jax.evals.browser.table import ACCURACY, STATUSES, Place, Table
+from sophia_jax.rollout import taken
 from sophia_jax.rollout.records import Answer, Graded, Record, identity
 from sophia_jax.rollout.world import chance_of
 from sophia_jax.types import (
@@ -215,11 +223,18 @@ def _loose(shelf: _Shelf, problem: Problem) -> Iterator[Rollout]:
 
 # -------------------------------------------------------------------- what is learnt
 def credits(
-  algorithm: Algorithm, groups: Sequence[Group], round: int
+  algorithm: Algorithm,
+  groups: Sequence[Group],
+  round: int,
+  ids: Container[str] | None = None,
 ) -> dict[str, dict[Path, Credit]]:
   """Returns what the method makes of each rollout, by problem and path.
 
   Empty where its reward needs a part that the rollouts do not have.
+
+  Args:
+    ids: of the problems whose groups the round takes, of those that pass the
+      selection; None: all of them.
   """
   moment = Moment(round=round)
   try:
@@ -228,7 +243,8 @@ def credits(
     # Captions have no reward in some methods; the selection says which count.
     scored = list(groups)
   try:
-    kept = list(algorithm.select(scored, moment))
+    passed = algorithm.select(scored, moment)
+    kept = [g for g in passed if ids is None or g.problem.id in ids]
   except KeyError:
     return {}
   chosen = {
@@ -296,7 +312,7 @@ def why(
   values = {r.rewards.get("accuracy") for r in group.rollouts if r.verdict}
   if len(values) == 1:
     return "all rollouts of the group earn the same"
-  return "left out by the method's selection"
+  return "left out by the selection, or the round had enough groups"
 
 
 def _grades(group: Group) -> dict[Path, tuple[int, float]]:
@@ -377,7 +393,9 @@ class Credits:
         if not any(isinstance(record, Graded) for record in records):
           self.played[key[:2]] = _grades(group)
     if place.algorithm is not None and groups:
-      for name, made in credits(place.algorithm, groups, place.round).items():
+      ids = taken.read(place.directory) if place.rounds else None
+      found = credits(place.algorithm, groups, place.round, ids)
+      for name, made in found.items():
         self._known[keys[name]] = made
     for key in list(self._known)[: -max(REMEMBERED, len(together))]:
       del self._known[key]

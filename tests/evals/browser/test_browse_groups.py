@@ -8,8 +8,10 @@ from sophia_jax.algorithms import credit
 from sophia_jax.algorithms.contract import Moment
 from sophia_jax.evals.browser import groups as trees
 from sophia_jax.evals.browser import views
+from sophia_jax.rollout import taken
 from sophia_jax.rollout.records import Graded
-from sophia_jax.types import Problem, Status, Verdict
+from sophia_jax.rollout.store import round_directory
+from sophia_jax.types import Problem, SophiaError, Status, Verdict
 from tests.evals.browser import browsed
 
 
@@ -78,6 +80,31 @@ def test_advantages_are_the_methods(grpo):
       assert card.age == 0
     assert method.credit is not None
   assert len(seen) > 2
+
+
+def test_a_round_that_had_enough_leaves_the_rest_unselected(tmp_path):
+  workdir = browsed.grpo_run(tmp_path)
+  taken.write(round_directory(workdir, 0), ["p-2", "p-0"])
+  session = browsed.pages(workdir).session
+  table = session.catalogue.table()
+  chosen, whys = set(), set()
+  for g in range(table.groups):
+    view = views.group(session, table, g)
+    if any(card.selected for card in view.cards):
+      chosen.add((view.place.round, view.problem.id))
+    elif view.problem.id == "p-1":
+      whys = {card.why for card in view.cards}
+  assert {name for number, name in chosen if number == 0} == {"p-0", "p-2"}
+  assert len({name for number, name in chosen if number == 1}) > 2
+  assert whys == {"left out by the selection, or the round had enough groups"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"problems": [1]}'])
+def test_a_damaged_list_of_taken_groups_is_one_line(tmp_path, text):
+  (tmp_path / taken.FILE).write_text(text)
+  with pytest.raises(SophiaError, match=r"taken\.json: .*remove it") as e:
+    taken.read(tmp_path)
+  assert "\n" not in str(e.value)
 
 
 def test_a_group_in_the_making_shows_what_is_there(grpo):
