@@ -102,3 +102,19 @@ def test_every_config_reads_and_has_a_run_card(path):
   assert config.get("size", "internvl3_8b") in SIZES
   for name in config.order:
     assert stages.read(config, name).name == name
+
+
+@pytest.mark.parametrize(
+  "path", sorted(map(str, Path("configs").rglob("[!_]*.py")))
+)
+def test_what_a_config_practises_on_is_made(path):
+  get_config = runpy.run_path(path).get("get_config")
+  if get_config is None or inspect.signature(get_config).parameters:
+    return  # shared parts
+  config = get_config()
+  files = [config.stages[name].get("data", "") for name in config.order]
+  files += [
+    each.get("file", "") for each in config.get("teachers", {}).values()
+  ]
+  if any(file.startswith("data/practice") for file in files if file):
+    assert config.prepare.corpus.practice > 0
