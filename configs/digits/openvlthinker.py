@@ -11,7 +11,7 @@ Run:       python -m launch.run --config=configs/digits/openvlthinker.py \\
            continue instead of restarting: --config.stages.sft2.start=previous \\
              --config.stages.sft3.start=previous
 Hardware:  two CPU cores, 4 GiB
-Expect:    docs/results/rounds.md
+Expect:    docs/results/relatives.md
 """
 
 from typing import Any

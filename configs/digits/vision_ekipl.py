@@ -10,7 +10,7 @@ Run:       python -m launch.run --config=configs/digits/vision_ekipl.py \\
            the control: --config.order="('reasoner', 'warmup', 'sophia', \\
              'chains', 'distilled')"
 Hardware:  two CPU cores, 4 GiB
-Expect:    docs/results/rounds.md
+Expect:    docs/results/relatives.md
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ Run:       python -m launch.run --config=configs/digits/vlaa.py --workdir=W \\
              'warmup', 'sophia', 'chains', 'sft', 'vlaa')"
            another start: --config.stages.vlaa.start=warmup, or sft.start=warmup
 Hardware:  two CPU cores, 4 GiB
-Expect:    docs/results/rounds.md
+Expect:    docs/results/relatives.md
 """
 
 from ml_collections import ConfigDict
