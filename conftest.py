@@ -45,7 +45,9 @@ FIRST = ("tests/launch/", "tests/train/")
 
 
 TORCH = importlib.util.find_spec("torch") is not None
-NEEDS_TORCH = re.compile(r"^(import torch|from tests\.parity)\b", re.M)
+NEEDS_TORCH = re.compile(
+  r"^(import torch|from tests\.parity|from benchmarks\.round_ours)\b", re.M
+)
 
 
 class WithoutTorch(pytest.Module):

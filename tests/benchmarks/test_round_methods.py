@@ -2,13 +2,9 @@
 
 import pytest
 
-from sophia_jax.types import SophiaError
-
-pytest.importorskip(
-  "torch", reason="torch is not installed; it is compared with in Python 3.11"
-)
 from benchmarks.round_ours import method
 from benchmarks.round_task import Task
+from sophia_jax.types import SophiaError
 
 TASK = Task(
   **dict.fromkeys(("checkpoint", "output", "question"), ""),
