@@ -291,6 +291,7 @@ def label(experiment: Experiment, one: Tested) -> str:
 
 
 def shown(experiment: Experiment, one: Tested) -> str:
+  """Returns a hypothesis's difference in words; "-" where it has not been run."""
   if one.difference is None:
     return "-"
   if one.hypothesis.kind == "later":

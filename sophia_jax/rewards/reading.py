@@ -68,11 +68,16 @@ def prepare(text: str) -> str | None:
 
 
 def prepare_gold(text: str) -> str | None:
-  """Returns a gold answer as `prepare` does, a number without the commas of its
-  thousands: 1,234 is not the list of 1 and 234."""
+  """Returns a gold answer as `prepare` does, without the commas of thousands: 1,234
+  is not the list of 1 and 234, nor is x = 1,234.
+
+  Commas without a space may separate items: 1,234,5 and (1,234) keep theirs.
+  """
   line = prepare(text)
-  is_number = line is not None and parse_number(line) is not None
-  return line.replace(",", "") if line and is_number else line
+  if line is None or parse_number(line):
+    return line and line.replace(",", "")
+  joined = _joined(line)
+  return line if re.search(r",(?! )", joined) else joined
 
 
 # ------------------------------------------------------------------- qualifiers
@@ -134,7 +139,7 @@ def cut_qualifier(line: str) -> tuple[str, Qualifier]:
 
 # ------------------------------------------------------------------------- items
 _SEPARATORS = (",", r"\lor", r"\land")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _RELATIONS = re.compile(r"\\(?:le|ge|ne|approx|in)(?![A-Za-z])|[=<>]")
 ORDERS = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 
@@ -182,15 +187,21 @@ def readings(text: str) -> list[list[str]]:
   1,000 is two numbers and one; (x,y)=(3,5) is one item and x=3, y=5; a set is
   one item and its elements.
   """
-  joined = text
-  if not re.search(r"[\[({]", text):
-    joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+  joined = _joined(text)
   found: list[list[str]] = [[text]] if text.startswith(r"\{") else []
   for line in dict.fromkeys((text, joined)):
     items = _without_domains(split(line))
     places = _named_places(items)
     found += [items] if items == places else [items, places]
   return found
+
+
+def _joined(text: str) -> str:
+  """Returns `text` without the commas of thousands; in brackets they may part
+  items."""
+  if re.search(r"[\[({]", bare_words(text)):
+    return text
+  return _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
 
 
 def _without_domains(items: list[str]) -> list[str]:

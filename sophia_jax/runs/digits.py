@@ -139,9 +139,10 @@ def _redrawn(run: Run, config: corpus.CorpusConfig) -> bool:
   if run.base is None:
     return False
   base = _corpus_of(run.base)
+  unset = corpus.CorpusConfig()
   return any(
-    getattr(config, key) != base.get(key, default)
-    for key, default in (("draw", 0), ("writers", ""), ("heldout_kind", ""))
+    getattr(config, key) != base.get(key, getattr(unset, key))
+    for key in ("draw", "writers", "heldout_kind")
   )
 
 

@@ -195,18 +195,25 @@ def test_held_out_problems_may_show_other_writers(tmp_path, prompts, stamped):
   assert len(stamped["train"]) > 50 and not stamped["heldout"]
 
 
-def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
-  """The problems to learn from stay the base's."""
+def with_another_corpus(tmp_path, prompts, **values):
+  """A base, and a run from it whose corpus has other values."""
   config = quickstart.get_config()
   for key in ("problems", "heldout"):
     config.prepare.corpus[key] = 40
   base = finished(config, tmp_path / "base", prompts)
   other = config.copy_and_resolve_references()
   other.base = str(base.workdir)
-  other.prepare.corpus.writers = str(package(tmp_path / "mnist"))
+  other.prepare.corpus.update(values)
   run = Run(other, tmp_path / "other")
   run.begin()
   preparation.prepare(run)
+  return base, run
+
+
+def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
+  """The problems to learn from stay the base's."""
+  writers = str(package(tmp_path / "mnist"))
+  base, run = with_another_corpus(tmp_path, prompts, writers=writers)
   for name, same in (("problems", True), ("heldout", False)):
     path = run.path(f"data/{name}.jsonl")
     assert path.is_relative_to(run.workdir)
@@ -215,24 +222,15 @@ def test_a_run_may_have_other_writers_than_its_base(tmp_path, prompts):
 
 def test_held_out_problems_may_be_of_one_kind(tmp_path, prompts):
   """The problems to learn from stay of all kinds, and the base's."""
-  config = quickstart.get_config()
-  for key in ("problems", "heldout"):
-    config.prepare.corpus[key] = 10
-  base = finished(config, tmp_path / "base", prompts)
-  other = config.copy_and_resolve_references()
-  other.base = str(base.workdir)
-  other.prepare.corpus.heldout_kind = "ordering"
-  run = Run(other, tmp_path / "other")
-  run.begin()
-  preparation.prepare(run)
+  _, run = with_another_corpus(tmp_path, prompts, heldout_kind="ordering")
   of = {
     name: [row["source"] for row in rows(run.path(f"data/{name}.jsonl"))]
     for name in ("problems", "heldout")
   }
-  assert of == {"problems": [*corpus.KINDS] * 2, "heldout": ["ordering"] * 10}
-  other.prepare.corpus.heldout_kind = "order"
+  assert of == {"problems": [*corpus.KINDS] * 8, "heldout": ["ordering"] * 40}
+  run.config.prepare.corpus.heldout_kind = "order"
   with pytest.raises(SophiaError, match="is 'order'; use one of sum, diff"):
-    preparation.check(Run(other, tmp_path / "third"))
+    preparation.check(Run(run.config, tmp_path / "third"))
 
 
 def test_a_writer_s_digit_is_as_large_as_a_scan(tmp_path):
