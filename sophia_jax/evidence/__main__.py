@@ -124,7 +124,14 @@ def _seeds(text: str, every: range) -> list[int]:
   seeds = text.split(",")
   if not all(s.isascii() and s.isdigit() and len(s) < 7 for s in seeds):
     raise SophiaError(f"--seeds={text[:80]}: numbers with commas, as 0,1,2")
-  return sorted({int(s) for s in seeds})
+  asked = sorted({int(s) for s in seeds})
+  for seed in asked:
+    if seed not in every:
+      raise SophiaError(
+        f"--seeds={text[:80]}: {seed}: the experiment has seeds {every[0]} to "
+        f"{every[-1]}, which its file names"
+      )
+  return asked
 
 
 def main(argv: list[str] | None = None) -> int:

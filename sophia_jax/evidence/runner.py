@@ -7,6 +7,8 @@ seed; its arms are updates of its samples or runs that start from its result.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -27,6 +29,9 @@ LINE = (
 PROGRAM = (sys.executable, "-m", "launch.run")
 """Command that runs a config."""
 REPORT = "report.json"
+CONFIG = "config.json"
+MADE_BY = ("seed", "prepare", "stages", "order")
+"""Keys of a config that models come from."""
 GIVEN = "given"
 """Directory of what all seeds share, beside those of the seeds."""
 
@@ -66,8 +71,13 @@ def run(
   shared = given or place / GIVEN
   with JsonLines(results, *LINE) as lines:
     known = {_key(row) for row in _checked(experiment, lines, results)}
-    if experiment.given and not {unit.key for unit in todo} <= known:
+    if {unit.key for unit in todo} <= known:
+      return
+    origin = {}
+    if experiment.given:
       _give(experiment, shared, place / "logs", say, program)
+      origin = {"given": identity(shared)}
+      _check_origin(lines, results, origin["given"])
     for number, unit in enumerate(todo, 1):
       if unit.key in known:
         continue
@@ -80,6 +90,7 @@ def run(
         "seed": unit.seed,
         "arm": unit.arm.name,
         "repeat": unit.repeat,
+        **origin,
         "measures": dict(numbers(report)),
         **({"series": series} if series else {}),
         "versions": report["versions"],
@@ -143,6 +154,25 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield from numbers(inner, f"{path}.{key}".lstrip("."))
   elif isinstance(value, int | float) and not isinstance(value, bool):
     yield path, value
+
+
+def identity(given: Path) -> str:
+  """Returns the identity of what seeds share: of its models and its results."""
+  config, report = (
+    read_json(given / name, "make the run again") for name in (CONFIG, REPORT)
+  )
+  made = {key: config.get(key) for key in MADE_BY}
+  text = json.dumps([made, dict(numbers(report))], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _check_origin(lines: Iterable[Line], results: Path, given: str) -> None:
+  for line in lines:
+    if line.values.get("given", given) != given:
+      raise SophiaError(
+        f"{results}:{line.number}: its seeds share another run; give that one as "
+        "--given, or another --results"
+      )
 
 
 def _key(row: Mapping[str, Any]) -> tuple[int, str, int]:

@@ -39,6 +39,7 @@ if how == ["hang", name]:
   time.sleep(600)
 value = {"value": 0.5 + 0.01 * int(flags.get("config.seed", 0))}
 report = {"pass_at_1": {"before": value, "after": value}, "versions": {}}
+(place / "config.json").write_text(json.dumps({"seed": 0}))
 (place / "report.json").write_text(json.dumps(report))
 """
 SEED = [
@@ -87,10 +88,30 @@ def test_every_unit_is_run_once_what_seeds_share_first(place):
 def test_what_seeds_share_may_be_there_already(place):
   with pytest.raises(SophiaError, match="no finished run; leave it out"):
     run(place, (0,), given=place / "finished")
-  (place / "finished").mkdir()
-  (place / "finished" / "report.json").write_text("{}")
+  finished(place / "finished")
   assert len(run(place, (0,), given=place / "finished")) == 6
   assert began(place) == [f"0/{name}" for name in SEED]
+
+
+def finished(given, value=0.5):
+  given.mkdir()
+  (given / "config.json").write_text('{"seed": 0}')
+  report = {"pass_at_1": {"after": {"value": value}}}
+  (given / "report.json").write_text(json.dumps(report))
+
+
+def test_results_name_what_their_seeds_share(place):
+  finished(place / "finished")
+  finished(place / "same")
+  finished(place / "other", 0.6)
+  rows = run(place, (0,), given=place / "finished")
+  own = runner.identity(place / "finished")
+  assert {row["given"] for row in rows} == {own}
+  assert runner.identity(place / "same") == own
+  assert runner.identity(place / "other") != own
+  with pytest.raises(SophiaError, match="jsonl:1: its seeds share another run"):
+    run(place, (1,), given=place / "other")
+  assert len(run(place, (1,), given=place / "same")) == 12
 
 
 def test_a_unit_that_fails_is_one_line_and_is_run_again(place):

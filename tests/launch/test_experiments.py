@@ -53,4 +53,6 @@ def test_a_killed_experiment_resumes(start, command, tmp_path):
   assert told.stdout == done.stdout
   done = command("sophia_jax.evidence", *call, "--seeds=0,x")
   assert_refused(done, "--seeds=0,x: numbers with commas")
+  done = command("sophia_jax.evidence", *call, "--seeds=0,1")
+  assert_refused(done, "--seeds=0,1: 1: the experiment has seeds 0 to 0")
   assert results.read_bytes() == whole
