@@ -93,16 +93,17 @@ def test_what_seeds_share_may_be_there_already(place):
   assert began(place) == [f"0/{name}" for name in SEED]
 
 
-def finished(given, value=0.5):
+def finished(given, value=0.5, seconds=60.0):
   given.mkdir()
   (given / "config.json").write_text('{"seed": 0}')
-  report = {"pass_at_1": {"after": {"value": value}}}
+  stages = [{"name": "sophia", "seconds": seconds}]
+  report = {"pass_at_1": {"after": {"value": value}}, "stages": stages}
   (given / "report.json").write_text(json.dumps(report))
 
 
 def test_results_name_what_their_seeds_share(place):
   finished(place / "finished")
-  finished(place / "same")
+  finished(place / "same", seconds=61.0)
   finished(place / "other", 0.6)
   rows = run(place, (0,), given=place / "finished")
   own = runner.identity(place / "finished")
