@@ -82,21 +82,8 @@ def run(
       if unit.key in known:
         continue
       say(f"{number}/{len(todo)} seed {unit.seed} {unit.name}")
-      began = time.monotonic()
-      base = place / str(unit.seed)
-      report, series = _run(experiment, unit, base, shared, program)
-      row = {
-        "experiment": experiment.digest,
-        "seed": unit.seed,
-        "arm": unit.arm.name,
-        "repeat": unit.repeat,
-        **origin,
-        "measures": dict(numbers(report)),
-        **({"series": series} if series else {}),
-        "versions": report["versions"],
-        "seconds": round(time.monotonic() - began, 1),
-      }
-      lines.append(row)
+      made = _row(experiment, unit, place / str(unit.seed), shared, program)
+      lines.append({**made, **origin})
 
 
 def read(experiment: Experiment, results: Path) -> list[dict[str, Any]]:
@@ -200,6 +187,28 @@ def _give(
   }
   flags = [f"--config={experiment.config}", f"--workdir={place}"]
   _launch([*program, *flags, *_overrides(settings)], logs / f"{GIVEN}.log")
+
+
+def _row(
+  experiment: Experiment,
+  unit: Unit,
+  base: Path,
+  given: Path,
+  program: Sequence[str],
+) -> dict[str, Any]:
+  """Runs a unit; returns its line of results."""
+  began = time.monotonic()
+  report, series = _run(experiment, unit, base, given, program)
+  return {
+    "experiment": experiment.digest,
+    "seed": unit.seed,
+    "arm": unit.arm.name,
+    "repeat": unit.repeat,
+    "measures": dict(numbers(report)),
+    **({"series": series} if series else {}),
+    "versions": report["versions"],
+    "seconds": round(time.monotonic() - began, 1),
+  }
 
 
 def _run(
