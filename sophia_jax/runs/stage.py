@@ -175,21 +175,34 @@ def read(config: ConfigDict, name: str) -> Stage:
       f"config.{where}.train.updates={train.updates}: the stage learns in rounds; "
       f"leave it at 0 and set {where}.rounds, epochs and minibatches"
     )
+  algorithm = registry.build(settings.algorithm, rest)
+  _refuse_alone(algorithm, settings, where)
+  embedded = config.policy.engine == "embedded"
   return Stage(
     name=name,
     config=settings,
     method=built,
     train=train,
     algorithm=_in_rounds(
-      _corrected(
-        registry.build(settings.algorithm, rest),
-        settings,
-        config.policy.engine == "embedded",
-      ),
-      settings,
-      train,
+      _corrected(algorithm, settings, embedded), settings, train
     ),
   )
+
+
+def _refuse_alone(
+  algorithm: Algorithm, config: StageConfig, where: str
+) -> None:
+  """Raises SophiaError for one round of a method that moves a second model."""
+  beside = {
+    "a critic": algorithm.critic,
+    "a copy that follows the policy": algorithm.average,
+  }
+  for what, model in beside.items():
+    if model is not None and config.rounds == 1:
+      raise SophiaError(
+        f"config.{where}.rounds=1: {config.algorithm} has {what}, which learns "
+        "in rounds alone; use 2 or more"
+      )
 
 
 def _in_rounds(

@@ -107,3 +107,22 @@ def test_a_kill_between_the_copy_s_save_and_the_policy_s(done, tmp_path):
     learnt(prepared(workdir))
   assert "no copy of the policy after update 2" in str(e.value)
   assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "values"),
+  [("grpo_care", {}), ("ppo", {"critic": "model"}), ("fgaif", {})],
+)
+def test_one_round_cannot_move_a_second_model(name, values):
+  config = rounds_config.get_config()
+  config.stages.alone = stages.stage(name, rounds=1, groups=5, **values)
+  with pytest.raises(SophiaError, match="use 2 or more") as e:
+    stages.read(config, "alone")
+  assert "config.stages.alone.rounds=1" in str(e.value)
+  assert "\n" not in str(e.value)
+
+
+def test_without_the_bonus_one_round_is_enough():
+  config = rounds_config.get_config()
+  config.stages.alone = stages.stage("grpo_care", bonus=0.0, rounds=1)
+  assert stages.read(config, "alone").algorithm.average is None
