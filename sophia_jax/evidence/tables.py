@@ -313,7 +313,10 @@ def _later(hypothesis: Hypothesis, lives: Lives) -> Tested:
 
 
 def interval(found: paired.Difference, path: str) -> str:
-  """Returns a difference with its interval: "+3.1 [+1.2, +5.0]"."""
+  """Returns a difference with its interval: "+3.1 [+1.2, +5.0]"; of one seed
+  there is none."""
+  if math.isinf(found.low):
+    return f"{points(found.mean, path)} (no interval)"
   low, high = points(found.low, path), points(found.high, path)
   return f"{points(found.mean, path)} [{low}, {high}]"
 
@@ -339,9 +342,12 @@ def _noise(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
   found = noise(experiment, rows)
   if found is None:
     return
-  covers = found.low <= 0 <= found.high
-  yield (
+  said = (
     f"The same against the same ({experiment.arms[0].name}, another order of "
-    f"sequences): {interval(found, experiment.primary)}; the interval "
-    f"{'covers' if covers else '**does not cover**'} 0."
+    f"sequences): {interval(found, experiment.primary)}"
   )
+  if math.isinf(found.low):
+    yield f"{said}: one seed."
+  else:
+    covers = found.low <= 0 <= found.high
+    yield f"{said}; the interval {'covers' if covers else '**does not cover**'} 0."
